@@ -1,0 +1,2 @@
+//! marmot
+fn main() {}
