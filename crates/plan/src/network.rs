@@ -1,0 +1,210 @@
+//! The network plan: one value that says all a tunnel puts on the host.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::Vetted;
+
+/// Where packets for a route of the tunnel's own table go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Into the tunnel.
+    Tunnel,
+    /// Back to the host's other tables, as if this table did not exist.
+    Throw,
+}
+
+/// One route of the tunnel's own routing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destination, with its host bits cleared.
+    pub net: IpNet,
+    /// Where to.
+    pub kind: RouteKind,
+}
+
+/// Name servers and domains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers, most wanted first.
+    pub servers: Vec<IpAddr>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Domains that only these servers know.
+    pub split: Vec<String>,
+}
+
+/// A granted route that the host reaches directly already, and therefore keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlap {
+    /// The route the gateway pushed.
+    pub pushed: IpNet,
+    /// The host's own network that holds it.
+    pub local: IpNet,
+    /// The interface of that network.
+    pub interface: String,
+}
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pushed,
+            local,
+            interface,
+        } = self;
+        write!(
+            f,
+            "the gateway pushed the route {pushed}, but {local} is the network of {interface}; kept local"
+        )
+    }
+}
+
+/// All that a tunnel puts on the host. Everything lies in the table, rules and device of the tunnel's slot, so that it can
+/// be removed by exact identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkPlan {
+    /// Addresses of the device: /32 and /128, so that no connected route appears.
+    pub addresses: Vec<IpNet>,
+    /// MTU of the device in bytes.
+    pub mtu: u16,
+    /// Routes of the tunnel's own table, default routes included.
+    pub routes: Vec<Route>,
+    /// Everything of IPv4 goes into the tunnel.
+    pub default_v4: bool,
+    /// Everything of IPv6 goes into the tunnel.
+    pub default_v6: bool,
+    /// Name servers and domains. Kept for a later release, not applied yet.
+    pub dns: Dns,
+}
+
+impl NetworkPlan {
+    /// Makes the plan of a vetted grant. `local` are the networks the host reaches directly, with their interfaces: they
+    /// stay reachable. One that is narrower than a granted route is thrown back to the host's own tables; a granted route
+    /// equal to or inside one is left out and reported.
+    pub fn new(vetted: &Vetted, local: &[(String, IpNet)]) -> (Self, Vec<Overlap>) {
+        let mut overlaps = Vec::new();
+        let mut tunnel: Vec<IpNet> = Vec::new();
+        for net in &vetted.include {
+            match local.iter().find(|(_, own)| own.contains(net)) {
+                Some((interface, own)) => {
+                    overlaps.push(Overlap {
+                        pushed: *net,
+                        local: *own,
+                        interface: interface.clone(),
+                    });
+                }
+                None => tunnel.push(*net),
+            }
+        }
+        let mut thrown: Vec<IpNet> = Vec::new();
+        let inside = |net: &IpNet| tunnel.iter().any(|route| route.contains(net));
+        for net in vetted.exclude.iter().chain(local.iter().map(|(_, own)| own)) {
+            let net = net.trunc();
+            if inside(&net) && !tunnel.contains(&net) && !thrown.contains(&net) {
+                thrown.push(net);
+            }
+        }
+        let everything = |v4: bool| {
+            tunnel
+                .iter()
+                .any(|net| net.prefix_len() == 0 && net.addr().is_ipv4() == v4)
+        };
+        let plan = Self {
+            addresses: vetted.addresses.iter().copied().map(IpNet::from).collect(),
+            mtu: vetted.mtu,
+            default_v4: everything(true),
+            default_v6: everything(false),
+            routes: tunnel
+                .iter()
+                .map(|net| Route {
+                    net: *net,
+                    kind: RouteKind::Tunnel,
+                })
+                .chain(thrown.iter().map(|net| Route {
+                    net: *net,
+                    kind: RouteKind::Throw,
+                }))
+                .collect(),
+            dns: vetted.dns.clone(),
+        };
+        (plan, overlaps)
+    }
+
+    /// Whether the plan uses IPv4 (`true`) or IPv6 (`false`).
+    pub fn uses(&self, v4: bool) -> bool {
+        self.addresses.iter().any(|net| net.addr().is_ipv4() == v4)
+    }
+
+    /// Whether `address` is one of the tunnel's own.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Granted, Policy, vet};
+
+    fn net(text: &str) -> IpNet {
+        text.parse().expect("test network")
+    }
+
+    fn plan(include: &[&str], exclude: &[&str], local: &[&str]) -> (NetworkPlan, Vec<Overlap>) {
+        let granted = Granted {
+            addresses: vec![[10, 78, 0, 2].into()],
+            include: include.iter().map(|text| net(text)).collect(),
+            exclude: exclude.iter().map(|text| net(text)).collect(),
+            mtu: 1400,
+            ..Granted::default()
+        };
+        let vetted = vet(&granted, [198, 51, 100, 1].into(), Policy::default()).expect("harmless");
+        let local: Vec<_> = local.iter().map(|text| ("eth0".to_owned(), net(text))).collect();
+        NetworkPlan::new(&vetted, &local)
+    }
+
+    fn routes(plan: &NetworkPlan, kind: RouteKind) -> Vec<String> {
+        plan.routes
+            .iter()
+            .filter(|route| route.kind == kind)
+            .map(|route| route.net.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn excluded_networks_are_thrown_back() {
+        let (plan, _) = plan(&["10.0.0.0/8"], &["10.5.0.0/16", "192.0.2.0/24"], &[]);
+        assert_eq!(routes(&plan, RouteKind::Tunnel), ["10.0.0.0/8"]);
+        assert_eq!(
+            routes(&plan, RouteKind::Throw),
+            ["10.5.0.0/16"],
+            "what no route covers needs no exception"
+        );
+    }
+
+    #[test]
+    fn the_local_network_stays_local() {
+        let (plan, overlaps) = plan(&["192.168.0.0/16"], &[], &["192.168.1.0/24"]);
+        assert_eq!(routes(&plan, RouteKind::Throw), ["192.168.1.0/24"]);
+        assert!(overlaps.is_empty());
+    }
+
+    #[test]
+    fn a_route_inside_the_local_network_is_left_out_and_named() {
+        let (plan, overlaps) = plan(&["192.168.1.0/24", "10.0.0.0/8"], &[], &["192.168.1.0/24"]);
+        assert_eq!(routes(&plan, RouteKind::Tunnel), ["10.0.0.0/8"]);
+        assert_eq!(
+            overlaps[0].to_string(),
+            "the gateway pushed the route 192.168.1.0/24, but 192.168.1.0/24 is the network of eth0; kept local"
+        );
+    }
+
+    #[test]
+    fn a_default_route_is_known_as_such() {
+        let (plan, _) = plan(&[], &[], &["192.168.1.0/24"]);
+        assert!(plan.default_v4 && !plan.default_v6);
+        assert!(plan.uses(true) && !plan.uses(false));
+    }
+}
