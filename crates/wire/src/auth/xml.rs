@@ -1,0 +1,1 @@
+//! Capped XML events.

@@ -1,0 +1,211 @@
+//! CSTP: the frames on the TLS connection after CONNECT.
+//!
+//! ```text
+//!  0    1    2    3    4        6      7     8
+//! +----+----+----+----+--------+------+-----+----------
+//! | 53 | 54 | 46 | 01 | length | kind | 00  | payload     length: payload only, big endian
+//! +----+----+----+----+--------+------+-----+----------
+//! ```
+//! Both stock peers want exactly one frame per TLS record (measured), so [`encode`] appends whole frames and the
+//! caller writes each on its own. [`Decoder`] goes by length and does not care where records end.
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use crate::error::CstpError;
+use crate::limits::{CSTP_MAX_PAYLOAD, MAX_GOODBYE};
+
+/// Length of a frame's header, in bytes.
+pub const HEADER_LEN: usize = 8;
+
+/// First byte of a disconnect that ends the session for good and destroys the cookie.
+const LOGOUT: u8 = 0xb0;
+
+/// What a frame is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// One IP packet, version 4 or 6 by its first nibble.
+    Data,
+    /// "Are you there?" A gateway echoes the payload, the stock client answers with an empty response.
+    DpdRequest,
+    /// The answer to [`Kind::DpdRequest`].
+    DpdResponse,
+    /// The sender ends the connection; see [`Goodbye`].
+    Disconnect,
+    /// Keeps middleboxes awake; has no answer.
+    Keepalive,
+    /// A compressed packet; nobody may send it, since we never offer compression.
+    Compressed,
+    /// The gateway ends the session.
+    Terminate,
+    /// Anything else. Stock `ocserv` ignores it, stock `openconnect` quits: never send one unasked.
+    Unknown(u8),
+}
+
+impl Kind {
+    /// The type byte.
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Data => 0,
+            Self::DpdRequest => 3,
+            Self::DpdResponse => 4,
+            Self::Disconnect => 5,
+            Self::Keepalive => 7,
+            Self::Compressed => 8,
+            Self::Terminate => 9,
+            Self::Unknown(byte) => byte,
+        }
+    }
+
+    /// The kind a type byte stands for.
+    pub fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Data,
+            3 => Self::DpdRequest,
+            4 => Self::DpdResponse,
+            5 => Self::Disconnect,
+            7 => Self::Keepalive,
+            8 => Self::Compressed,
+            9 => Self::Terminate,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+/// The header of a frame with `payload_len` bytes of payload, for callers that keep room in front of a packet.
+/// `payload_len` must not exceed [`CSTP_MAX_PAYLOAD`].
+pub fn header(kind: Kind, payload_len: u16) -> [u8; HEADER_LEN] {
+    let [high, low] = payload_len.to_be_bytes();
+    [b'S', b'T', b'F', 1, high, low, kind.byte(), 0]
+}
+
+/// Appends one whole frame to `out`.
+///
+/// # Errors
+/// [`CstpError::PayloadTooLong`] beyond [`CSTP_MAX_PAYLOAD`]; `out` is then unchanged.
+pub fn encode(kind: Kind, payload: &[u8], out: &mut BytesMut) -> Result<(), CstpError> {
+    let length = payload.len();
+    let announced = u16::try_from(length)
+        .ok()
+        .filter(|_| length <= CSTP_MAX_PAYLOAD)
+        .ok_or(CstpError::PayloadTooLong { length })?;
+    out.reserve(HEADER_LEN + length);
+    out.put_slice(&header(kind, announced));
+    out.put_slice(payload);
+    Ok(())
+}
+
+/// One frame as received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is for.
+    pub kind: Kind,
+    /// What it carries, at most [`CSTP_MAX_PAYLOAD`] bytes. Split off the decoder's buffer, not copied.
+    pub payload: BytesMut,
+}
+
+/// Cuts a stream of plaintext into frames.
+///
+/// Append what TLS delivered to [`Decoder::buffer`], then call [`Decoder::next`] until it returns `None`: what is left
+/// then is less than one frame, so the buffer holds at most that and what the caller appends next.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: BytesMut,
+    /// A broken frame leaves no way to find the next one.
+    broken: Option<CstpError>,
+}
+
+impl Decoder {
+    /// A decoder with nothing in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where the caller appends plaintext.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole frame, or `None` until more bytes arrive.
+    ///
+    /// # Errors
+    /// [`CstpError::NotCstp`] and [`CstpError::FrameTooLong`], from the first complete header on, and the same again
+    /// on every later call.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "fallible, and not done when it returns None"
+    )]
+    pub fn next(&mut self) -> Result<Option<Frame>, CstpError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let parsed = parse_header(&self.buffer);
+        match parsed {
+            Err(error) => {
+                self.broken = Some(error.clone());
+                self.buffer.clear();
+                Err(error)
+            }
+            Ok(Some((kind, length))) if self.buffer.len() >= HEADER_LEN + length => {
+                self.buffer.advance(HEADER_LEN);
+                Ok(Some(Frame {
+                    kind,
+                    payload: self.buffer.split_to(length),
+                }))
+            }
+            Ok(_) => Ok(None),
+        }
+    }
+}
+
+/// Kind and payload length of the frame that starts at `bytes`, `None` if the header is not complete.
+fn parse_header(bytes: &[u8]) -> Result<Option<(Kind, usize)>, CstpError> {
+    let Some((&[s, t, f, version, high, low, kind, zero], _)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+        return Ok(None);
+    };
+    if [s, t, f, version, zero] != [b'S', b'T', b'F', 1, 0] {
+        return Err(CstpError::NotCstp);
+    }
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length > CSTP_MAX_PAYLOAD {
+        return Err(CstpError::FrameTooLong { length });
+    }
+    Ok(Some((Kind::from_byte(kind), length)))
+}
+
+/// What a [`Kind::Disconnect`] means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goodbye {
+    /// A deliberate end: the gateway forgets the session and its cookie. The text says why; it is peer text, at most
+    /// [`MAX_GOODBYE`] bytes, to be escaped before it is shown.
+    Logout(String),
+    /// An empty payload: the connection ends, the session may come back with its cookie.
+    Temporary,
+    /// Any other first byte, which stock peers treat as an error.
+    Other(u8),
+}
+
+/// The payload that says this goodbye.
+pub fn goodbye_payload(goodbye: &Goodbye) -> Vec<u8> {
+    match goodbye {
+        Goodbye::Logout(text) => [&[LOGOUT], cut(text.as_bytes())].concat(),
+        Goodbye::Temporary => Vec::new(),
+        Goodbye::Other(code) => vec![*code],
+    }
+}
+
+/// The goodbye a disconnect frame's payload says. Text that is not UTF-8 gets replacement characters.
+pub fn parse_goodbye(payload: &[u8]) -> Goodbye {
+    match payload.split_first() {
+        None => Goodbye::Temporary,
+        Some((&LOGOUT, text)) => {
+            let text = String::from_utf8_lossy(cut(text));
+            Goodbye::Logout(text.trim_end_matches('\0').to_owned())
+        }
+        Some((&code, _)) => Goodbye::Other(code),
+    }
+}
+
+/// At most [`MAX_GOODBYE`] bytes.
+fn cut(text: &[u8]) -> &[u8] {
+    &text[..text.len().min(MAX_GOODBYE)]
+}

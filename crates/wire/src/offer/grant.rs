@@ -1,0 +1,137 @@
+//! The CONNECT reply that grants a tunnel.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::error::GrantError;
+use crate::http::ResponseHead;
+
+/// What a gateway grants. Durations are whole seconds on the wire; `None` means never, none or not said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// `X-CSTP-Address` and `-Netmask`: the client's address and the network it is in.
+    pub v4: Option<Ipv4Net>,
+    /// `X-CSTP-Address-IP6`: the client's address and prefix length; stock `ocserv` sends /128.
+    pub v6: Option<Ipv6Net>,
+    /// `X-CSTP-DNS`, `X-CSTP-DNS-IP6`: name servers, of either family.
+    pub dns: Vec<IpAddr>,
+    /// `X-CSTP-NBNS`: WINS servers.
+    pub nbns: Vec<IpAddr>,
+    /// `X-CSTP-Default-Domain`: search list. Words as sent, not checked.
+    pub default_domains: Vec<String>,
+    /// `X-CSTP-Split-DNS`: domains the name servers are for. Words as sent, not checked.
+    pub split_dns: Vec<String>,
+    /// `X-CSTP-Split-Include[-IP6]`: networks behind the tunnel. None of a family means all of that family.
+    pub include: Vec<IpNet>,
+    /// `X-CSTP-Split-Exclude[-IP6]`: networks that are not.
+    pub exclude: Vec<IpNet>,
+    /// `X-CSTP-DPD`: probe after this long without a frame; advice to the client.
+    pub dpd: Option<Duration>,
+    /// `X-CSTP-Keepalive`: send a keepalive after this long without sending.
+    pub keepalive: Option<Duration>,
+    /// `X-CSTP-Idle-Timeout`: the gateway ends a session that was idle this long.
+    pub idle_timeout: Option<Duration>,
+    /// `X-CSTP-Session-Timeout-Remaining`, else `X-CSTP-Session-Timeout`: the gateway ends the session after this.
+    pub session_timeout: Option<Duration>,
+    /// `X-CSTP-Lease-Duration`: how long the address is kept.
+    pub lease: Option<Duration>,
+    /// `X-CSTP-Disconnected-Timeout`: how long a session waits for its client to come back.
+    pub disconnected_timeout: Option<Duration>,
+    /// `X-CSTP-Rekey-Time` and `-Method`.
+    pub rekey: Option<Rekey>,
+    /// `X-CSTP-Base-MTU`: link MTU the gateway reckons with, in bytes.
+    pub base_mtu: Option<u16>,
+    /// `X-CSTP-MTU`: MTU of the tunnel, in bytes; the larger of it and `X-DTLS-MTU`, as the stock client takes it.
+    pub mtu: u16,
+    /// `X-CSTP-Tunnel-All-DNS`: names are resolved through the tunnel only.
+    pub tunnel_all_dns: bool,
+    /// `X-CSTP-Client-Bypass-Protocol`: a family without an address stays outside the tunnel.
+    pub client_bypass: bool,
+    /// `X-CSTP-Keep`: the gateway would keep the session over a reconnect.
+    pub keep: bool,
+    /// `X-CSTP-DynDNS`: resolve the gateway's name again before a reconnect.
+    pub dyndns: bool,
+    /// `X-CSTP-Banner`: a greeting; peer text.
+    pub banner: Option<String>,
+    /// `X-CSTP-Hostname`: the client's host name as the gateway recorded it; peer text.
+    pub hostname: Option<String>,
+    /// `X-CSTP-Server-Name`: what the gateway calls itself; peer text.
+    pub server_name: Option<String>,
+    /// The DTLS channel, if one was granted.
+    pub dtls: Option<DtlsGrant>,
+    /// `X-Marmot-Session`, from our own gateway only.
+    pub session: Option<MarmotSession>,
+}
+
+/// How and when keys are to be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rekey {
+    /// After this long.
+    pub time: Duration,
+    /// By this means.
+    pub method: RekeyMethod,
+}
+
+/// By what means keys are renewed; absence of a [`Rekey`] is the wire's `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RekeyMethod {
+    /// A new handshake inside the connection, which TLS 1.3 no longer has.
+    Ssl,
+    /// A new CONNECT with the same cookie.
+    NewTunnel,
+}
+
+/// The DTLS channel of a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DtlsGrant {
+    /// `X-DTLS-Port`: UDP port at the address of the TCP peer.
+    pub port: u16,
+    /// `X-DTLS-App-ID`: 1 to 32 bytes, new with every CONNECT.
+    pub app_id: Vec<u8>,
+    /// `X-DTLS-CipherSuite`, `PSK-NEGOTIATE` for us.
+    pub cipher: String,
+    /// `X-DTLS-MTU`, in bytes.
+    pub mtu: Option<u16>,
+    /// `X-DTLS-DPD`.
+    pub dpd: Option<Duration>,
+    /// `X-DTLS-Keepalive`.
+    pub keepalive: Option<Duration>,
+    /// `X-DTLS-Rekey-Time` and `-Method`.
+    pub rekey: Option<Rekey>,
+}
+
+/// A session between our own ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarmotSession {
+    /// 1 to 64 characters of 0-9, a-z, A-Z.
+    pub id: String,
+    /// One higher at every CONNECT of the same session.
+    pub epoch: u64,
+}
+
+impl Grant {
+    /// The reply as it goes out: head only, CSTP follows.
+    pub fn encode(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Reads a reply whose status is 200; see [`super::parse_connect_reply`] for any status.
+    ///
+    /// # Errors
+    /// Any [`GrantError`].
+    pub fn parse(_head: &ResponseHead) -> Result<Self, GrantError> {
+        Err(GrantError::NoAddress)
+    }
+
+    /// Whether all of IPv4 goes through the tunnel: an address was granted, and no IPv4 network included.
+    pub fn all_v4(&self) -> bool {
+        self.v4.is_some() && !self.include.iter().any(|net| matches!(net, IpNet::V4(_)))
+    }
+
+    /// As [`Grant::all_v4`], for IPv6.
+    pub fn all_v6(&self) -> bool {
+        self.v6.is_some() && !self.include.iter().any(|net| matches!(net, IpNet::V6(_)))
+    }
+}

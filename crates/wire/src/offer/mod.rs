@@ -1,0 +1,19 @@
+//! The CONNECT exchange: what a client offers, what the gateway grants, and how it refuses.
+//!
+//! ```text
+//! client                                        gateway
+//!   Offer: CONNECT /CSCOSSLC/tunnel, cookie -->
+//!         <--  Grant: 200 CONNECTED, addresses, routes, timers  -- then CSTP on the same connection
+//!         <--  Refusal: 401 cookie is dead, 503 come back, 30x elsewhere
+//! ```
+//! Header names of the reply are compared with case, as both stock peers do. Source: protocol draft section 2.2,
+//! openconnect 9.01 and ocserv 1.1.6 (captures).
+
+mod grant;
+mod refusal;
+mod request;
+mod values;
+
+pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
+pub use refusal::{ConnectRefused, Refusal, parse_connect_reply};
+pub use request::{Offer, TUNNEL_PATH};
