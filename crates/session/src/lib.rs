@@ -1,2 +1,21 @@
-//! (placeholder)
+//! Sessions as both ends see them, without a socket in sight: bytes and a `Now` in, bytes, events and deadlines out.
+//!
+//! ```text
+//!  client   Authenticating <-> Asking -> Authenticated -> Requesting -> Established -> ended
+//!                forms          cookie      CONNECT         frames
+//!  gateway  Front (one TLS connection) -> Sessions (who, which address, which epoch) -> Established (frames)
+//! ```
+//! Each phase is a type of its own and is consumed by the step that leaves it, so a tunnel cannot be asked for without a
+//! cookie, nor a packet sent before a grant.
 #![forbid(unsafe_code)]
+
+pub mod client;
+mod end;
+pub mod gateway;
+mod liveness;
+mod timers;
+mod traffic;
+
+pub use end::EndReason;
+pub use liveness::Liveness;
+pub use traffic::{Output, Received, Traffic};

@@ -1,0 +1,393 @@
+//! Frames and packets of the client, from grant to end.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use now::{Awake, Deadline, Gap, Now};
+use packet::{DropReason, IpPacket};
+use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
+use wire::offer::{Grant, MarmotSession};
+use wire::text::escape;
+
+use crate::liveness::Verdict;
+use crate::timers::{Timer, Timers};
+use crate::{EndReason, Liveness, Output, Received, Traffic};
+
+/// Answers to probes that may wait to be sent. A peer that probes faster than it reads gets no more.
+const MAX_ANSWERS: usize = 8;
+
+/// A session with a grant and a living channel.
+#[derive(Debug)]
+pub struct Established {
+    grant: Grant,
+    liveness: Option<Liveness>,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    traffic: Traffic,
+    over: bool,
+}
+
+impl Established {
+    pub(super) fn new(grant: Grant, now: Now) -> Self {
+        let mut this = Self {
+            liveness: None,
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            traffic: Traffic::default(),
+            over: false,
+            grant,
+        };
+        this.set_dpd(this.grant.dpd, now);
+        this.sent(now.awake);
+        this
+    }
+
+    /// What the gateway granted.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// Session id and epoch, if the gateway is one of ours.
+    pub fn session(&self) -> Option<&MarmotSession> {
+        self.grant.session.as_ref()
+    }
+
+    /// The addresses granted to this end.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = self.grant.v4.map(|net| IpAddr::V4(net.addr()));
+        let v6 = self.grant.v6.map(|net| IpAddr::V6(net.addr()));
+        v4.into_iter().chain(v6)
+    }
+
+    /// Packets and bytes so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Overrides the dead-peer detection time the gateway advised. `None` switches it off.
+    pub fn set_dpd(&mut self, interval: Option<Duration>, now: Now) {
+        self.liveness = interval.map(|interval| Liveness::new(interval, now.awake));
+        self.watch();
+    }
+
+    /// Takes a frame from the gateway.
+    pub fn received(&mut self, frame: &Frame, now: Now) -> Received {
+        if let Some(liveness) = &mut self.liveness {
+            liveness.heard(now.awake);
+        }
+        self.watch();
+        match frame.kind {
+            Kind::Data => return self.packet_in(&frame.payload),
+            Kind::DpdRequest => self.answer(&frame.payload, now.awake),
+            Kind::Disconnect => self.end(disconnected(&frame.payload)),
+            Kind::Terminate => self.end(EndReason::Admin(escape(&String::from_utf8_lossy(&frame.payload)))),
+            Kind::Compressed => return self.dropped(DropReason::Malformed),
+            Kind::DpdResponse | Kind::Keepalive | Kind::Unknown(_) => {}
+        }
+        Received::Nothing
+    }
+
+    /// Whether a packet of this host may go to the gateway now; it then counts as sent.
+    ///
+    /// # Errors
+    /// Why not. It has been counted.
+    pub fn outgoing(&mut self, packet: &[u8], now: Now) -> Result<(), DropReason> {
+        match self.check_outgoing(packet) {
+            Ok(()) => {
+                self.traffic.went_out(packet.len());
+                self.sent(now.awake);
+                Ok(())
+            }
+            Err(reason) => {
+                self.traffic.drops.count(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Counts a packet that the caller had to drop.
+    pub fn drop_packet(&mut self, reason: DropReason) {
+        self.traffic.drops.count(reason);
+    }
+
+    /// When to call [`Established::handle_timeout`].
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.timers.earliest()
+    }
+
+    /// Handles every timer that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(timer) = self.timers.take_due(now.awake) {
+            match timer {
+                Timer::Liveness => self.look_for_peer(now.awake),
+                Timer::Keepalive => {
+                    self.outputs.push_back(Output::Send(Kind::Keepalive, Vec::new()));
+                    self.sent(now.awake);
+                }
+                Timer::Idle | Timer::Lifetime => {}
+            }
+        }
+    }
+
+    /// Waking time in which this process did not run does not count against the peer.
+    pub fn rebase(&mut self, gap: &Gap) {
+        if let Some(liveness) = &mut self.liveness {
+            liveness.rebase(gap.awake);
+        }
+        self.timers.rebase(gap.awake);
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The frame that ends the session for good and makes the gateway forget it.
+    pub fn goodbye() -> (Kind, Vec<u8>) {
+        (
+            Kind::Disconnect,
+            goodbye_payload(&Goodbye::Logout("user stop".to_owned())),
+        )
+    }
+
+    fn packet_in(&mut self, payload: &[u8]) -> Received {
+        match IpPacket::parse(payload) {
+            Ok(packet) => {
+                self.traffic.came_in(packet.as_bytes().len());
+                Received::Packet
+            }
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
+    fn dropped(&mut self, reason: DropReason) -> Received {
+        self.traffic.drops.count(reason);
+        Received::Dropped(reason)
+    }
+
+    fn check_outgoing(&self, packet: &[u8]) -> Result<(), DropReason> {
+        if packet.len() > usize::from(self.grant.mtu) {
+            return Err(DropReason::TooBig);
+        }
+        let packet = IpPacket::parse(packet)?;
+        if packet.destination().is_multicast() {
+            return Err(DropReason::NotForwardable);
+        }
+        let source = packet.source();
+        if self.addresses().any(|own| own == source) {
+            Ok(())
+        } else {
+            Err(DropReason::ForeignSource)
+        }
+    }
+
+    fn answer(&mut self, payload: &[u8], now: Awake) {
+        if self.outputs.len() < MAX_ANSWERS {
+            self.outputs
+                .push_back(Output::Send(Kind::DpdResponse, payload.to_vec()));
+            self.sent(now);
+        }
+    }
+
+    fn look_for_peer(&mut self, now: Awake) {
+        let Some(liveness) = &mut self.liveness else { return };
+        match liveness.look(now) {
+            Verdict::Wait => {}
+            Verdict::Probe => {
+                self.outputs.push_back(Output::Send(Kind::DpdRequest, Vec::new()));
+                self.sent(now);
+            }
+            Verdict::Dead if !self.over => {
+                self.over = true;
+                self.outputs.push_back(Output::Dead("the gateway answers no probe"));
+            }
+            Verdict::Dead => {}
+        }
+        self.watch();
+    }
+
+    fn end(&mut self, reason: EndReason) {
+        if !self.over {
+            self.over = true;
+            self.outputs.push_back(Output::Ended(reason));
+            self.watch();
+        }
+    }
+
+    fn sent(&mut self, now: Awake) {
+        self.timers.set(
+            Timer::Keepalive,
+            self.grant.keepalive.map(|interval| now.plus(interval)),
+        );
+    }
+
+    fn watch(&mut self) {
+        let live = self.liveness.filter(|_| !self.over);
+        self.timers
+            .set(Timer::Liveness, live.map(|liveness| liveness.deadline()));
+    }
+}
+
+fn disconnected(payload: &[u8]) -> EndReason {
+    match parse_goodbye(payload) {
+        Goodbye::Logout(text) => EndReason::Admin(escape(&text)),
+        Goodbye::Temporary | Goodbye::Other(_) => EndReason::Admin(String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(seconds: u64) -> Now {
+        Now::default().plus(Duration::from_secs(seconds))
+    }
+
+    fn established(dpd: u64) -> Established {
+        let grant = Grant {
+            v4: Some("10.78.0.2/24".parse().expect("net")),
+            v6: Some("fd00:78::2/128".parse().expect("net")),
+            mtu: 1400,
+            dpd: Some(Duration::from_secs(dpd)),
+            ..Grant::default()
+        };
+        Established::new(grant, now(0))
+    }
+
+    fn frame(kind: Kind, payload: &[u8]) -> Frame {
+        Frame {
+            kind,
+            payload: payload.into(),
+        }
+    }
+
+    fn packet(source: [u8; 4], destination: [u8; 4], length: u16) -> Vec<u8> {
+        let mut bytes = vec![0; usize::from(length)];
+        bytes[0] = 0x45;
+        bytes[2..4].copy_from_slice(&length.to_be_bytes());
+        bytes[12..16].copy_from_slice(&source);
+        bytes[16..20].copy_from_slice(&destination);
+        bytes
+    }
+
+    #[test]
+    fn a_probe_is_echoed_with_its_payload() {
+        let mut session = established(20);
+        assert_eq!(
+            session.received(&frame(Kind::DpdRequest, b"tag"), now(1)),
+            Received::Nothing
+        );
+        assert_eq!(session.poll(), Some(Output::Send(Kind::DpdResponse, b"tag".to_vec())));
+    }
+
+    #[test]
+    fn a_flood_of_probes_makes_no_flood_of_memory() {
+        let mut session = established(20);
+        for _ in 0..10_000 {
+            session.received(&frame(Kind::DpdRequest, b"x"), now(1));
+        }
+        assert_eq!(std::iter::from_fn(|| session.poll()).count(), MAX_ANSWERS);
+    }
+
+    #[test]
+    fn a_silent_gateway_is_probed_and_then_dead_once() {
+        let mut session = established(20);
+        let mut outputs = Vec::new();
+        while let Some(deadline) = session.deadline() {
+            session.handle_timeout(Now {
+                awake: deadline.at,
+                ..now(0)
+            });
+            outputs.extend(std::iter::from_fn(|| session.poll()));
+        }
+        let probe = Output::Send(Kind::DpdRequest, Vec::new());
+        assert_eq!(
+            outputs,
+            [probe.clone(), probe, Output::Dead("the gateway answers no probe")]
+        );
+    }
+
+    #[test]
+    fn a_frozen_process_does_not_condemn_its_session_on_waking() {
+        let mut session = established(20);
+        session.handle_timeout(now(20));
+        assert!(matches!(session.poll(), Some(Output::Send(Kind::DpdRequest, _))));
+        let hour = Duration::from_secs(3600);
+        session.rebase(&Gap {
+            length: hour,
+            awake: hour,
+            kind: now::GapKind::Freeze,
+        });
+        session.handle_timeout(now(3625));
+        assert_eq!(session.poll(), None, "the answer may be in the socket");
+        session.received(&frame(Kind::DpdResponse, b""), now(3625));
+        session.handle_timeout(now(3644));
+        assert_eq!(session.poll(), None);
+    }
+
+    #[test]
+    fn a_disconnect_ends_the_session_once_and_with_the_text_escaped() {
+        let mut session = established(20);
+        session.received(&frame(Kind::Disconnect, b"\xb0bye\x1b[2J"), now(1));
+        session.received(&frame(Kind::Terminate, b""), now(1));
+        let Some(Output::Ended(EndReason::Admin(text))) = session.poll() else {
+            panic!("not ended")
+        };
+        assert!(text.starts_with("bye") && !text.contains('\x1b'), "{text}");
+        assert_eq!(session.poll(), None);
+    }
+
+    #[test]
+    fn unknown_frames_are_ignored_and_count_as_life() {
+        let mut session = established(20);
+        session.handle_timeout(now(20));
+        session.received(&frame(Kind::Unknown(0x42), b"?"), now(21));
+        assert_eq!(session.deadline().map(|deadline| deadline.at), Some(now(41).awake));
+    }
+
+    #[test]
+    fn only_our_own_packets_go_out() {
+        let mut session = established(20);
+        assert_eq!(
+            session.outgoing(&packet([10, 78, 0, 2], [10, 77, 0, 1], 100), now(1)),
+            Ok(())
+        );
+        let foreign = packet([192, 0, 2, 1], [10, 77, 0, 1], 100);
+        assert_eq!(session.outgoing(&foreign, now(1)), Err(DropReason::ForeignSource));
+        let large = packet([10, 78, 0, 2], [10, 77, 0, 1], 1401);
+        assert_eq!(session.outgoing(&large, now(1)), Err(DropReason::TooBig));
+        let multicast = packet([10, 78, 0, 2], [224, 0, 0, 22], 100);
+        assert_eq!(session.outgoing(&multicast, now(1)), Err(DropReason::NotForwardable));
+        assert_eq!(session.traffic().packets_out, 1);
+        assert_eq!(session.traffic().drops.total(), 3);
+    }
+
+    #[test]
+    fn a_packet_from_the_gateway_must_be_one() {
+        let mut session = established(20);
+        assert_eq!(
+            session.received(&frame(Kind::Data, &packet([10, 77, 0, 1], [10, 78, 0, 2], 60)), now(1)),
+            Received::Packet
+        );
+        let garbage = frame(Kind::Data, b"garbage");
+        assert_eq!(
+            session.received(&garbage, now(1)),
+            Received::Dropped(DropReason::Malformed)
+        );
+        assert_eq!(session.traffic().bytes_in, 60);
+    }
+
+    #[test]
+    fn a_keepalive_goes_out_when_nothing_else_did() {
+        let grant = Grant {
+            mtu: 1400,
+            keepalive: Some(Duration::from_secs(10)),
+            ..Grant::default()
+        };
+        let mut session = Established::new(grant, now(0));
+        session.handle_timeout(now(10));
+        assert_eq!(session.poll(), Some(Output::Send(Kind::Keepalive, Vec::new())));
+        assert_eq!(session.deadline().map(|deadline| deadline.at), Some(now(20).awake));
+    }
+}
