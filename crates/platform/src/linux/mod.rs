@@ -1,0 +1,12 @@
+//! Linux: everything.
+
+pub(crate) mod capabilities;
+pub(crate) mod clock;
+pub(crate) mod files;
+pub(crate) mod listen;
+pub(crate) mod netns;
+pub(crate) mod network;
+pub(crate) mod signals;
+pub(crate) mod slot;
+pub(crate) mod tcp;
+pub(crate) mod tun;

@@ -1,0 +1,143 @@
+//! Files with secrets (nobody else may read or change them) and files that a crash must leave whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::PlatformError;
+
+/// Writes `bytes` to `path`, readable and writable by the owner only. Afterwards the file is either as before or whole, also
+/// after a power loss: temporary file, fsync, rename, fsync of the folder.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PlatformError> {
+    let failed = |source| PlatformError::io(format!("write {}", path.display()), source);
+    let temporary = temporary_beside(path).map_err(failed)?;
+    let result = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = result {
+        let _ = fs::remove_file(&temporary);
+        return Err(failed(error));
+    }
+    File::open(folder_of(path))
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // What a killed predecessor with our process number left.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A hidden name: path units and listings ignore it.
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.tmp", std::process::id()));
+    Ok(folder_of(path).join(hidden))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Refuses a file that others could read or change.
+///
+/// Allowed: owned by us or root, no access for others, and for the group at most reading, which only root may grant (the
+/// `ssl-cert` custom of Debian, and systemd credentials, whose access list shows as group access).
+pub fn check_private(path: &Path) -> Result<(), PlatformError> {
+    let metadata =
+        fs::metadata(path).map_err(|source| PlatformError::io(format!("read {}", path.display()), source))?;
+    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    match fault(metadata.mode(), metadata.uid(), own) {
+        None => Ok(()),
+        Some((reason, fix)) => Err(PlatformError::NotPrivate {
+            path: path.to_owned(),
+            reason,
+            fix: format!("{fix} {}", path.display()),
+        }),
+    }
+}
+
+fn fault(mode: u32, owner: u32, own: u32) -> Option<(String, &'static str)> {
+    let mode = mode & 0o777;
+    if owner != own && owner != 0 {
+        return Some((format!("it belongs to another user (number {owner})"), "chown root"));
+    }
+    let allowed = if owner == 0 { 0o740 } else { 0o700 };
+    if mode & !allowed != 0 {
+        return Some((format!("others may read or change it (mode {mode:04o})"), "chmod 600"));
+    }
+    None
+}
+
+/// Makes a folder, and the missing ones above it, that only the owner may enter.
+pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| PlatformError::io(format!("create the folder {}", path.display()), source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_private_file_is_whole_and_only_ours() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("key.pem");
+        write_private(&path, b"one").expect("write");
+        write_private(&path, b"two").expect("write again");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
+        check_private(&path).expect("private");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused_with_the_cure() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("key.pem");
+        write_private(&path, b"key").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        let text = check_private(&path).expect_err("refused").to_string();
+        assert!(text.contains("mode 0644"), "{text}");
+        assert!(text.ends_with(&format!("run `chmod 600 {}`", path.display())), "{text}");
+    }
+
+    #[test]
+    fn only_root_may_let_a_group_read() {
+        assert_eq!(fault(0o640, 0, 0), None);
+        assert_eq!(fault(0o440, 0, 1000), None);
+        assert_eq!(fault(0o600, 1000, 1000), None);
+        assert!(fault(0o640, 1000, 1000).is_some());
+        assert!(fault(0o660, 0, 0).is_some());
+        assert!(fault(0o604, 0, 0).is_some());
+        assert!(fault(0o600, 1001, 1000).is_some());
+    }
+
+    #[test]
+    fn a_private_folder_is_made_with_its_parents() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("a/b");
+        create_dir_private(&path).expect("create");
+        create_dir_private(&path).expect("already there");
+        assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o700);
+    }
+}

@@ -1,0 +1,5 @@
+//! What Linux and macOS do alike.
+
+pub(crate) mod files;
+pub(crate) mod listen;
+pub(crate) mod signals;

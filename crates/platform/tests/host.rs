@@ -1,0 +1,2 @@
+//! Tests against a real kernel, in namespaces of their own.
+fn main() {}
