@@ -1,0 +1,156 @@
+//! The programs of others that tests run, and how they come onto the machine.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::policy::{self, NoDaemons};
+
+/// A program that some tests need.
+struct Tool {
+    program: &'static str,
+    /// Debian's package.
+    package: &'static str,
+    /// Which tests are skipped without it.
+    used_by: &'static str,
+}
+
+#[rustfmt::skip]
+const TOOLS: &[Tool] = &[
+    Tool { program: "openconnect", package: "openconnect", used_by: "interop: the stock client against our gateway" },
+    Tool { program: "ocserv", package: "ocserv", used_by: "interop: our client against the stock gateway" },
+    Tool { program: "certtool", package: "gnutls-bin", used_by: "interop: certificates as stock peers make them" },
+    Tool { program: "ip", package: "iproute2", used_by: "lab and interop: the host's addresses, routes and rules before and after" },
+    Tool { program: "nft", package: "nftables", used_by: "lab: lost packets" },
+    Tool { program: "iperf3", package: "iperf3", used_by: "lab: throughput" },
+    Tool { program: "tcpdump", package: "tcpdump", used_by: "lab: what crosses the wire" },
+];
+
+/// Makes the tools available: installs them as root on Debian, otherwise says what will be skipped.
+///
+/// # Errors
+/// If one is missing in the end although MARMOT_LAB=required forbids skipping.
+pub(crate) fn provide() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    match obstacle() {
+        None => {
+            if let Err(e) = install(&missing) {
+                eprintln!("{e:#}");
+            }
+        }
+        Some(obstacle) => println!("Some tools are missing and {obstacle}."),
+    }
+    let missing = self::missing();
+    for tool in &missing {
+        println!(
+            "WITHOUT {} (Debian: {}) these tests are skipped: {}",
+            tool.program, tool.package, tool.used_by
+        );
+    }
+    let required = env::var_os("MARMOT_LAB").is_some_and(|value| value == "required");
+    ensure!(
+        missing.is_empty() || !required,
+        "MARMOT_LAB=required forbids skipping, and tools are missing; install them, or unset it"
+    );
+    Ok(())
+}
+
+/// PATH with the folders of system programs, which Debian leaves out for ordinary users.
+pub(crate) fn search_path() -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    for folder in ["/usr/local/sbin", "/usr/sbin", "/sbin"] {
+        if !folders.iter().any(|known| known == Path::new(folder)) {
+            folders.push(folder.into());
+        }
+    }
+    env::join_paths(folders).unwrap_or(path)
+}
+
+fn missing() -> Vec<&'static Tool> {
+    let path = search_path();
+    let found = |program: &str| env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    TOOLS.iter().filter(|tool| !found(tool.program)).collect()
+}
+
+/// Why nothing can be installed here, if so.
+fn obstacle() -> Option<&'static str> {
+    if !Path::new("/etc/debian_version").exists() || !Path::new("/usr/bin/apt-get").exists() {
+        Some("this is not Debian, so they must come by hand")
+    } else if !is_root() {
+        Some("only root can install them: run `cargo xtask test` as root once, or install the packages named here")
+    } else {
+        None
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn install(tools: &[&Tool]) -> Result<()> {
+    let packages: Vec<&str> = tools.iter().map(|tool| tool.package).collect();
+    println!("Installing what the tests need: {}", packages.join(" "));
+    let _no_daemons = NoDaemons::declare(Path::new(policy::PLACE))?;
+    // On a fresh machine there are no package lists yet.
+    apt_get(&["update"])?;
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], packages.as_slice()].concat())?;
+    if packages.contains(&"ocserv") {
+        keep_from_starting_at_boot("ocserv");
+    }
+    Ok(())
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("apt-get")
+        .args(["--quiet", "--quiet", "--option", "DPkg::Lock::Timeout=120"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .context("cannot start apt-get")?;
+    ensure!(
+        status.success(),
+        "`apt-get {}` failed with {status}",
+        arguments.join(" ")
+    );
+    Ok(())
+}
+
+/// The package enables its service; we wanted the program only. Without systemd there is nothing to undo.
+fn keep_from_starting_at_boot(service: &str) {
+    if Path::new("/run/systemd/system").exists() {
+        let names = [format!("{service}.service"), format!("{service}.socket")];
+        let status = Command::new("systemctl")
+            .args(["disable", "--quiet"])
+            .args(&names)
+            .status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!(
+                "cannot disable the {service} service; `systemctl disable {service}` keeps it from starting at boot"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_folders_are_searched_after_those_of_the_user() {
+        let path = search_path();
+        let folders: Vec<PathBuf> = env::split_paths(&path).collect();
+        assert!(folders.contains(&PathBuf::from("/usr/sbin")));
+        let before = env::split_paths(&env::var_os("PATH").unwrap_or_default()).count();
+        assert!(folders.len() >= before);
+    }
+}
