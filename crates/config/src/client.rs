@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{ConfigErrors, GatewayUrl, Host, Keepalive, Log, Pin, TlsVersion};
+use crate::document::{Document, Key};
+use crate::section::Section;
+use crate::{ConfigErrors, GatewayUrl, Host, Keepalive, Log, Pin, TlsVersion, log, names, transport};
 
 /// A checked `client.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +134,7 @@ pub struct Tcp {
 /// `[session]` of the client: what is taken over from the gateway's grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Interval of dead-peer detection, 2 s to 1 h; `None` takes what the gateway grants.
+    /// Interval of dead-peer detection, 1 s to 1 h; `None` takes what the gateway grants.
     pub dpd: Option<Duration>,
     /// Install the granted routes.
     pub accept_routes: bool,
@@ -156,7 +158,191 @@ pub struct Reconnect {
 impl ClientConfig {
     /// Reads the text of a file. `file` is its name for messages; relative paths in it start from `base`.
     pub fn parse(text: &str, file: &str, base: &Path) -> Result<Self, ConfigErrors> {
-        let _ = (text, base);
-        Err(ConfigErrors::unreadable(file, "the parser is not written yet"))
+        let document = Document::parse(text, file, base)?;
+        let config = read(&document);
+        document.finish(config)
     }
+
+    /// Every valid key, in the order of the sections, with its default and limit.
+    pub fn keys() -> Vec<Key> {
+        let document = Document::parse("", "", Path::new("")).expect("an empty text is TOML");
+        read(&document);
+        document.keys()
+    }
+}
+
+/// The limit of `login.user`, `login.group` and host names, in bytes.
+const MAX_LINE_BYTES: usize = 256;
+
+/// The limit of lists of addresses and pins.
+const MAX_ENTRIES: usize = 16;
+
+/// The largest MTU that a TUN device gets (protocol limit of our gateway).
+const MAX_MTU: u32 = 9000;
+
+fn read(document: &Document<'_>) -> Option<ClientConfig> {
+    let tunnel = tunnel(document);
+    let gateway = gateway(document);
+    let trust = trust(document);
+    let login = login(document);
+    let tls = document.section("tls");
+    let tls = Tls {
+        post_quantum: tls.boolean("post_quantum", true),
+        min_version: transport::min_version(&tls),
+    };
+    let tcp = document.section("tcp");
+    let tcp = Tcp {
+        keepalive: transport::keepalive(&tcp),
+        send_buffer_bytes: tcp.integer_or_zero("send_buffer_bytes", 4096..=16_777_216),
+    };
+    let session = session(document);
+    let reconnect = reconnect(document);
+    let log = log::read(document);
+    Some(ClientConfig {
+        tunnel: tunnel?,
+        gateway: gateway?,
+        trust,
+        login,
+        tls,
+        tcp,
+        session,
+        reconnect,
+        log,
+    })
+}
+
+fn tunnel(document: &Document<'_>) -> Option<Tunnel> {
+    let section = document.section("tunnel");
+    let name = section.parsed("name", "marmot", names::TUNNEL, names::tunnel);
+    let interface = section.optional("interface", names::INTERFACE, names::interface);
+    let mtu = section.integer_or_zero("mtu", 576..=MAX_MTU);
+    let state_dir = section.path("state_dir", "/var/lib/marmot");
+    let runtime_dir = section.path("runtime_dir", "/run/marmot");
+    let start = section.choice("start", "up", &[("up", Start::Up), ("down", Start::Down)]);
+    let name = name?;
+    Some(Tunnel {
+        interface: interface.unwrap_or_else(|| format!("mm-{name}")),
+        name,
+        mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+        state_dir: state_dir?,
+        runtime_dir: runtime_dir?,
+        start: start?,
+    })
+}
+
+fn gateway(document: &Document<'_>) -> Option<Gateway> {
+    let section = document.section("gateway");
+    let url = section.required("url", "https://host, with a port and a path if needed", str::parse);
+    let addresses = section.list("addresses", &[], MAX_ENTRIES, "IP addresses", |text| {
+        let address: IpAddr = text.parse().map_err(|_| "is not an IP address")?;
+        let dialable = !address.is_unspecified() && !address.is_multicast();
+        dialable
+            .then_some(address)
+            .ok_or_else(|| "is not an address that can be dialled".to_string())
+    });
+    let dial_timeout = section.seconds("dial_timeout_s", 10.0, 1.0..=120.0);
+    let handshake_timeout = section.seconds("handshake_timeout_s", 15.0, 1.0..=120.0);
+    Some(Gateway {
+        url: url?,
+        addresses,
+        dial_timeout,
+        handshake_timeout,
+    })
+}
+
+fn trust(document: &Document<'_>) -> Trust {
+    let section = document.section("trust");
+    Trust {
+        ca_file: section.optional_path("ca_file"),
+        pins: section.list(
+            "pins",
+            &[],
+            MAX_ENTRIES,
+            "pins: sha256: and then hex or base64",
+            str::parse,
+        ),
+        server_name: section.optional("server_name", "a host name or address", str::parse),
+    }
+}
+
+fn login(document: &Document<'_>) -> Login {
+    let section = document.section("login");
+    let one_line = |text: &str| names::line(text, MAX_LINE_BYTES);
+    let user = section.optional("user", "at most 256 bytes on one line", one_line);
+    let password_file = section.optional_path("password_file");
+    let credential = section.optional("credential", "a file name without /", |text| {
+        let name = !text.contains('/') && !text.starts_with('.') && text.len() <= MAX_LINE_BYTES;
+        name.then(|| text.to_string())
+            .ok_or_else(|| "is not the name of a credential".to_string())
+    });
+    let group = section.optional("group", "at most 256 bytes on one line", one_line);
+    if password_file.is_some() && credential.is_some() {
+        let help = "keep one of the two".to_string();
+        section.wrong("credential", "conflicts with login.password_file", Some(help));
+    }
+    let password = password_file
+        .map(PasswordSource::File)
+        .or(credential.map(PasswordSource::Credential));
+    Login {
+        user,
+        password,
+        group,
+        certificate: certificate(&section),
+    }
+}
+
+/// The client certificate; half of it is a mistake.
+fn certificate(section: &Section<'_, '_>) -> Option<CertificateFiles> {
+    let certificate_file = section.optional_path("certificate_file");
+    let key_file = section.optional_path("key_file");
+    match (certificate_file, key_file) {
+        (Some(certificate_file), Some(key_file)) => Some(CertificateFiles {
+            certificate_file,
+            key_file,
+        }),
+        (Some(_), None) => {
+            section.wrong(
+                "certificate_file",
+                "is there without login.key_file",
+                Some("set both or neither".into()),
+            );
+            None
+        }
+        (None, Some(_)) => {
+            section.wrong(
+                "key_file",
+                "is there without login.certificate_file",
+                Some("set both or neither".into()),
+            );
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+fn session(document: &Document<'_>) -> Session {
+    let section = document.section("session");
+    Session {
+        dpd: section.seconds_or_zero("dpd_s", 1.0..=3600.0),
+        accept_routes: section.boolean("accept_routes", true),
+        accept_default_route: section.boolean("accept_default_route", true),
+        accept_dns: section.boolean("accept_dns", true),
+        hostname: section.optional("hostname", "at most 256 bytes on one line", |text| {
+            names::line(text, MAX_LINE_BYTES)
+        }),
+    }
+}
+
+fn reconnect(document: &Document<'_>) -> Reconnect {
+    let section = document.section("reconnect");
+    let first = section.seconds("first_s", 0.25, 0.05..=30.0);
+    let max = section.seconds("max_s", 30.0, 1.0..=3600.0);
+    if first > max {
+        section.wrong(
+            "first_s",
+            "is more than reconnect.max_s",
+            Some("the wait grows from first_s to max_s".into()),
+        );
+    }
+    Reconnect { first, max }
 }

@@ -6,15 +6,21 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod document;
 mod error;
 pub mod gateway;
 mod log;
+mod names;
 mod pin;
+mod routes;
+mod section;
+mod suggest;
 mod transport;
 mod url;
 pub mod users;
 
-pub use error::{ConfigError, ConfigErrors};
+pub use document::Key;
+pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use log::{Log, LogFormat, LogLevel};
 pub use pin::Pin;
 pub use transport::{Keepalive, TlsVersion};
