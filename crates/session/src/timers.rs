@@ -13,19 +13,16 @@ pub(crate) enum Timer {
     Keepalive,
     /// End the session for want of traffic.
     Idle,
-    /// End the session for its age.
-    Lifetime,
 }
 
 impl Timer {
-    const ALL: [Self; 4] = [Self::Liveness, Self::Keepalive, Self::Idle, Self::Lifetime];
+    const ALL: [Self; 3] = [Self::Liveness, Self::Keepalive, Self::Idle];
 
     const fn reason(self) -> &'static str {
         match self {
             Self::Liveness => "dead-peer detection",
             Self::Keepalive => "keepalive",
             Self::Idle => "idle timeout",
-            Self::Lifetime => "session timeout",
         }
     }
 }
@@ -81,7 +78,7 @@ mod tests {
         let mut timers = Timers::default();
         timers.set(Timer::Idle, Some(at(1)));
         timers.set(Timer::Liveness, Some(at(2)));
-        timers.set(Timer::Lifetime, Some(at(9)));
+        timers.set(Timer::Keepalive, Some(at(9)));
         assert_eq!(timers.earliest().map(|deadline| deadline.reason), Some("idle timeout"));
         assert_eq!(timers.take_due(at(5)), Some(Timer::Idle));
         assert_eq!(timers.take_due(at(5)), Some(Timer::Liveness));

@@ -144,11 +144,16 @@ impl Authenticating {
                 let missing = || AuthError::Protocol("the login succeeded, but no cookie came with it".to_owned());
                 Ok(Step::Done(Authenticated::from_cookie(cookie.ok_or_else(missing)?)))
             }
-            Err(wire::AuthError::Refused) if self.password_given => Err(AuthError::Rejected {
-                message: "no reason given".to_owned(),
-            }),
+            Err(wire::AuthError::Refused(message)) if self.password_given => {
+                let message = if message.is_empty() {
+                    "no reason given".to_owned()
+                } else {
+                    message
+                };
+                Err(AuthError::Rejected { message })
+            }
             // Asked nothing, answered nothing, refused: only a certificate could have helped.
-            Err(wire::AuthError::Refused) => Err(AuthError::CertificateWanted),
+            Err(wire::AuthError::Refused(_)) => Err(AuthError::CertificateWanted),
             Err(error) => Err(AuthError::Protocol(error.to_string())),
         }
     }
@@ -272,7 +277,7 @@ impl Asking {
 fn local_target(action: &str, identity: &Identity) -> Result<String, AuthError> {
     let own = format!("https://{}", identity.host);
     let path = match action.strip_prefix(&own) {
-        Some(rest) if rest.is_empty() => "/",
+        Some("") => "/",
         Some(rest) if rest.starts_with('/') => rest,
         _ => action,
     };

@@ -125,7 +125,7 @@ impl Established {
                     self.outputs.push_back(Output::Send(Kind::Keepalive, Vec::new()));
                     self.sent(now.awake);
                 }
-                Timer::Idle | Timer::Lifetime => {}
+                Timer::Idle => {}
             }
         }
     }

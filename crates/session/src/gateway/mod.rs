@@ -1,1 +1,19 @@
-//! The gateway side (in progress).
+//! The gateway's side of a session.
+//!
+//! ```text
+//!   TLS connection --HTTP--> Front --Verify--> (password check) --verdict--> Front
+//!                              |--Login--> Sessions::login  --cookie--> Front
+//!                              '--Connect-> Sessions::connect --Lease--> Established --frames-->
+//! ```
+//! [`Front`] forgets everything when its TLS connection ends: stock clients log in over one connection and ask for the
+//! tunnel over another. What lasts is in [`Sessions`].
+
+mod established;
+mod front;
+mod lease;
+mod sessions;
+
+pub use established::Established;
+pub use front::{Front, FrontOutput, FrontPolicy, MAX_TRIES, Verdict};
+pub use lease::{Lease, Leases, PoolExhausted, Reservation};
+pub use sessions::{ConnectRefused, Connected, CookieHash, Ended, Entry, Limits, LoginRefused, SessionId, Sessions};

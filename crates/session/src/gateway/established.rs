@@ -1,0 +1,249 @@
+//! Frames and packets of one connected client, as the gateway sees them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use now::{Deadline, Gap, Now};
+use packet::{DropReason, IpPacket};
+use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
+
+use super::Lease;
+use crate::timers::{Timer, Timers};
+use crate::{EndReason, Output, Received, Traffic};
+
+/// Answers to probes that may wait to be sent. A client that probes faster than it reads gets no more.
+const MAX_ANSWERS: usize = 8;
+
+/// Protocol numbers that keep no session alive, as at stock gateways: ICMP and ICMPv6 are mostly machines talking.
+const NO_ACTIVITY: [u8; 2] = [1, 58];
+
+/// A client with a lease and a living channel.
+///
+/// There is no dead-peer detection here on purpose: a client that does not answer may be asleep. Whether its host is
+/// there is the kernel's business (TCP keepalive), and how long its session waits is the table's.
+#[derive(Debug)]
+pub struct Established {
+    lease: Lease,
+    mtu: u16,
+    idle: Option<Duration>,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    traffic: Traffic,
+    over: bool,
+}
+
+impl Established {
+    /// A session just connected. `mtu` is the granted tunnel MTU in bytes; `idle` ends the session after that much waking
+    /// time of the gateway without a packet from the client, ICMP not counted.
+    pub fn new(lease: Lease, mtu: u16, idle: Option<Duration>, now: Now) -> Self {
+        let mut this = Self {
+            lease,
+            mtu,
+            idle,
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            traffic: Traffic::default(),
+            over: false,
+        };
+        this.active(now);
+        this
+    }
+
+    /// The addresses of the client.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Packets and bytes so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Takes a frame from the client. A packet may go on only if its source is the client's lease.
+    pub fn received(&mut self, frame: &Frame, now: Now) -> Received {
+        match frame.kind {
+            Kind::Data => return self.packet_in(&frame.payload, now),
+            Kind::DpdRequest => {
+                if self.outputs.len() < MAX_ANSWERS {
+                    self.outputs
+                        .push_back(Output::Send(Kind::DpdResponse, frame.payload.to_vec()));
+                }
+            }
+            Kind::Disconnect => match parse_goodbye(&frame.payload) {
+                Goodbye::Logout(_) => self.over(Output::Ended(EndReason::UserStop)),
+                Goodbye::Temporary | Goodbye::Other(_) => self.over(Output::Dead("the client left for now")),
+            },
+            Kind::Compressed => return self.dropped(DropReason::Malformed),
+            Kind::DpdResponse | Kind::Keepalive | Kind::Terminate | Kind::Unknown(_) => {}
+        }
+        Received::Nothing
+    }
+
+    /// Whether a packet may go to the client; it then counts as sent.
+    ///
+    /// # Errors
+    /// Why not. It has been counted.
+    pub fn outgoing(&mut self, packet: &[u8]) -> Result<(), DropReason> {
+        if packet.len() > usize::from(self.mtu) {
+            self.traffic.drops.count(DropReason::TooBig);
+            return Err(DropReason::TooBig);
+        }
+        self.traffic.went_out(packet.len());
+        Ok(())
+    }
+
+    /// Counts a packet that the caller had to drop.
+    pub fn drop_packet(&mut self, reason: DropReason) {
+        self.traffic.drops.count(reason);
+    }
+
+    /// When to call [`Established::handle_timeout`].
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.timers.earliest()
+    }
+
+    /// Handles every timer that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(timer) = self.timers.take_due(now.awake) {
+            match timer {
+                Timer::Idle => self.over(Output::Ended(EndReason::Idle)),
+                Timer::Liveness | Timer::Keepalive => {}
+            }
+        }
+    }
+
+    /// Time in which the gateway did not run does not count as idle.
+    pub fn rebase(&mut self, gap: &Gap) {
+        self.timers.rebase(gap.awake);
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The frame that tells a client that its session is over. Stock clients log the text and stop.
+    pub fn farewell(reason: &EndReason) -> (Kind, Vec<u8>) {
+        (
+            Kind::Disconnect,
+            goodbye_payload(&Goodbye::Logout(reason.word().to_owned())),
+        )
+    }
+
+    fn packet_in(&mut self, payload: &[u8], now: Now) -> Received {
+        let packet = match IpPacket::parse(payload) {
+            Ok(packet) => packet,
+            Err(reason) => return self.dropped(reason),
+        };
+        if !self.lease.permits(packet.source()) {
+            return self.dropped(DropReason::ForeignSource);
+        }
+        if packet.destination().is_multicast() || packet.destination().is_loopback() {
+            return self.dropped(DropReason::NotForwardable);
+        }
+        self.traffic.came_in(packet.as_bytes().len());
+        if !NO_ACTIVITY.contains(&packet.protocol()) {
+            self.active(now);
+        }
+        Received::Packet
+    }
+
+    fn dropped(&mut self, reason: DropReason) -> Received {
+        self.traffic.drops.count(reason);
+        Received::Dropped(reason)
+    }
+
+    fn active(&mut self, now: Now) {
+        self.timers.set(
+            Timer::Idle,
+            self.idle.filter(|_| !self.over).map(|idle| now.awake.plus(idle)),
+        );
+    }
+
+    fn over(&mut self, output: Output) {
+        if !self.over {
+            self.over = true;
+            self.timers.set(Timer::Idle, None);
+            self.outputs.push_back(output);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now(seconds: u64) -> Now {
+        Now::default().plus(Duration::from_secs(seconds))
+    }
+
+    fn session(idle: Option<u64>) -> Established {
+        let lease = Lease {
+            v4: Some([10, 78, 0, 2].into()),
+            v6: None,
+        };
+        Established::new(lease, 1400, idle.map(Duration::from_secs), now(0))
+    }
+
+    fn frame(kind: Kind, payload: &[u8]) -> Frame {
+        Frame {
+            kind,
+            payload: payload.into(),
+        }
+    }
+
+    fn packet(source: [u8; 4], protocol: u8) -> Frame {
+        let mut bytes = vec![0; 60];
+        bytes[0] = 0x45;
+        bytes[3] = 60;
+        bytes[9] = protocol;
+        bytes[12..16].copy_from_slice(&source);
+        bytes[16..20].copy_from_slice(&[10, 77, 0, 1]);
+        frame(Kind::Data, &bytes)
+    }
+
+    #[test]
+    fn a_packet_must_come_from_the_lease() {
+        let mut session = session(None);
+        assert_eq!(session.received(&packet([10, 78, 0, 2], 6), now(1)), Received::Packet);
+        let spoofed = session.received(&packet([10, 78, 0, 3], 6), now(1));
+        assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+    }
+
+    #[test]
+    fn silence_ends_no_session() {
+        let mut session = session(None);
+        assert_eq!(session.deadline(), None);
+        session.handle_timeout(now(100_000));
+        assert_eq!(session.poll(), None);
+    }
+
+    #[test]
+    fn an_idle_session_ends_and_ping_does_not_keep_it() {
+        let mut session = session(Some(60));
+        session.received(&packet([10, 78, 0, 2], 6), now(30));
+        session.received(&packet([10, 78, 0, 2], 1), now(80));
+        session.handle_timeout(now(89));
+        assert_eq!(session.poll(), None);
+        session.handle_timeout(now(90));
+        assert_eq!(session.poll(), Some(Output::Ended(EndReason::Idle)));
+        assert_eq!(session.deadline(), None);
+    }
+
+    #[test]
+    fn a_logout_ends_the_session_and_a_temporary_goodbye_only_the_connection() {
+        let mut one = session(None);
+        one.received(&frame(Kind::Disconnect, b"\xb0bye"), now(1));
+        assert_eq!(one.poll(), Some(Output::Ended(EndReason::UserStop)));
+        let mut other = session(None);
+        other.received(&frame(Kind::Disconnect, b""), now(1));
+        assert!(matches!(other.poll(), Some(Output::Dead(_))));
+    }
+
+    #[test]
+    fn a_probe_is_echoed_exactly() {
+        let mut session = session(None);
+        session.received(&frame(Kind::DpdRequest, &[7; 33]), now(1));
+        assert_eq!(session.poll(), Some(Output::Send(Kind::DpdResponse, vec![7; 33])));
+    }
+}

@@ -1,0 +1,570 @@
+//! The table of sessions: who is logged in, who is connected, who holds which address.
+//!
+//! ```text
+//!   login ---> waiting (no lease yet) --connect--> connected, epoch 1 --detach--> waiting
+//!                                                       ^----------- connect, epoch + 1 ---'
+//!   waiting for longer than the cookie's lifetime, older than the session timeout, logout, removal: ended
+//! ```
+//! A connect with a cookie whose session is connected already is a take-over: the new connection wins, and what the old
+//! one still says carries an old epoch and is ignored. Times here count on the boot clock, through sleep.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use now::{Boot, Deadline, Now};
+use thiserror::Error;
+
+use super::{Lease, Leases, Reservation};
+use crate::EndReason;
+
+/// Names a session in logs and between our own ends. Random, and no secret: it opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// SHA-256 of a cookie. The table never sees the cookie itself, so a dump of it opens no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CookieHash(pub [u8; 32]);
+
+/// How many and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions altogether.
+    pub sessions: usize,
+    /// Sessions of one user.
+    pub per_user: usize,
+    /// How long a session without a connection waits for its client.
+    pub cookie_lifetime: Duration,
+    /// How long a session lives after its login, if there is a limit.
+    pub session_timeout: Option<Duration>,
+}
+
+/// Why a login got no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LoginRefused {
+    /// The table is full.
+    #[error("the gateway has no room for another session")]
+    Full,
+    /// The user has as many connected sessions as allowed.
+    #[error("too many sessions of this user")]
+    TooManyOfUser,
+}
+
+/// Why a cookie got no tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ConnectRefused {
+    /// No session has this cookie.
+    #[error("unknown cookie")]
+    UnknownCookie,
+    /// No address is free.
+    #[error("address pool exhausted")]
+    PoolExhausted,
+}
+
+/// A session that got its tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// Which session.
+    pub id: SessionId,
+    /// One more than at the connection before; 1 at the first.
+    pub epoch: u64,
+    /// Whose.
+    pub user: String,
+    /// Logged in to which group.
+    pub group: Option<String>,
+    /// Its addresses, the same at every connection of the session.
+    pub lease: Lease,
+    /// The connection that is taken over and must be closed, if one lives.
+    pub replaced: Option<u64>,
+    /// How long the session may still live.
+    pub remaining: Option<Duration>,
+    /// Sessions that gave way.
+    pub ended: Vec<Ended>,
+}
+
+/// A session that is over. Its addresses have been given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Which session.
+    pub id: SessionId,
+    /// Whose.
+    pub user: String,
+    /// Why.
+    pub reason: EndReason,
+    /// What it held.
+    pub lease: Lease,
+    /// The epoch of its connection, which must be closed, if one lives.
+    pub connected: Option<u64>,
+    /// How long it lived, on the boot clock.
+    pub age: Duration,
+}
+
+/// One session as status shows it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    user: String,
+    group: Option<String>,
+    cookie: CookieHash,
+    reserved: Reservation,
+    lease: Lease,
+    epoch: u64,
+    began: Boot,
+    /// `None` while connected.
+    waiting_since: Option<Boot>,
+}
+
+impl Entry {
+    /// Whose session it is.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Logged in to which group.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// Its addresses.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Connections it has had.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether a connection lives.
+    pub fn is_connected(&self) -> bool {
+        self.waiting_since.is_none()
+    }
+}
+
+/// All sessions of a gateway.
+#[derive(Debug)]
+pub struct Sessions {
+    limits: Limits,
+    leases: Leases,
+    entries: BTreeMap<SessionId, Entry>,
+    by_cookie: BTreeMap<CookieHash, SessionId>,
+}
+
+impl Sessions {
+    /// An empty table.
+    pub fn new(limits: Limits, leases: Leases) -> Self {
+        Self {
+            limits,
+            leases,
+            entries: BTreeMap::new(),
+            by_cookie: BTreeMap::new(),
+        }
+    }
+
+    /// The address pools.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Replaces the limits; they hold for what happens from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Replaces the addresses that only their users get. Leases that others hold stay until they end.
+    pub fn set_reservations(&mut self, reservations: impl IntoIterator<Item = Reservation>) {
+        self.leases.reserve(reservations);
+    }
+
+    /// Sessions with and without a connection.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Entry)> {
+        self.entries.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// Opens a session for a user who has been authenticated. `id` and the cookie are fresh random values of the caller's.
+    /// Where a limit is reached, the user's own session that has waited longest gives way; sessions of others never do.
+    ///
+    /// # Errors
+    /// See [`LoginRefused`].
+    pub fn login(
+        &mut self,
+        user: &str,
+        group: Option<&str>,
+        reserved: Reservation,
+        id: SessionId,
+        cookie: CookieHash,
+        now: Now,
+    ) -> Result<Vec<Ended>, LoginRefused> {
+        let mut ended = Vec::new();
+        let of_user = self.entries.values().filter(|entry| entry.user == user).count();
+        let full = self.entries.len() >= self.limits.sessions;
+        if full || of_user >= self.limits.per_user {
+            let refused = if of_user >= self.limits.per_user {
+                LoginRefused::TooManyOfUser
+            } else {
+                LoginRefused::Full
+            };
+            let oldest = self.longest_waiting(user).ok_or(refused)?;
+            ended.extend(self.end(oldest, None, EndReason::Replaced, now));
+        }
+        let entry = Entry {
+            user: user.to_owned(),
+            group: group.map(str::to_owned),
+            cookie,
+            reserved,
+            lease: Lease::default(),
+            epoch: 0,
+            began: now.boot,
+            waiting_since: Some(now.boot),
+        };
+        self.by_cookie.insert(cookie, id);
+        self.entries.insert(id, entry);
+        Ok(ended)
+    }
+
+    /// Connects the session of a cookie and leases the wanted families it does not hold yet.
+    ///
+    /// # Errors
+    /// See [`ConnectRefused`]; the session itself goes on.
+    pub fn connect(&mut self, cookie: &CookieHash, v4: bool, v6: bool, now: Now) -> Result<Connected, ConnectRefused> {
+        let id = *self.by_cookie.get(cookie).ok_or(ConnectRefused::UnknownCookie)?;
+        let entry = self.entries.get(&id).expect("every cookie belongs to a session");
+        if self.is_over(entry, now.boot).is_some() {
+            return Err(ConnectRefused::UnknownCookie);
+        }
+        let reserved = entry.reserved;
+        let ended = self.make_way(id, reserved, now);
+        let entry = self.entries.get_mut(&id).expect("a session never gives way to itself");
+        let lease = self.leases.lease(entry.lease, (v4, v6), entry.reserved, now.boot);
+        entry.lease = lease.map_err(|_| ConnectRefused::PoolExhausted)?;
+        let replaced = entry.is_connected().then_some(entry.epoch);
+        entry.epoch += 1;
+        entry.waiting_since = None;
+        let lived = now.boot.since(entry.began);
+        Ok(Connected {
+            id,
+            epoch: entry.epoch,
+            user: entry.user.clone(),
+            group: entry.group.clone(),
+            lease: entry.lease,
+            replaced,
+            remaining: self.limits.session_timeout.map(|limit| limit.saturating_sub(lived)),
+            ended,
+        })
+    }
+
+    /// The connection of `epoch` is gone. The session waits, unless a newer connection has taken over. `true` if it waits.
+    pub fn detach(&mut self, id: SessionId, epoch: u64, now: Now) -> bool {
+        match self.entries.get_mut(&id) {
+            Some(entry) if entry.epoch == epoch && entry.is_connected() => {
+                entry.waiting_since = Some(now.boot);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends a session. With an `epoch`, only if that connection is still its newest.
+    pub fn end(&mut self, id: SessionId, epoch: Option<u64>, reason: EndReason, now: Now) -> Option<Ended> {
+        let entry = self.entries.get(&id)?;
+        if epoch.is_some_and(|epoch| epoch != entry.epoch) {
+            return None;
+        }
+        let entry = self.entries.remove(&id).expect("just seen");
+        self.by_cookie.remove(&entry.cookie);
+        self.leases.release(entry.lease, now.boot);
+        Some(Ended {
+            id,
+            connected: entry.is_connected().then_some(entry.epoch),
+            user: entry.user,
+            reason,
+            lease: entry.lease,
+            age: now.boot.since(entry.began),
+        })
+    }
+
+    /// Ends every session whose time is over.
+    pub fn expire(&mut self, now: Now) -> Vec<Ended> {
+        let over: Vec<_> = self
+            .iter()
+            .filter_map(|(id, entry)| self.is_over(entry, now.boot).map(|reason| (id, reason)))
+            .collect();
+        over.into_iter()
+            .filter_map(|(id, reason)| self.end(id, None, reason, now))
+            .collect()
+    }
+
+    /// Ends the sessions of users who may not have one any more.
+    pub fn retain_users(&mut self, keep: impl Fn(&str) -> bool, now: Now) -> Vec<Ended> {
+        let gone: Vec<_> = self
+            .iter()
+            .filter(|(_, entry)| !keep(&entry.user))
+            .map(|(id, _)| id)
+            .collect();
+        let reason = || EndReason::Admin("the user was removed".to_owned());
+        gone.into_iter()
+            .filter_map(|id| self.end(id, None, reason(), now))
+            .collect()
+    }
+
+    /// When to call [`Sessions::expire`].
+    pub fn deadline(&self, now: Now) -> Option<Deadline> {
+        let ends = self
+            .entries
+            .values()
+            .flat_map(|entry| [self.waits_until(entry), self.lives_until(entry)]);
+        let next = ends.flatten().min()?;
+        Some(Deadline {
+            at: now.awake.plus(next.since(now.boot)),
+            reason: "end of a session",
+        })
+    }
+
+    fn waits_until(&self, entry: &Entry) -> Option<Boot> {
+        entry.waiting_since.map(|since| since.plus(self.limits.cookie_lifetime))
+    }
+
+    fn lives_until(&self, entry: &Entry) -> Option<Boot> {
+        self.limits.session_timeout.map(|limit| entry.began.plus(limit))
+    }
+
+    fn is_over(&self, entry: &Entry, now: Boot) -> Option<EndReason> {
+        if self.lives_until(entry).is_some_and(|until| until <= now) {
+            return Some(EndReason::AuthExpired);
+        }
+        self.waits_until(entry)
+            .is_some_and(|until| until <= now)
+            .then_some(EndReason::ParkTtl)
+    }
+
+    fn longest_waiting(&self, user: &str) -> Option<SessionId> {
+        let waiting = self.iter().filter(|(_, entry)| entry.user == user);
+        waiting
+            .filter_map(|(id, entry)| entry.waiting_since.map(|since| (since, id)))
+            .min()
+            .map(|(_, id)| id)
+    }
+
+    /// A reserved address that the user's own waiting session holds comes free for `id`.
+    fn make_way(&mut self, id: SessionId, reserved: Reservation, now: Now) -> Vec<Ended> {
+        let wanted = [reserved.v4.map(IpAddr::V4), reserved.v6.map(IpAddr::V6)];
+        let wanted = wanted
+            .into_iter()
+            .flatten()
+            .filter(|address| self.leases.is_held(*address));
+        let holders: Vec<SessionId> = wanted.filter_map(|address| self.waiting_holder(id, address)).collect();
+        holders
+            .into_iter()
+            .filter_map(|holder| self.end(holder, None, EndReason::Replaced, now))
+            .collect()
+    }
+
+    /// Another session of the same user that holds `address` and has no connection.
+    fn waiting_holder(&self, id: SessionId, address: IpAddr) -> Option<SessionId> {
+        let user = &self.entries.get(&id)?.user;
+        let holds = |entry: &Entry| entry.user == *user && !entry.is_connected() && entry.lease.permits(address);
+        self.iter()
+            .find(|(other, entry)| *other != id && holds(entry))
+            .map(|(holder, _)| holder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        sessions: 4,
+        per_user: 2,
+        cookie_lifetime: Duration::from_secs(900),
+        session_timeout: Some(Duration::from_secs(36_000)),
+    };
+
+    fn now(seconds: u64) -> Now {
+        Now::default().plus(Duration::from_secs(seconds))
+    }
+
+    fn table() -> Sessions {
+        let pool = "10.78.0.0/29".parse().expect("net");
+        Sessions::new(LIMITS, Leases::new(Some(pool), None, Duration::from_secs(600)))
+    }
+
+    fn cookie(n: u8) -> CookieHash {
+        CookieHash([n; 32])
+    }
+
+    fn login(table: &mut Sessions, user: &str, n: u8, at: u64) -> Result<Vec<Ended>, LoginRefused> {
+        table.login(
+            user,
+            None,
+            Reservation::default(),
+            SessionId([n; 16]),
+            cookie(n),
+            now(at),
+        )
+    }
+
+    fn connect(table: &mut Sessions, n: u8, at: u64) -> Result<Connected, ConnectRefused> {
+        table.connect(&cookie(n), true, true, now(at))
+    }
+
+    #[test]
+    fn a_reconnect_with_the_cookie_keeps_the_addresses_and_raises_the_epoch() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        let first = connect(&mut table, 1, 1).expect("cookie");
+        assert!(table.detach(first.id, 1, now(10)));
+        let second = connect(&mut table, 1, 600).expect("within the lifetime");
+        assert_eq!((first.epoch, second.epoch), (1, 2));
+        assert_eq!(first.lease, second.lease);
+        assert_eq!(second.replaced, None);
+    }
+
+    #[test]
+    fn a_take_over_wins_and_the_old_connection_cannot_end_it() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        let first = connect(&mut table, 1, 1).expect("cookie");
+        let second = connect(&mut table, 1, 2).expect("cookie");
+        assert_eq!(second.replaced, Some(1));
+        assert!(!table.detach(first.id, 1, now(3)), "an old epoch detaches nothing");
+        assert_eq!(table.end(first.id, Some(1), EndReason::UserStop, now(3)), None);
+        assert!(table.iter().all(|(_, entry)| entry.is_connected()));
+    }
+
+    #[test]
+    fn a_logout_destroys_the_cookie() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        let connected = connect(&mut table, 1, 1).expect("cookie");
+        let ended = table
+            .end(connected.id, Some(1), EndReason::UserStop, now(2))
+            .expect("was there");
+        assert_eq!((ended.reason, ended.connected), (EndReason::UserStop, Some(1)));
+        assert_eq!(connect(&mut table, 1, 3), Err(ConnectRefused::UnknownCookie));
+    }
+
+    #[test]
+    fn a_client_that_stays_away_too_long_loses_its_session() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        let connected = connect(&mut table, 1, 1).expect("cookie");
+        table.detach(connected.id, 1, now(10));
+        assert_eq!(
+            table.deadline(now(10)).map(|deadline| deadline.at),
+            Some(now(910).awake)
+        );
+        assert!(table.expire(now(909)).is_empty());
+        let ended = table.expire(now(910));
+        assert_eq!(
+            ended.iter().map(|ended| &ended.reason).collect::<Vec<_>>(),
+            [&EndReason::ParkTtl]
+        );
+        assert_eq!(connect(&mut table, 1, 911), Err(ConnectRefused::UnknownCookie));
+    }
+
+    #[test]
+    fn sleep_of_the_gateway_counts_towards_the_lifetime() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        let later = now(1).plus_asleep(Duration::from_secs(1000));
+        assert_eq!(
+            table.connect(&cookie(1), true, false, later),
+            Err(ConnectRefused::UnknownCookie)
+        );
+    }
+
+    #[test]
+    fn a_connected_session_lives_until_the_session_timeout_only() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        assert_eq!(
+            connect(&mut table, 1, 100).expect("cookie").remaining,
+            Some(Duration::from_secs(35_900))
+        );
+        assert!(table.expire(now(35_999)).is_empty());
+        let ended = table.expire(now(36_000));
+        assert_eq!(
+            (&ended[0].reason, ended[0].connected),
+            (&EndReason::AuthExpired, Some(1))
+        );
+    }
+
+    #[test]
+    fn at_the_limit_only_a_users_own_waiting_session_gives_way() {
+        let mut table = table();
+        for n in 1..=2 {
+            login(&mut table, "alice", n, u64::from(n)).expect("room");
+        }
+        connect(&mut table, 1, 5).expect("cookie");
+        let ended = login(&mut table, "alice", 3, 10).expect("session 2 waits");
+        assert_eq!(
+            (ended[0].id, &ended[0].reason),
+            (SessionId([2; 16]), &EndReason::Replaced)
+        );
+        connect(&mut table, 3, 11).expect("cookie");
+        assert_eq!(login(&mut table, "alice", 4, 12), Err(LoginRefused::TooManyOfUser));
+        login(&mut table, "bob", 5, 13).expect("room");
+        login(&mut table, "bob", 6, 13).expect("room");
+        assert_eq!(login(&mut table, "carol", 7, 14), Err(LoginRefused::Full));
+    }
+
+    #[test]
+    fn an_exhausted_pool_refuses_the_tunnel_but_keeps_the_session() {
+        let mut table = Sessions::new(
+            LIMITS,
+            Leases::new(
+                Some("10.78.0.0/30".parse().expect("net")),
+                None,
+                Duration::from_secs(600),
+            ),
+        );
+        login(&mut table, "alice", 1, 0).expect("room");
+        login(&mut table, "bob", 2, 0).expect("room");
+        let first = connect(&mut table, 1, 1).expect("one address");
+        assert_eq!(connect(&mut table, 2, 1), Err(ConnectRefused::PoolExhausted));
+        table.end(first.id, None, EndReason::UserStop, now(2));
+        assert_eq!(connect(&mut table, 2, 3).expect("free again").lease, first.lease);
+    }
+
+    #[test]
+    fn a_reserved_address_follows_its_user() {
+        let mut table = table();
+        let reserved = Reservation {
+            v4: Some([10, 78, 0, 5].into()),
+            v6: None,
+        };
+        table.set_reservations([reserved]);
+        for n in 1..=2 {
+            table
+                .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
+                .expect("room");
+        }
+        let first = connect(&mut table, 1, 1).expect("cookie");
+        assert_eq!(first.lease.v4, reserved.v4);
+        table.detach(first.id, 1, now(2));
+        let second = connect(&mut table, 2, 3).expect("cookie");
+        assert_eq!(second.lease.v4, reserved.v4);
+        assert_eq!(
+            second.ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
+            [first.id]
+        );
+    }
+
+    #[test]
+    fn a_removed_user_loses_every_session() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        login(&mut table, "bob", 2, 0).expect("room");
+        connect(&mut table, 1, 1).expect("cookie");
+        let ended = table.retain_users(|user| user == "bob", now(2));
+        assert_eq!(ended.len(), 1);
+        assert_eq!((ended[0].user.as_str(), ended[0].connected), ("alice", Some(1)));
+    }
+}
