@@ -209,3 +209,132 @@ pub fn parse_goodbye(payload: &[u8]) -> Goodbye {
 fn cut(text: &[u8]) -> &[u8] {
     &text[..text.len().min(MAX_GOODBYE)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoder_with(bytes: &[u8]) -> Decoder {
+        let mut decoder = Decoder::new();
+        decoder.buffer().extend_from_slice(bytes);
+        decoder
+    }
+
+    #[test]
+    fn a_frame_looks_as_in_the_drawing() {
+        let mut out = BytesMut::new();
+        encode(Kind::DpdRequest, b"abc", &mut out).expect("short payload");
+        assert_eq!(&out[..], b"STF\x01\x00\x03\x03\x00abc");
+    }
+
+    #[test]
+    fn every_type_byte_survives() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(Kind::from_byte(byte).byte(), byte);
+        }
+        assert_eq!(Kind::from_byte(6), Kind::Unknown(6));
+    }
+
+    #[test]
+    fn a_frame_in_pieces_comes_out_whole() {
+        let mut out = BytesMut::new();
+        encode(Kind::Data, b"hello", &mut out).expect("short payload");
+        let mut decoder = Decoder::new();
+        for (index, byte) in out.iter().enumerate() {
+            assert_eq!(decoder.next(), Ok(None), "after {index} bytes");
+            decoder.buffer().put_u8(*byte);
+        }
+        let frame = decoder.next().expect("valid").expect("complete");
+        assert_eq!((frame.kind, &frame.payload[..]), (Kind::Data, &b"hello"[..]));
+        assert_eq!(decoder.next(), Ok(None));
+    }
+
+    #[test]
+    fn two_frames_in_one_record_come_out_as_two() {
+        let mut decoder = decoder_with(b"STF\x01\x00\x00\x07\x00STF\x01\x00\x01\x00\x00xST");
+        assert_eq!(
+            decoder.next().expect("valid").map(|frame| frame.kind),
+            Some(Kind::Keepalive)
+        );
+        assert_eq!(decoder.next().expect("valid").map(|frame| frame.kind), Some(Kind::Data));
+        assert_eq!(decoder.next(), Ok(None));
+        assert_eq!(&decoder.buffer()[..], b"ST");
+    }
+
+    #[test]
+    fn the_largest_frame_fills_one_record_and_no_more() {
+        let mut out = BytesMut::new();
+        encode(Kind::Data, &vec![7; CSTP_MAX_PAYLOAD], &mut out).expect("fits");
+        assert_eq!(out.len(), 16_384);
+        let mut decoder = decoder_with(&out);
+        assert_eq!(
+            decoder.next().expect("valid").map(|frame| frame.payload.len()),
+            Some(CSTP_MAX_PAYLOAD)
+        );
+
+        let length = CSTP_MAX_PAYLOAD + 1;
+        let before = out.clone();
+        assert_eq!(
+            encode(Kind::Data, &vec![7; length], &mut out),
+            Err(CstpError::PayloadTooLong { length })
+        );
+        assert_eq!(
+            encode(Kind::Data, &vec![7; 70_000], &mut out),
+            Err(CstpError::PayloadTooLong { length: 70_000 })
+        );
+        assert_eq!(out, before);
+    }
+
+    #[test]
+    fn a_frame_longer_than_a_record_is_refused_by_its_header() {
+        let mut decoder = decoder_with(&header(Kind::Data, 16_377));
+        assert_eq!(decoder.next(), Err(CstpError::FrameTooLong { length: 16_377 }));
+    }
+
+    #[test]
+    fn every_fixed_byte_of_the_header_counts() {
+        let good = header(Kind::Data, 0);
+        for index in [0, 1, 2, 3, 7] {
+            let mut bad = good;
+            bad[index] ^= 1;
+            let mut decoder = decoder_with(&bad);
+            assert_eq!(decoder.next(), Err(CstpError::NotCstp), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn a_broken_stream_stays_broken() {
+        let mut decoder = decoder_with(b"HTTP/1.1 200 OK\r\n");
+        assert_eq!(decoder.next(), Err(CstpError::NotCstp));
+        decoder.buffer().extend_from_slice(&header(Kind::Keepalive, 0));
+        assert_eq!(decoder.next(), Err(CstpError::NotCstp));
+    }
+
+    #[test]
+    fn goodbyes_mean_what_stock_peers_mean() {
+        let logout = Goodbye::Logout("Aborted by caller".to_owned());
+        assert_eq!(parse_goodbye(b"\xb0Aborted by caller"), logout);
+        assert_eq!(goodbye_payload(&logout), b"\xb0Aborted by caller");
+        assert_eq!(parse_goodbye(b"\xb0bye\0"), Goodbye::Logout("bye".to_owned()));
+        assert_eq!(parse_goodbye(b""), Goodbye::Temporary);
+        assert_eq!(parse_goodbye(b"\x01restart"), Goodbye::Other(1));
+        assert_eq!(parse_goodbye(b"\xb0\xff"), Goodbye::Logout("\u{fffd}".to_owned()));
+    }
+
+    #[test]
+    fn the_text_of_a_goodbye_is_bounded() {
+        let long = [&[LOGOUT][..], &[b'x'; 5_000]].concat();
+        assert_eq!(parse_goodbye(&long), Goodbye::Logout("x".repeat(MAX_GOODBYE)));
+        assert_eq!(
+            goodbye_payload(&Goodbye::Logout("x".repeat(5_000))).len(),
+            1 + MAX_GOODBYE
+        );
+    }
+
+    #[test]
+    fn faults_are_attributed() {
+        use crate::error::Fault;
+        assert_eq!(CstpError::NotCstp.fault(), Fault::PeerMisbehaved);
+        assert_eq!(CstpError::PayloadTooLong { length: 1 }.fault(), Fault::Caller);
+    }
+}

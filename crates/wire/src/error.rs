@@ -11,7 +11,7 @@ pub enum Fault {
     PeerMisbehaved,
     /// The peer keeps to the protocol but needs or offers something we do not speak.
     PeerIncompatible,
-    /// Our own caller asked for something that cannot be sent.
+    /// Our own side: something that cannot be sent, or credentials that are not good.
     Caller,
 }
 
@@ -133,9 +133,12 @@ pub enum AuthError {
     /// The root is not `config-auth`, or its type is not one we know.
     #[error("peer sent an authentication document of a kind we do not know")]
     UnknownDocument,
-    /// A form that names no input at all: how gateways say no.
-    #[error("gateway answered with an empty form, which means that authentication failed")]
-    Refused,
+    /// A form that asks for nothing: how gateways say no. Holds what the gateway said about it, escaped.
+    #[error("gateway refused the login: {0}")]
+    Refused(String),
+    /// A form that is not to be posted to a path.
+    #[error("gateway sent a form that is not to be posted")]
+    NotPosted,
     /// A field whose name cannot be the name of an element.
     #[error("peer sent a form field with an unusable name")]
     FieldName,
@@ -148,14 +151,14 @@ impl AuthError {
     /// Who has to change something.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::UnknownDocument => Fault::PeerIncompatible,
+            Self::UnknownDocument | Self::NotPosted => Fault::PeerIncompatible,
+            Self::Refused(_) => Fault::Caller,
             Self::TooLong { .. }
             | Self::Encoding
             | Self::Xml(_)
             | Self::DocumentType
             | Self::Entity
             | Self::TooMuch(_)
-            | Self::Refused
             | Self::FieldName
             | Self::Field => Fault::PeerMisbehaved,
         }
