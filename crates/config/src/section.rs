@@ -243,6 +243,11 @@ impl<'d, 't> Section<'d, 't> {
             .fault(span, format!("{}.{key}", self.path), message.into(), help);
     }
 
+    /// Says that the section should not be there like this.
+    pub(crate) fn wrong_section(&self, message: impl Into<String>) {
+        self.document.fault(self.header.clone(), self.path.clone(), message.into(), None);
+    }
+
     /// Says that one entry of the list `key` is wrong.
     pub(crate) fn wrong_item(&self, key: &str, index: usize, message: impl Into<String>, help: Option<String>) {
         let item = self.value(key).and_then(|value| value.get_ref().as_array()?.get(index));
@@ -346,4 +351,4 @@ impl<'d, 't> Section<'d, 't> {
     }
 }
 
-const PATH: &str = "a path; relative ones start at the folder of this file";
+const PATH: &str = "a path";

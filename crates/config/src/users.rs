@@ -85,7 +85,7 @@ fn read(text: &str, file: &str, gateway: Option<&GatewayConfig>) -> Result<Users
     let mut taken: BTreeMap<IpAddr, String> = BTreeMap::new();
     for (name, section) in document.sections("users", SECTION) {
         if let Err(why) = check_name(&name) {
-            section.wrong("", why, None);
+            section.wrong_section(why);
         }
         let user = user(&section);
         for (key, address) in reservations(&user) {

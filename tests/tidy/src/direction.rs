@@ -61,6 +61,7 @@ pub const RULES: &[Rule] = &[
 /// Libraries that only compute: what a pure crate may use of others' crates. Read one for sockets, files, threads,
 /// clocks, environment and randomness before it is added here.
 const PURE_LIBRARIES: &[&str] = &[
+    "base64",
     "bytes",
     "hex",
     "httparse",

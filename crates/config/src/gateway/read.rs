@@ -334,9 +334,9 @@ fn limits(document: &Document<'_>) -> Limits {
     let connections = section.integer("connections", 2048, 1..=262_144);
     Limits {
         sessions,
-        sessions_per_user: at_most(&section, "sessions_per_user", 8, ("sessions", sessions)),
+        sessions_per_user: at_most(&section, "sessions_per_user", 8, 65_536, ("sessions", sessions)),
         connections,
-        connections_per_address: at_most(&section, "connections_per_address", 32, ("connections", connections)),
+        connections_per_address: at_most(&section, "connections_per_address", 32, 262_144, ("connections", connections)),
         handshake_timeout: section.seconds("handshake_timeout_s", 10.0, 1.0..=60.0),
         login_timeout: section.seconds("login_timeout_s", 120.0, 1.0..=3600.0),
         head_bytes: section.integer("head_bytes", 16_384, 1024..=65_536) as usize,
@@ -348,8 +348,8 @@ fn limits(document: &Document<'_>) -> Limits {
 }
 
 /// A limit that makes no sense above another one. The default gives way; a written value is a mistake.
-fn at_most(section: &Section<'_, '_>, key: &'static str, default: u32, (whole, most): (&str, u32)) -> u32 {
-    let value = section.integer(key, default, 1..=262_144);
+fn at_most(section: &Section<'_, '_>, key: &'static str, default: u32, limit: u32, (whole, most): (&str, u32)) -> u32 {
+    let value = section.integer(key, default, 1..=limit);
     if value > most && section.has(key) {
         section.wrong(key, format!("{value} is more than limits.{whole} = {most}"), None);
     }

@@ -1,0 +1,90 @@
+//! The samples in `config/` say exactly what the code does: every key, its default, its limit.
+
+use std::path::Path;
+
+use config::Key;
+use config::client::ClientConfig;
+use config::gateway::GatewayConfig;
+
+/// One `key = value` of a sample with its section and the comment above it.
+struct Entry {
+    section: String,
+    name: String,
+    value: String,
+    comment: String,
+}
+
+fn sample(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn entries(text: &str) -> Vec<Entry> {
+    let (mut section, mut comment, mut entries) = (String::new(), String::new(), Vec::new());
+    for line in text.lines() {
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_end_matches(']').to_string();
+            comment.clear();
+        } else if let Some(words) = line.strip_prefix("# ") {
+            comment.push_str(words);
+            comment.push(' ');
+        } else if let Some((name, value)) = line.split_once(" = ") {
+            let comment = std::mem::take(&mut comment);
+            entries.push(Entry { section: section.clone(), name: name.into(), value: value.into(), comment });
+        }
+    }
+    entries
+}
+
+/// Keys without a default of their own: required, or required by another key's default.
+const EXAMPLES: [&str; 4] = ["gateway.url", "tls.certificate_file", "tls.key_file", "auth.users_file"];
+
+fn compare(text: &str, keys: &[Key]) {
+    let entries = entries(text);
+    for key in keys {
+        let path = format!("{}.{}", key.section, key.name);
+        let found = entries.iter().find(|entry| entry.section == key.section && entry.name == key.name);
+        let entry = found.unwrap_or_else(|| panic!("{path} is not in the sample"));
+        if !EXAMPLES.contains(&path.as_str()) {
+            assert_eq!(Some(&entry.value), key.default.as_ref(), "default of {path}");
+        }
+        let limit = format!(": {}. ", key.limit);
+        assert!(entry.comment.ends_with(&limit), "{path}: {:?} does not end with {limit:?}", entry.comment);
+        let sentence = entry.comment.len() - limit.len();
+        assert!(sentence > 10, "{path} has no sentence");
+    }
+    assert_eq!(entries.len(), keys.len(), "the sample has a key that does not exist, or one twice");
+}
+
+#[test]
+fn the_client_sample_has_every_key_with_its_default_and_limit() {
+    compare(&sample("client.toml"), &ClientConfig::keys());
+}
+
+#[test]
+fn the_gateway_sample_has_every_key_with_its_default_and_limit() {
+    compare(&sample("gateway.toml"), &GatewayConfig::keys());
+}
+
+#[test]
+fn the_samples_are_the_defaults() {
+    let base = Path::new("/etc/marmot");
+    let short = "[gateway]\nurl = \"https://vpn.example.com\"\n";
+    let client = ClientConfig::parse(&sample("client.toml"), "client.toml", base);
+    assert_eq!(client, ClientConfig::parse(short, "client.toml", base));
+    assert!(client.is_ok());
+
+    let short = "[tls]\ncertificate_file = \"server.pem\"\nkey_file = \"server.key\"\n[auth]\nusers_file = \"users.toml\"\n";
+    let gateway = GatewayConfig::parse(&sample("gateway.toml"), "gateway.toml", base);
+    assert_eq!(gateway, GatewayConfig::parse(short, "gateway.toml", base));
+    assert!(gateway.is_ok());
+}
+
+#[test]
+fn no_line_of_a_sample_is_cut_by_a_terminal_of_usual_width() {
+    for name in ["client.toml", "gateway.toml"] {
+        for line in sample(name).lines() {
+            assert!(line.chars().count() <= 140, "{name}: {line}");
+        }
+    }
+}
