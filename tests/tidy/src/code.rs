@@ -79,8 +79,8 @@ fn block_comment(rest: &str) -> usize {
 /// A character literal; `None` for a lifetime, which has no closing quote.
 fn character(rest: &str) -> Option<usize> {
     let inner = &rest[1..];
-    if inner.starts_with('\\') {
-        let escaped = 1 + inner[1..].chars().next()?.len_utf8();
+    if let Some(after) = inner.strip_prefix('\\') {
+        let escaped = 1 + after.chars().next()?.len_utf8();
         return inner[escaped..].find('\'').map(|end| 1 + escaped + end + 1);
     }
     let first = inner.chars().next()?.len_utf8();

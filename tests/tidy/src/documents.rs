@@ -90,9 +90,8 @@ pub fn unpinned(file: &File) -> Vec<Finding> {
             "lacks `[lints] workspace = true`: the same lints hold everywhere",
         ));
     }
-    for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
-        let dependencies = manifest.get(table).and_then(toml::Value::as_table);
-        for (name, value) in dependencies.into_iter().flatten() {
+    for (table, dependencies) in dependency_tables(&manifest) {
+        for (name, value) in dependencies {
             if !inherits(Some(value)) {
                 let why =
                     format!("`{name}` in [{table}] should say `workspace = true`: versions are pinned in one place");
@@ -101,6 +100,23 @@ pub fn unpinned(file: &File) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The dependency tables of a manifest by name, those for one system included.
+fn dependency_tables(manifest: &Table) -> Vec<(&'static str, &Table)> {
+    let targets = manifest.get("target").and_then(toml::Value::as_table);
+    let targets = targets
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, target)| target.as_table());
+    std::iter::once(manifest)
+        .chain(targets)
+        .flat_map(|place| {
+            let tables = ["dependencies", "dev-dependencies", "build-dependencies"];
+            tables.map(|name| Some((name, place.get(name)?.as_table()?)))
+        })
+        .flatten()
+        .collect()
 }
 
 fn external(manifest: &Table) -> BTreeSet<String> {
@@ -165,7 +181,7 @@ mod tests {
     fn a_version_outside_the_workspace_table_and_missing_lints_are_found() {
         let good = "[lints]\nworkspace = true\n[dependencies]\na.workspace = true\nb = { workspace = true, optional = true }\n";
         assert_eq!(unpinned(&File::new("crates/a/Cargo.toml", good)), []);
-        let found = unpinned(&File::new("crates/a/Cargo.toml", "[dev-dependencies]\na = \"1\"\n"));
-        assert_eq!(found.len(), 2);
+        let bad = "[dev-dependencies]\na = \"1\"\n[target.'cfg(windows)'.dependencies]\nb = \"1\"\n";
+        assert_eq!(unpinned(&File::new("crates/a/Cargo.toml", bad)).len(), 3);
     }
 }

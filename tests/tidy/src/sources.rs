@@ -10,7 +10,7 @@ use crate::tree::File;
 pub const LINES_MAX: usize = 700;
 
 /// Fewest words of a file's first sentence: fewer say no more than the file's name.
-const HEADER_WORDS_MIN: usize = 4;
+const HEADER_WORDS_MIN: usize = 3;
 
 /// Source files longer than [`LINES_MAX`].
 pub fn too_long(file: &File) -> Vec<Finding> {
