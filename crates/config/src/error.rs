@@ -155,7 +155,12 @@ fn floor_boundary(text: &str, index: usize) -> usize {
 
 fn excerpt(line: &str, before: usize, length: usize) -> Excerpt {
     let shown = blank_password(line);
-    let skip = before.saturating_sub(EXCERPT_CHARS / 2);
+    let fits = shown.chars().count() <= EXCERPT_CHARS;
+    let skip = if fits {
+        0
+    } else {
+        before.saturating_sub(EXCERPT_CHARS / 2)
+    };
     let text: String = shown.chars().skip(skip).take(EXCERPT_CHARS).map(printable).collect();
     let offset = (before - skip).min(text.chars().count());
     let carets = length.min(text.chars().count() - offset).max(1);

@@ -118,7 +118,7 @@ impl<'d, 't> Section<'d, 't> {
             let found = words.iter().find(|(word, _)| *word == text);
             found
                 .map(|(_, value)| *value)
-                .ok_or_else(|| format!("is none of {}", all.join(", ")))
+                .ok_or_else(|| "is not known here".to_string())
         };
         self.parsed(key, default, &all.join(", "), parse)
     }
@@ -245,7 +245,8 @@ impl<'d, 't> Section<'d, 't> {
 
     /// Says that the section should not be there like this.
     pub(crate) fn wrong_section(&self, message: impl Into<String>) {
-        self.document.fault(self.header.clone(), self.path.clone(), message.into(), None);
+        self.document
+            .fault(self.header.clone(), self.path.clone(), message.into(), None);
     }
 
     /// Says that one entry of the list `key` is wrong.

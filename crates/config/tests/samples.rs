@@ -14,10 +14,8 @@ struct Entry {
     comment: String,
 }
 
-fn sample(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
+const CLIENT: &str = include_str!("../../../config/client.toml");
+const GATEWAY: &str = include_str!("../../../config/gateway.toml");
 
 fn entries(text: &str) -> Vec<Entry> {
     let (mut section, mut comment, mut entries) = (String::new(), String::new(), Vec::new());
@@ -30,7 +28,12 @@ fn entries(text: &str) -> Vec<Entry> {
             comment.push(' ');
         } else if let Some((name, value)) = line.split_once(" = ") {
             let comment = std::mem::take(&mut comment);
-            entries.push(Entry { section: section.clone(), name: name.into(), value: value.into(), comment });
+            entries.push(Entry {
+                section: section.clone(),
+                name: name.into(),
+                value: value.into(),
+                comment,
+            });
         }
     }
     entries
@@ -43,48 +46,57 @@ fn compare(text: &str, keys: &[Key]) {
     let entries = entries(text);
     for key in keys {
         let path = format!("{}.{}", key.section, key.name);
-        let found = entries.iter().find(|entry| entry.section == key.section && entry.name == key.name);
+        let found = entries
+            .iter()
+            .find(|entry| entry.section == key.section && entry.name == key.name);
         let entry = found.unwrap_or_else(|| panic!("{path} is not in the sample"));
         if !EXAMPLES.contains(&path.as_str()) {
             assert_eq!(Some(&entry.value), key.default.as_ref(), "default of {path}");
         }
         let limit = format!(": {}. ", key.limit);
-        assert!(entry.comment.ends_with(&limit), "{path}: {:?} does not end with {limit:?}", entry.comment);
+        assert!(
+            entry.comment.ends_with(&limit),
+            "{path}: {:?} does not end with {limit:?}",
+            entry.comment
+        );
         let sentence = entry.comment.len() - limit.len();
         assert!(sentence > 10, "{path} has no sentence");
     }
-    assert_eq!(entries.len(), keys.len(), "the sample has a key that does not exist, or one twice");
+    assert_eq!(
+        entries.len(),
+        keys.len(),
+        "the sample has a key that does not exist, or one twice"
+    );
 }
 
 #[test]
 fn the_client_sample_has_every_key_with_its_default_and_limit() {
-    compare(&sample("client.toml"), &ClientConfig::keys());
+    compare(CLIENT, &ClientConfig::keys());
 }
 
 #[test]
 fn the_gateway_sample_has_every_key_with_its_default_and_limit() {
-    compare(&sample("gateway.toml"), &GatewayConfig::keys());
+    compare(GATEWAY, &GatewayConfig::keys());
 }
 
 #[test]
 fn the_samples_are_the_defaults() {
     let base = Path::new("/etc/marmot");
     let short = "[gateway]\nurl = \"https://vpn.example.com\"\n";
-    let client = ClientConfig::parse(&sample("client.toml"), "client.toml", base);
+    let client = ClientConfig::parse(CLIENT, "client.toml", base);
     assert_eq!(client, ClientConfig::parse(short, "client.toml", base));
     assert!(client.is_ok());
 
-    let short = "[tls]\ncertificate_file = \"server.pem\"\nkey_file = \"server.key\"\n[auth]\nusers_file = \"users.toml\"\n";
-    let gateway = GatewayConfig::parse(&sample("gateway.toml"), "gateway.toml", base);
+    let short =
+        "[tls]\ncertificate_file = \"server.pem\"\nkey_file = \"server.key\"\n[auth]\nusers_file = \"users.toml\"\n";
+    let gateway = GatewayConfig::parse(GATEWAY, "gateway.toml", base);
     assert_eq!(gateway, GatewayConfig::parse(short, "gateway.toml", base));
     assert!(gateway.is_ok());
 }
 
 #[test]
 fn no_line_of_a_sample_is_cut_by_a_terminal_of_usual_width() {
-    for name in ["client.toml", "gateway.toml"] {
-        for line in sample(name).lines() {
-            assert!(line.chars().count() <= 140, "{name}: {line}");
-        }
+    for line in CLIENT.lines().chain(GATEWAY.lines()) {
+        assert!(line.chars().count() <= 140, "{line}");
     }
 }

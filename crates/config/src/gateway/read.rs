@@ -102,10 +102,11 @@ fn auth(document: &Document<'_>) -> Option<Auth> {
     let groups = section.list("groups", &[], 32, names::GROUPS, names::user);
     let banner = section.optional("banner", "at most 1024 bytes", |text| names::text(text, 1024));
     let methods = methods?;
-    if methods.password() && users_file.is_none() && !section.has("users_file") {
+    let unset = |key| !section.has(key) || section.is_empty(key);
+    if methods.password() && users_file.is_none() && unset("users_file") {
         section.missing("users_file", "passwords are in it; `marmot user add` makes one");
     }
-    if methods.certificate() && client_ca_file.is_none() && !section.has("client_ca_file") {
+    if methods.certificate() && client_ca_file.is_none() && unset("client_ca_file") {
         section.missing("client_ca_file", "client certificates are checked against it");
     }
     if !methods.certificate() && client_ca_file.is_some() {
@@ -137,7 +138,7 @@ fn methods(section: &Section<'_, '_>) -> Option<AuthMethods> {
         "methods",
         &["password"],
         2,
-        "of \"password\", \"certificate\"",
+        "methods: \"password\", \"certificate\"",
         |text| match text {
             "password" => Ok(AuthMethods::Password),
             "certificate" => Ok(AuthMethods::Certificate),
@@ -336,7 +337,13 @@ fn limits(document: &Document<'_>) -> Limits {
         sessions,
         sessions_per_user: at_most(&section, "sessions_per_user", 8, 65_536, ("sessions", sessions)),
         connections,
-        connections_per_address: at_most(&section, "connections_per_address", 32, 262_144, ("connections", connections)),
+        connections_per_address: at_most(
+            &section,
+            "connections_per_address",
+            32,
+            262_144,
+            ("connections", connections),
+        ),
         handshake_timeout: section.seconds("handshake_timeout_s", 10.0, 1.0..=60.0),
         login_timeout: section.seconds("login_timeout_s", 120.0, 1.0..=3600.0),
         head_bytes: section.integer("head_bytes", 16_384, 1024..=65_536) as usize,
