@@ -1,0 +1,249 @@
+//! The channel over a real TCP connection on the loopback, against a peer that sees every TLS record.
+
+use std::io::{Cursor, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use channel::{Channel, Closed, Exchange, ExchangeError, Limits, MAX_PENDING};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use wire::cstp::{self, Decoder, Frame, Kind};
+
+/// Nothing here waits on purpose; a step that takes this long hangs.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let params = rcgen::CertificateParams::new(vec!["gw.test".to_owned()]).expect("name");
+    let certificate = params.self_signed(&key).expect("certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone()).expect("root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).expect("key"),
+        )
+        .expect("server");
+    (Arc::new(client), Arc::new(server))
+}
+
+/// The far end: plain TCP and a TLS state that is fed one record at a time.
+struct Peer {
+    socket: TcpStream,
+    tls: ServerConnection,
+    bytes: BytesMut,
+}
+
+impl Peer {
+    /// Feeds the next record and returns the plaintext it held.
+    async fn record(&mut self) -> Vec<u8> {
+        loop {
+            if self.bytes.len() >= 5 {
+                let length = 5 + usize::from(u16::from_be_bytes([self.bytes[3], self.bytes[4]]));
+                if self.bytes.len() >= length {
+                    let record = self.bytes.split_to(length);
+                    let mut cursor = Cursor::new(&record[..]);
+                    while (cursor.position() as usize) < record.len() {
+                        self.tls.read_tls(&mut cursor).expect("record");
+                    }
+                    let state = self.tls.process_new_packets().expect("valid record");
+                    let mut plaintext = vec![0; state.plaintext_bytes_to_read()];
+                    self.tls.reader().read_exact(&mut plaintext).expect("plaintext");
+                    return plaintext;
+                }
+            }
+            assert!(
+                self.socket.read_buf(&mut self.bytes).await.expect("read") > 0,
+                "closed too early"
+            );
+        }
+    }
+
+    /// Sends `plaintext` as one record (it is shorter than one).
+    async fn send(&mut self, plaintext: &[u8]) {
+        self.tls.writer().write_all(plaintext).expect("write");
+        let mut out = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut out).expect("seal");
+        }
+        self.socket.write_all(&out).await.expect("send");
+    }
+}
+
+async fn pair() -> (Channel, Peer) {
+    let (client, server) = configs();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let connector = tokio_rustls::TlsConnector::from(client);
+    let name = ServerName::try_from("gw.test").expect("name");
+    let dial = async {
+        let socket = TcpStream::connect(address).await.expect("connect");
+        connector.connect(name, socket).await.expect("handshake")
+    };
+    let accept = async {
+        let (socket, _) = listener.accept().await.expect("accept");
+        tokio_rustls::TlsAcceptor::from(server)
+            .accept(socket)
+            .await
+            .expect("handshake")
+    };
+    let (near, far) = tokio::join!(dial, accept);
+    let (socket, tls): (TcpStream, ClientConnection) = near.into_inner();
+    let (far_socket, far_tls) = far.into_inner();
+    let channel = Channel::new(socket, tls.into(), BytesMut::new());
+    (
+        channel,
+        Peer {
+            socket: far_socket,
+            tls: far_tls,
+            bytes: BytesMut::new(),
+        },
+    )
+}
+
+fn one_frame(plaintext: &[u8]) -> Frame {
+    let mut decoder = Decoder::new();
+    decoder.buffer().extend_from_slice(plaintext);
+    let frame = decoder.next().expect("frame").expect("a whole frame in the record");
+    assert!(decoder.buffer().is_empty(), "nothing else in the record");
+    frame
+}
+
+#[tokio::test]
+async fn a_frame_is_a_record_even_when_tcp_blocks() {
+    let (mut channel, mut peer) = pair().await;
+    let mut sent = 0u32;
+    // Queue until TCP takes no more and the backlog is at its limit.
+    while channel.has_room() {
+        let size = 20 + (sent as usize * 977) % 16_000;
+        let mut payload = vec![0x45; size];
+        payload[..4].copy_from_slice(&sent.to_be_bytes());
+        channel.queue(Kind::Data, &payload).expect("queue");
+        channel.send_some().expect("send");
+        sent += 1;
+    }
+    assert!(channel.pending() >= MAX_PENDING, "tcp blocks");
+    let flush = async {
+        channel.flush().await.expect("flush");
+    };
+    let read = async {
+        for expected in 0..sent {
+            let plaintext = loop {
+                // Records of the handshake's tail hold no plaintext.
+                let plaintext = peer.record().await;
+                if !plaintext.is_empty() {
+                    break plaintext;
+                }
+            };
+            let frame = one_frame(&plaintext);
+            assert_eq!(frame.payload[..4], expected.to_be_bytes());
+        }
+    };
+    tokio::time::timeout(DEADLINE, async { tokio::join!(flush, read) })
+        .await
+        .expect("in time");
+    println!("{sent} frames, each in a record of its own");
+}
+
+#[tokio::test]
+async fn record_edges_of_the_peer_do_not_matter() {
+    let (mut channel, mut peer) = pair().await;
+    let mut two = BytesMut::new();
+    cstp::encode(Kind::Data, b"first", &mut two).expect("encode");
+    cstp::encode(Kind::DpdRequest, b"second", &mut two).expect("encode");
+    peer.send(&two).await;
+    let mut halved = BytesMut::new();
+    cstp::encode(Kind::Data, b"third", &mut halved).expect("encode");
+    peer.send(&halved[..3]).await;
+    peer.send(&halved[3..]).await;
+    for (kind, payload) in [
+        (Kind::Data, "first"),
+        (Kind::DpdRequest, "second"),
+        (Kind::Data, "third"),
+    ] {
+        let frame = tokio::time::timeout(DEADLINE, channel.next())
+            .await
+            .expect("in time")
+            .expect("frame");
+        assert_eq!((frame.kind, &frame.payload[..]), (kind, payload.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn frames_before_the_end_are_handed_out_first() {
+    let (mut channel, mut peer) = pair().await;
+    let mut last = BytesMut::new();
+    cstp::encode(Kind::Data, b"last words", &mut last).expect("encode");
+    peer.send(&last).await;
+    drop(peer);
+    let frame = tokio::time::timeout(DEADLINE, channel.next())
+        .await
+        .expect("in time")
+        .expect("frame");
+    assert_eq!(&frame.payload[..], b"last words");
+    let end = tokio::time::timeout(DEADLINE, channel.next()).await.expect("in time");
+    assert!(
+        matches!(end, Err(Closed::Eof { clean: false } | Closed::Broken(_))),
+        "{end:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_gets_no_endless_backlog() {
+    let (mut channel, _peer) = pair().await;
+    let payload = vec![0; 16_000];
+    let refused = (0..10_000).find_map(|_| {
+        channel.send_some().expect("send");
+        channel.queue(Kind::DpdResponse, &payload).err()
+    });
+    assert!(matches!(refused, Some(Closed::Backlog(_))), "{refused:?}");
+    assert!(channel.pending() <= 2 * MAX_PENDING + 32 * 1024);
+}
+
+#[tokio::test]
+async fn garbage_instead_of_frames_is_an_error() {
+    let (mut channel, mut peer) = pair().await;
+    peer.send(b"HTTP/1.1 500 Oops\r\n\r\n").await;
+    let end = tokio::time::timeout(DEADLINE, channel.next()).await.expect("in time");
+    assert!(matches!(end, Err(Closed::Cstp(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_exchange_leaves_what_follows_the_head() {
+    let (near, mut far) = tokio::io::duplex(1024);
+    let limits = Limits { head: 256, body: 16 };
+    let mut exchange = Exchange::new(near, limits);
+    far.write_all(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbodySTF\x01")
+        .await
+        .expect("write");
+    let request = exchange.read_request().await.expect("request").expect("one");
+    assert_eq!(&request.body[..], b"body");
+    let (_, rest) = exchange.into_parts();
+    assert_eq!(&rest[..], b"STF\x01");
+}
+
+#[tokio::test]
+async fn an_oversized_head_or_body_is_refused() {
+    for message in [
+        format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(300)),
+        "POST / HTTP/1.1\r\nContent-Length: 17\r\n\r\n".to_owned(),
+    ] {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut exchange = Exchange::new(near, Limits { head: 256, body: 16 });
+        far.write_all(message.as_bytes()).await.expect("write");
+        let refused = exchange.read_request().await;
+        assert!(matches!(refused, Err(ExchangeError::Http(_))), "{refused:?}");
+    }
+}
