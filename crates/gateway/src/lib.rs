@@ -1,1 +1,3 @@
-//! (placeholder)
+//! The gateway shell.
+
+pub mod password;
