@@ -142,8 +142,8 @@ pub enum AuthError {
     /// A field whose name cannot be the name of an element.
     #[error("peer sent a form field with an unusable name")]
     FieldName,
-    /// A legacy form with a bad escape or character.
-    #[error("peer sent a form with a malformed field")]
+    /// A field with a bad escape or character.
+    #[error("peer sent a form field with a bad escape or character")]
     Field,
 }
 

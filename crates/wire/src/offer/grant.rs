@@ -1,12 +1,11 @@
-//! The CONNECT reply that grants a tunnel.
+//! What the CONNECT reply grants; [`super::read`] and [`super::write`] know its headers.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::error::GrantError;
-use crate::http::ResponseHead;
+use crate::limits::MAX_SESSION_ID;
 
 /// What a gateway grants. Durations are whole seconds on the wire; `None` means never, none or not said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,19 +111,6 @@ pub struct MarmotSession {
 }
 
 impl Grant {
-    /// The reply as it goes out: head only, CSTP follows.
-    pub fn encode(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    /// Reads a reply whose status is 200; see [`super::parse_connect_reply`] for any status.
-    ///
-    /// # Errors
-    /// Any [`GrantError`].
-    pub fn parse(_head: &ResponseHead) -> Result<Self, GrantError> {
-        Err(GrantError::NoAddress)
-    }
-
     /// Whether all of IPv4 goes through the tunnel: an address was granted, and no IPv4 network included.
     pub fn all_v4(&self) -> bool {
         self.v4.is_some() && !self.include.iter().any(|net| matches!(net, IpNet::V4(_)))
@@ -133,5 +119,39 @@ impl Grant {
     /// As [`Grant::all_v4`], for IPv6.
     pub fn all_v6(&self) -> bool {
         self.v6.is_some() && !self.include.iter().any(|net| matches!(net, IpNet::V6(_)))
+    }
+}
+
+impl MarmotSession {
+    /// Whether this can be the id of a session.
+    pub fn is_id(id: &str) -> bool {
+        (1..=MAX_SESSION_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_without_an_included_network_goes_through_the_tunnel_as_a_whole() {
+        let mut grant = Grant {
+            v4: "10.0.0.2/24".parse().ok(),
+            v6: "fd00::2/128".parse().ok(),
+            ..Grant::default()
+        };
+        assert_eq!((grant.all_v4(), grant.all_v6()), (true, true));
+        grant.include = vec!["10.0.0.0/8".parse().expect("network")];
+        assert_eq!((grant.all_v4(), grant.all_v6()), (false, true));
+        grant.v6 = None;
+        assert_eq!((grant.all_v4(), grant.all_v6()), (false, false));
+    }
+
+    #[test]
+    fn a_session_id_is_short_and_plain() {
+        assert!(MarmotSession::is_id("a1B2"));
+        for bad in ["", "a-b", "a;b", "\u{e9}", &"a".repeat(MAX_SESSION_ID + 1)] {
+            assert!(!MarmotSession::is_id(bad), "{bad}");
+        }
     }
 }

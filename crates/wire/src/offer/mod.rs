@@ -10,9 +10,11 @@
 //! openconnect 9.01 and ocserv 1.1.6 (captures).
 
 mod grant;
+mod read;
 mod refusal;
 mod request;
 mod values;
+mod write;
 
 pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
 pub use refusal::{ConnectRefused, Refusal, parse_connect_reply};
