@@ -7,7 +7,6 @@ mod tools;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Chores of the source tree.
@@ -30,11 +29,11 @@ enum Chore {
     },
 }
 
-fn main() -> Result<ExitCode> {
-    match Arguments::parse().chore {
-        Chore::Test { long, filter } => {
-            tools::provide()?;
-            run::tests(long, filter.as_deref())
-        }
-    }
+fn main() -> ExitCode {
+    let Chore::Test { long, filter } = Arguments::parse().chore;
+    let result = tools::provide().and_then(|()| run::tests(long, filter.as_deref()));
+    result.unwrap_or_else(|e| {
+        eprintln!("{e:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -30,11 +30,11 @@ pub(crate) fn tests(long: bool, filter: Option<&str>) -> Result<ExitCode> {
     }
     command.args(filter);
     let (status, output) = run_and_listen(&mut command)?;
-    report(&Summary::read(&output), status, began)
+    report(&Summary::read(&output, status.success()), status, began)
 }
 
 fn report(summary: &Summary, status: ExitStatus, began: Instant) -> Result<ExitCode> {
-    println!("\nAll tests took {} s.\n{summary}", began.elapsed().as_secs());
+    println!("\nEverything took {} s.\n{summary}", began.elapsed().as_secs());
     ensure!(!summary.is_empty(), "no test ran, so nothing was shown");
     Ok(if status.success() {
         ExitCode::SUCCESS

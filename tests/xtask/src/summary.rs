@@ -7,32 +7,42 @@ use std::fmt;
 pub(crate) struct Summary {
     /// Tests that held, among them those that were skipped by a line of their own.
     ok: usize,
-    /// Names of the tests that did not hold.
-    failed: Vec<String>,
+    /// Tests that did not hold.
+    failed: usize,
+    /// What is known of those by name, or as a sentence.
+    failures: Vec<String>,
     /// What was skipped, with the reason given.
     skipped: Vec<String>,
 }
 
 impl Summary {
     /// Reads the lines that Rust's test harness and ours print, and the `SKIPPED name: reason` lines of tests that found
-    /// something missing.
-    pub(crate) fn read(output: &str) -> Self {
+    /// something missing. `held` is whether cargo was content.
+    pub(crate) fn read(output: &str, held: bool) -> Self {
         let mut summary = Self::default();
         for line in output.lines().map(str::trim) {
             if let Some(result) = line.strip_prefix("test result: ") {
                 summary.ok += count(result, "passed");
-            } else if let Some(name) = result_of(line, "FAILED") {
-                summary.failed.push(name.to_owned());
+                summary.failed += count(result, "failed");
+            } else if let Some((name, _)) = result_of(line, "FAILED") {
+                summary.failures.push(name.to_owned());
             } else if line.starts_with("SKIPPED") || result_of(line, "ignored").is_some() {
                 summary.skipped.push(line.to_owned());
+            } else if let Some((_, said)) = result_of(line, "SKIPPED") {
+                summary.skipped.push(said.to_owned());
             }
+        }
+        if !held && summary.failed == 0 {
+            summary.failed = 1;
+            let sentence = "a test program ended without a result: see above";
+            summary.failures.push(sentence.to_owned());
         }
         summary
     }
 
     /// Whether no test ran at all: then nothing has been shown.
     pub(crate) fn is_empty(&self) -> bool {
-        self.ok == 0 && self.failed.is_empty()
+        self.ok == 0 && self.failed == 0
     }
 }
 
@@ -41,7 +51,7 @@ impl fmt::Display for Summary {
         for line in &self.skipped {
             writeln!(out, "  {line}")?;
         }
-        for name in &self.failed {
+        for name in &self.failures {
             writeln!(out, "  FAILED {name}")?;
         }
         let said = self.skipped.iter().filter(|line| line.starts_with("SKIPPED")).count();
@@ -49,16 +59,16 @@ impl fmt::Display for Summary {
         write!(
             out,
             "{passed} passed, {} failed, {} skipped",
-            self.failed.len(),
+            self.failed,
             self.skipped.len()
         )
     }
 }
 
-/// The name in `test NAME ... RESULT`, also when a reason follows.
-fn result_of<'a>(line: &'a str, result: &str) -> Option<&'a str> {
+/// The name in `test NAME ... RESULT`, and the result with what follows it.
+fn result_of<'a>(line: &'a str, result: &str) -> Option<(&'a str, &'a str)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    rest.starts_with(result).then_some(name)
+    rest.starts_with(result).then_some((name, rest))
 }
 
 /// The number before `word` in "ok. 5 passed; 0 failed; ...".
@@ -87,21 +97,30 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
 
 SKIPPED interop_password: ocserv is not installed
 test interop_password ... ok
+test interop_certificate ... SKIPPED interop_certificate: certtool is not installed
+ok
 test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s
 ";
 
     #[test]
     fn results_of_several_programs_are_added_up() {
-        let text = Summary::read(OUTPUT).to_string();
-        assert!(text.ends_with("\n4 passed, 1 failed, 2 skipped"), "{text}");
+        let text = Summary::read(OUTPUT, false).to_string();
+        assert!(text.ends_with("\n3 passed, 1 failed, 3 skipped"), "{text}");
         assert!(text.contains("FAILED frame::broken"));
-        assert!(text.contains("ocserv is not installed"));
+        assert!(text.contains("SKIPPED interop_password: ocserv is not installed"));
+        assert!(text.contains("SKIPPED interop_certificate: certtool is not installed"));
+    }
+
+    #[test]
+    fn a_program_that_died_without_a_result_is_a_failure() {
+        let text = Summary::read("test long ... ", false).to_string();
+        assert!(text.ends_with("\n0 passed, 1 failed, 0 skipped"), "{text}");
     }
 
     #[test]
     fn a_run_without_tests_is_empty() {
         let output = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.00s";
-        assert!(Summary::read(output).is_empty());
-        assert!(!Summary::read(OUTPUT).is_empty());
+        assert!(Summary::read(output, true).is_empty());
+        assert!(!Summary::read(OUTPUT, false).is_empty());
     }
 }
