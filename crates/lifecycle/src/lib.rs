@@ -1,2 +1,32 @@
-//! (placeholder)
+//! The life of a tunnel instance: one total transition function.
+//!
+//! ```text
+//!                     Connected                ControlLost
+//!   Idle --Start--> Starting(g) ----------> Up(g) <-------> Reasserting(g)
+//!    ^                  |                     |   Connected       |
+//!    |                  +------- Stop, Cancel, final failure -----+
+//!    |                                        v
+//!    +---- Released(g): AckStop ------- Stopping(g) ----> Failed(reason)
+//! ```
+//! The shell turns signals, timers and results into an [`Input`], hands it to [`Machine::handle`], and carries out the
+//! [`Effect`]s in order; what comes of them is the next input. Nothing here reads a clock, draws a random number or
+//! touches the host. Every entry into Stopping raises the [`Generation`]: results of an older one are ignored.
 #![forbid(unsafe_code)]
+
+mod backoff;
+mod budget;
+mod connecting;
+mod effect;
+mod generation;
+mod input;
+mod machine;
+mod state;
+mod stopping;
+
+pub use backoff::{Backoff, Jitter};
+pub use budget::{DIAL_INTERVAL, DIALS, DialBudget};
+pub use effect::{Acknowledged, Effect, Report};
+pub use generation::Generation;
+pub use input::{EndReason, FailClass, Input, LossKind, Origin, Stage, StopReason};
+pub use machine::{ACK_BUDGET, EXIT_GRACE, Machine, NOTICE_AFTER, OnFailure, STABLE_AFTER, Settings};
+pub use state::{Attempt, FailReason, How, Patience, Session, State, Then, Trigger};

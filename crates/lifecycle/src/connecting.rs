@@ -1,0 +1,253 @@
+//! The inputs of a connection: it stands, it failed, it was lost, its session is over.
+
+use std::time::Duration;
+
+use now::Awake;
+
+use crate::machine::Turn;
+use crate::{
+    Attempt, Effect, EndReason, FailClass, FailReason, Generation, How, LossKind, Machine, NOTICE_AFTER, Report,
+    STABLE_AFTER, Session, Stage, State, Trigger,
+};
+
+/// Answers of "not now" (503) to a cookie, after which the client logs in anew.
+const UNAVAILABLE_LIMIT: u32 = 3;
+
+impl Machine {
+    pub(crate) fn connected<R>(&mut self, of: Generation, turn: &mut Turn<R>) {
+        let since = turn.now;
+        let up = |g| State::Up {
+            g,
+            since,
+            replacement: None,
+        };
+        match self.state {
+            State::Starting {
+                g,
+                attempt: Attempt::Running(..),
+            } if g == of => {
+                turn.report(Report::SessionStart(g));
+                self.state = up(g);
+            }
+            State::Reasserting {
+                g,
+                attempt: Attempt::Running(how, _),
+                session,
+                lost,
+                ..
+            } if g == of => {
+                match (session, how) {
+                    (Session::Kept, How::Cookie) => turn.report(Report::PathBack(g, turn.now.since(lost))),
+                    (Session::Kept, How::Login) => {
+                        turn.report(Report::SessionEnd(g, EndReason::AuthExpired));
+                        turn.report(Report::SessionStart(g));
+                    }
+                    (Session::Over, _) => turn.report(Report::SessionStart(g)),
+                }
+                self.state = up(g);
+            }
+            State::Up {
+                g,
+                replacement: Some(how),
+                ..
+            } if g == of => {
+                match how {
+                    How::Cookie => turn.report(Report::PathBack(g, Duration::ZERO)),
+                    How::Login => {
+                        turn.report(Report::SessionEnd(g, EndReason::AuthExpired));
+                        turn.report(Report::SessionStart(g));
+                    }
+                }
+                self.state = up(g);
+            }
+            State::Idle
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => return,
+        }
+        self.unavailable = 0;
+    }
+
+    pub(crate) fn connect_failed<R>(&mut self, of: Generation, class: FailClass, stage: Stage, turn: &mut Turn<R>) {
+        match self.state {
+            State::Starting {
+                g,
+                attempt: Attempt::Running(how, _),
+            } if g == of => match class {
+                FailClass::Network | FailClass::Unavailable | FailClass::CookieRefused => {
+                    let attempt = self.again(g, how, class, stage, turn);
+                    self.state = State::Starting { g, attempt };
+                }
+                FailClass::AuthRefused => self.fail(FailReason::AuthRefused, EndReason::Fatal, turn),
+                FailClass::Fatal => self.fail(FailReason::Fatal, EndReason::Fatal, turn),
+            },
+            State::Reasserting {
+                g,
+                attempt: Attempt::Running(how, _),
+                session,
+                lost,
+                notice,
+            } if g == of => {
+                if class == FailClass::AuthRefused {
+                    return self.fail(FailReason::AuthRefused, EndReason::AuthExpired, turn);
+                }
+                let attempt = self.again(g, how, class, stage, turn);
+                let session = match (session, how, attempt.how()) {
+                    (Session::Kept, How::Cookie, How::Login) => {
+                        let over = Report::SessionEnd(g, EndReason::AuthExpired);
+                        turn.effects.insert(0, Effect::Report(over));
+                        Session::Over
+                    }
+                    (session, _, _) => session,
+                };
+                self.state = State::Reasserting {
+                    g,
+                    attempt,
+                    session,
+                    lost,
+                    notice,
+                };
+            }
+            State::Up {
+                g,
+                since,
+                replacement: Some(how),
+            } if g == of => {
+                let login = class == FailClass::CookieRefused && how == How::Cookie;
+                if login {
+                    turn.push(Effect::Connect {
+                        g,
+                        how: How::Login,
+                        trigger: Trigger::User,
+                    });
+                } else {
+                    turn.report(Report::ReconnectFailed(class));
+                }
+                self.state = State::Up {
+                    g,
+                    since,
+                    replacement: login.then_some(How::Login),
+                };
+            }
+            State::Idle
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => {}
+        }
+    }
+
+    pub(crate) fn dialled<R>(&mut self, extra: u32, turn: &Turn<R>) {
+        let exempt = match self.state {
+            State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => {
+                matches!(attempt, Attempt::Running(_, Trigger::User))
+            }
+            State::Up { .. } | State::Idle | State::Stopping { .. } | State::Failed(_) => true,
+        };
+        if !exempt {
+            self.budget.spend(extra, turn.now);
+        }
+    }
+
+    pub(crate) fn control_lost<R>(&mut self, of: Generation, kind: LossKind, turn: &mut Turn<R>) {
+        match self.state {
+            State::Up { g, since, replacement } if g == of => {
+                turn.report(Report::PathLost(g, kind));
+                self.reassert(g, since, replacement, How::Cookie, turn);
+            }
+            State::Idle
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => {}
+        }
+    }
+
+    pub(crate) fn session_ended<R>(&mut self, of: Generation, reason: EndReason, turn: &mut Turn<R>) {
+        match self.state {
+            // A gateway may end the old connection with such a word when the new one takes over.
+            State::Up {
+                g,
+                since,
+                replacement: Some(how),
+            } if g == of => {
+                turn.report(Report::PathLost(g, LossKind::Eof));
+                self.reassert(g, since, Some(how), how, turn);
+            }
+            State::Up {
+                g,
+                since,
+                replacement: None,
+            } if g == of => match reason {
+                EndReason::AuthExpired => self.reassert(g, since, None, How::Login, turn),
+                EndReason::UserStop | EndReason::Admin | EndReason::Replaced | EndReason::Fatal => {
+                    self.bring_down(0, self.after(FailReason::Ended), reason, turn);
+                }
+            },
+            State::Idle
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => {}
+        }
+    }
+
+    /// What follows a failed attempt that is not final.
+    fn again<R>(&mut self, g: Generation, how: How, class: FailClass, stage: Stage, turn: &mut Turn<R>) -> Attempt {
+        if class == FailClass::CookieRefused && how == How::Cookie {
+            self.unavailable = 0;
+            return self.attempt(g, How::Login, Trigger::Retry, turn);
+        }
+        self.backoff.fail();
+        self.unavailable = match class {
+            FailClass::Unavailable => self.unavailable.saturating_add(1),
+            FailClass::Network | FailClass::CookieRefused | FailClass::AuthRefused | FailClass::Fatal => 0,
+        };
+        let next = match (stage, class) {
+            (Stage::Connect, FailClass::Network | FailClass::Fatal) => How::Cookie,
+            (Stage::Connect, FailClass::Unavailable) if self.unavailable < UNAVAILABLE_LIMIT => How::Cookie,
+            (Stage::Connect, FailClass::Unavailable | FailClass::CookieRefused | FailClass::AuthRefused) => How::Login,
+            // Whoever could not even try the cookie still has it.
+            (Stage::Login, _) => how,
+        };
+        if next == How::Login {
+            self.unavailable = 0;
+        }
+        let delay = self.backoff.delay(turn.jitter);
+        turn.report(Report::RetryIn(class, delay));
+        Attempt::Waiting(next, turn.now.plus(delay))
+    }
+
+    /// From Up to Reasserting, where the `running` attempt goes on or one by `how` is waited for.
+    fn reassert<R>(&mut self, g: Generation, since: Awake, running: Option<How>, how: How, turn: &mut Turn<R>) {
+        if turn.now.since(since) >= STABLE_AFTER {
+            self.backoff.reset();
+        } else {
+            self.backoff.fail();
+        }
+        let attempt = match running {
+            Some(how) => Attempt::Running(how, Trigger::User),
+            None => Attempt::Waiting(how, turn.now.plus(self.backoff.delay(turn.jitter))),
+        };
+        let session = match attempt.how() {
+            How::Cookie => Session::Kept,
+            How::Login => {
+                turn.report(Report::SessionEnd(g, EndReason::AuthExpired));
+                Session::Over
+            }
+        };
+        let notice = Some(turn.now.plus(NOTICE_AFTER));
+        self.state = State::Reasserting {
+            g,
+            attempt,
+            session,
+            lost: turn.now,
+            notice,
+        };
+    }
+}

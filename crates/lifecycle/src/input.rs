@@ -1,0 +1,171 @@
+//! What happens to a tunnel.
+
+use std::fmt;
+
+use now::Gap;
+
+use crate::Generation;
+
+/// Who wants the tunnel up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A person. Exempt from the dial budget, and ends a wait.
+    User,
+    /// The start of the daemon.
+    Boot,
+}
+
+/// Why the tunnel is to come down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// A person, or a service manager on their behalf.
+    User,
+}
+
+/// Why a session is over. The words of `session.end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// A person stopped it.
+    UserStop,
+    /// The gateway ended it.
+    Admin,
+    /// The login is too old.
+    AuthExpired,
+    /// Another connection took the session over.
+    Replaced,
+    /// It cannot go on, for a reason of this host or of the protocol.
+    Fatal,
+}
+
+impl EndReason {
+    /// The word used in logs, status and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::UserStop => "user_stop",
+            Self::Admin => "admin",
+            Self::AuthExpired => "auth_expired",
+            Self::Replaced => "replaced",
+            Self::Fatal => "fatal",
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// How the control connection was lost. No reason to end a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossKind {
+    /// The peer closed it.
+    Eof,
+    /// The peer or the path reset it.
+    Reset,
+    /// Nobody answered any more: kernel keepalive or dead-peer detection.
+    Timeout,
+    /// What came was not TLS or not a frame.
+    Protocol,
+}
+
+impl LossKind {
+    /// The word used in logs and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Eof => "eof",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+impl fmt::Display for LossKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// What an attempt to connect failed for, by what is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailClass {
+    /// Nobody was reached, or the connection broke: try again.
+    Network,
+    /// The gateway cannot just now (5xx): try again, and with a new login if it keeps saying so to a cookie.
+    Unavailable,
+    /// The cookie is dead (401): log in anew.
+    CookieRefused,
+    /// User, password or certificate are wrong. Never tried again, because gateways ban who guesses.
+    AuthRefused,
+    /// Configuration or trust is wrong. Final for a tunnel that never was up, tried again for one that was.
+    Fatal,
+}
+
+/// How far an attempt came before it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// There is no cookie from this attempt.
+    Login,
+    /// It holds a cookie (an old one, or one it just logged in for), and the tunnel request failed.
+    Connect,
+}
+
+/// Something that happened. `R` is the proof that the host was restored, which only the platform can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input<R> {
+    /// The tunnel is wanted.
+    Start {
+        /// By whom.
+        origin: Origin,
+    },
+    /// The tunnel is not wanted any more. Each one gets an acknowledgement of its own.
+    Stop {
+        /// Why.
+        reason: StopReason,
+        /// The process is to end afterwards.
+        exit: bool,
+    },
+    /// The host's side of the tunnel broke: the device is gone, for instance.
+    Cancel,
+    /// A person wants the tunnel up, or connected afresh if it is.
+    Reconnect,
+    /// A connection stands, and the host is set up for it.
+    Connected(Generation),
+    /// An attempt failed.
+    ConnectFailed {
+        /// Whose attempt.
+        g: Generation,
+        /// What for.
+        class: FailClass,
+        /// How far it came.
+        stage: Stage,
+    },
+    /// An attempt made this many TCP connections beyond its first.
+    Dialled(u32),
+    /// The control connection is gone.
+    ControlLost {
+        /// Whose connection.
+        g: Generation,
+        /// How.
+        kind: LossKind,
+    },
+    /// The gateway, or the session's own clock, ended the session.
+    SessionEnded {
+        /// Whose session.
+        g: Generation,
+        /// Why.
+        reason: EndReason,
+    },
+    /// The host is as it was before the start.
+    Released {
+        /// Whose traces are gone.
+        g: Generation,
+        /// Proof.
+        restored: R,
+    },
+    /// The process did not run for a while.
+    ClockGap(Gap),
+    /// The deadline of [`crate::Machine::deadline`] has come. Too early is harmless.
+    DeadlineReached,
+}

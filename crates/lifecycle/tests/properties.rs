@@ -1,0 +1,314 @@
+//! Random lives: a shell that answers in any order, late or twice, never sees the machine break a promise.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lifecycle::{
+    ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind, Machine,
+    OnFailure, Origin, Report, Settings, Stage, State, StopReason,
+};
+use now::{Gap, GapKind, Now};
+use proptest::prelude::*;
+
+/// What the world does next. Answers for generations that never were are part of it.
+#[derive(Clone, Debug)]
+enum Step {
+    Input(Input<u64>),
+    /// The shell finishes releasing.
+    Release,
+    /// Time passes, the deadline fires if it is due.
+    Wait(Duration),
+    /// Time passes exactly to the deadline.
+    Deadline,
+    /// The process is stopped for a while.
+    Freeze(Duration),
+}
+
+fn generation() -> impl Strategy<Value = Generation> {
+    (0u8..4).prop_map(|count| (0..count).fold(Generation::FIRST, |g, _| g.next()))
+}
+
+fn class() -> impl Strategy<Value = FailClass> {
+    prop_oneof![
+        Just(FailClass::Network),
+        Just(FailClass::Unavailable),
+        Just(FailClass::CookieRefused),
+        Just(FailClass::AuthRefused),
+        Just(FailClass::Fatal),
+    ]
+}
+
+fn reason() -> impl Strategy<Value = EndReason> {
+    prop_oneof![
+        Just(EndReason::Admin),
+        Just(EndReason::AuthExpired),
+        Just(EndReason::Replaced),
+        Just(EndReason::Fatal)
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let stage = prop_oneof![Just(Stage::Login), Just(Stage::Connect)];
+    let input = prop_oneof![
+        Just(Input::Start { origin: Origin::User }),
+        Just(Input::Start { origin: Origin::Boot }),
+        any::<bool>().prop_map(|exit| Input::Stop {
+            reason: StopReason::User,
+            exit
+        }),
+        Just(Input::Cancel),
+        Just(Input::Reconnect),
+        generation().prop_map(Input::Connected),
+        generation().prop_map(Input::Connected),
+        (generation(), class(), stage).prop_map(|(g, class, stage)| Input::ConnectFailed { g, class, stage }),
+        (0u32..4).prop_map(Input::Dialled),
+        generation().prop_map(|g| Input::ControlLost {
+            g,
+            kind: LossKind::Reset
+        }),
+        (generation(), reason()).prop_map(|(g, reason)| Input::SessionEnded { g, reason }),
+        (generation(), any::<u64>()).prop_map(|(g, restored)| Input::Released { g, restored }),
+        Just(Input::DeadlineReached),
+    ];
+    let wait = (0u64..60_000).prop_map(Duration::from_millis);
+    prop_oneof![
+        8 => input.prop_map(Step::Input),
+        2 => Just(Step::Release),
+        3 => wait.clone().prop_map(Step::Wait),
+        3 => Just(Step::Deadline),
+        1 => wait.prop_map(Step::Freeze),
+    ]
+}
+
+/// A shell that checks every promise while it obeys.
+struct World {
+    machine: Machine,
+    now: Now,
+    jitter: u16,
+    /// An attempt is running.
+    connecting: Option<Generation>,
+    /// Not released yet.
+    on_host: BTreeSet<Generation>,
+    releasing: Option<Generation>,
+    session: Option<Generation>,
+    stops: u32,
+    acknowledged: u32,
+    /// The process is gone, with the deadline it left.
+    exited: bool,
+}
+
+impl World {
+    fn new(on_failure: OnFailure) -> Self {
+        Self {
+            machine: Machine::new(Settings {
+                backoff: Backoff::default(),
+                on_failure,
+            }),
+            now: Now::default().plus(Duration::from_secs(100)),
+            jitter: 0,
+            connecting: None,
+            on_host: BTreeSet::new(),
+            releasing: None,
+            session: None,
+            stops: 0,
+            acknowledged: 0,
+            exited: false,
+        }
+    }
+
+    fn feed(&mut self, input: Input<u64>) {
+        if self.exited {
+            return;
+        }
+        self.jitter = self.jitter.wrapping_mul(25_173).wrapping_add(13_849);
+        let before = self.machine.state();
+        self.stops += u32::from(matches!(input, Input::Stop { .. }));
+        // What a shell would not say: an attempt that is not running can neither succeed nor fail.
+        if let Input::Connected(g) | Input::ConnectFailed { g, .. } = input
+            && self.connecting == Some(g)
+        {
+            self.connecting = None;
+        }
+        for effect in self.machine.handle(input, self.now, Jitter::new(self.jitter)) {
+            self.obey(effect, before);
+        }
+        if let Some(deadline) = self.machine.deadline() {
+            let fired = matches!(input, Input::DeadlineReached);
+            assert!(
+                !fired || deadline.at > self.now.awake,
+                "a deadline that fired is replaced by a later one"
+            );
+        }
+    }
+
+    fn obey(&mut self, effect: Effect<u64>, before: State) {
+        match effect {
+            Effect::Connect { g, .. } => {
+                assert_eq!(self.connecting, None, "one attempt at a time");
+                assert!(self.on_host.iter().all(|other| *other == g), "one generation at a time");
+                assert_eq!(
+                    self.releasing, None,
+                    "nothing connects while the host is being restored"
+                );
+                self.connecting = Some(g);
+                self.on_host.insert(g);
+            }
+            Effect::Abort { g } => {
+                assert!(self.connecting.is_none_or(|running| running == g));
+                self.connecting = None;
+            }
+            Effect::Goodbye { g } => {
+                assert!(
+                    matches!(before, State::Up { g: up, .. } if up == g),
+                    "a goodbye needs a connection"
+                );
+            }
+            Effect::Release { g } => {
+                assert_eq!(self.connecting, None, "the attempt is cancelled first");
+                assert_eq!(self.releasing.replace(g), None, "one release at a time");
+            }
+            Effect::AckStop { took, outcome } => {
+                self.acknowledged += 1;
+                assert!(self.acknowledged <= self.stops, "no acknowledgement without a stop");
+                match outcome {
+                    Acknowledged::WasDown => assert!(self.on_host.is_empty()),
+                    Acknowledged::Restored(_) => assert!(self.on_host.is_empty(), "restored first"),
+                    Acknowledged::Overrun => assert!(took >= ACK_BUDGET, "not before the budget is used up"),
+                }
+            }
+            Effect::Report(Report::SessionStart(g)) => assert_eq!(self.session.replace(g), None),
+            Effect::Report(Report::SessionEnd(g, _)) => assert_eq!(self.session.take(), Some(g)),
+            Effect::Report(_) => {}
+            Effect::Exit(_) => {
+                assert_eq!(
+                    self.acknowledged, self.stops,
+                    "every stop is acknowledged before the end"
+                );
+                self.exited = true;
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(g) = self.releasing.take() {
+            self.on_host.remove(&g);
+            self.feed(Input::Released {
+                g,
+                restored: g.number(),
+            });
+        }
+    }
+
+    fn run(&mut self, step: Step) {
+        match step {
+            // A shell never claims a release that did not happen, or an attempt it did not make.
+            Step::Input(Input::Released { g, .. }) if self.releasing == Some(g) => self.release(),
+            Step::Input(Input::Connected(g) | Input::ConnectFailed { g, .. }) if self.connecting != Some(g) => {
+                // It may come late, though: then it is of an older generation, or nothing is waited for.
+                let running = matches!(
+                    self.machine.state(),
+                    State::Up { replacement: None, .. } | State::Stopping { .. }
+                );
+                if running {
+                    self.feed(Input::Connected(g));
+                }
+            }
+            Step::Input(input) => self.feed(input),
+            Step::Release => self.release(),
+            Step::Wait(time) => {
+                self.now = self.now.plus(time);
+                self.feed(Input::DeadlineReached);
+            }
+            Step::Deadline => {
+                if let Some(deadline) = self.machine.deadline() {
+                    self.now = self.now.plus(deadline.at.since(self.now.awake));
+                    self.feed(Input::DeadlineReached);
+                }
+            }
+            Step::Freeze(time) => {
+                let before = self
+                    .machine
+                    .deadline()
+                    .map(|deadline| deadline.at.since(self.now.awake));
+                self.now = self.now.plus(time);
+                self.feed(Input::ClockGap(Gap {
+                    length: time,
+                    awake: time,
+                    kind: GapKind::Freeze,
+                }));
+                let after = self
+                    .machine
+                    .deadline()
+                    .map(|deadline| deadline.at.since(self.now.awake));
+                assert_eq!(before, after, "no verdict uses time across a clock gap");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_promise_is_broken_in_a_random_life(
+        stay: bool,
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::new(if stay { OnFailure::Stay } else { OnFailure::Exit });
+        for step in steps {
+            world.run(step);
+        }
+        // Whatever happened: one more stop, a release that never ends, and every stop has its acknowledgement.
+        world.feed(Input::Stop { reason: StopReason::User, exit: false });
+        world.now = world.now.plus(ACK_BUDGET);
+        world.feed(Input::DeadlineReached);
+        prop_assert_eq!(world.acknowledged, world.stops);
+        // And once it is over, nothing is left.
+        world.release();
+        prop_assert!(world.exited || matches!(world.machine.state(), State::Idle | State::Failed(_)));
+        prop_assert!(world.exited || world.on_host.is_empty());
+        prop_assert!(world.session.is_none());
+    }
+
+    #[test]
+    fn the_wanted_state_is_reached_when_faults_end(
+        failures in proptest::collection::vec(
+            prop_oneof![Just(FailClass::Network), Just(FailClass::Unavailable), Just(FailClass::CookieRefused)],
+            0..40,
+        ),
+    ) {
+        let mut world = World::new(OnFailure::Exit);
+        world.feed(Input::Start { origin: Origin::Boot });
+        for class in failures {
+            while world.connecting.is_none() {
+                world.run(Step::Deadline);
+            }
+            world.feed(Input::ConnectFailed { g: Generation::FIRST, class, stage: Stage::Connect });
+        }
+        while world.connecting.is_none() {
+            world.run(Step::Deadline);
+        }
+        world.feed(Input::Connected(Generation::FIRST));
+        prop_assert_eq!(world.session, Some(Generation::FIRST));
+        prop_assert_eq!(world.machine.deadline(), None);
+    }
+
+    #[test]
+    fn a_gateway_that_drops_every_connection_sees_no_flood(lives in proptest::collection::vec(0u64..20_000, 50..200)) {
+        let mut world = World::new(OnFailure::Exit);
+        let begin = world.now;
+        let mut connections = 0u64;
+        world.feed(Input::Start { origin: Origin::Boot });
+        for life in lives {
+            while world.connecting.is_none() {
+                world.run(Step::Deadline);
+            }
+            connections += 1;
+            world.feed(Input::Connected(Generation::FIRST));
+            world.now = world.now.plus(Duration::from_millis(life));
+            world.feed(Input::ControlLost { g: Generation::FIRST, kind: LossKind::Eof });
+        }
+        let elapsed = world.now.awake.since(begin.awake).as_secs();
+        prop_assert!(connections <= 8 + elapsed / 20 + 1, "{connections} in {elapsed} s");
+    }
+}
