@@ -16,8 +16,9 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Reads the lines that Rust's test harness and ours print, and the `SKIPPED name: reason` lines of tests that found
-    /// something missing. `held` is whether cargo was content.
+    /// Reads the lines that Rust's test harness and ours print, the `SKIPPED name: reason` lines of tests that found
+    /// something missing, and the `SKIPPED: reason` lines of programs that ran no test for that. `held` is whether cargo
+    /// was content.
     pub(crate) fn read(output: &str, held: bool) -> Self {
         let mut summary = Self::default();
         for line in output.lines().map(str::trim) {
@@ -54,7 +55,7 @@ impl fmt::Display for Summary {
         for name in &self.failures {
             writeln!(out, "  FAILED {name}")?;
         }
-        let said = self.skipped.iter().filter(|line| line.starts_with("SKIPPED")).count();
+        let said = self.skipped.iter().filter(|line| line.starts_with("SKIPPED ")).count();
         let passed = self.ok.saturating_sub(said);
         write!(
             out,
@@ -95,6 +96,7 @@ test frame::broken ... FAILED
 test slow ... ignored, takes an hour
 test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
 
+SKIPPED: tests on a real kernel: no namespaces
 SKIPPED interop_password: ocserv is not installed
 test interop_password ... ok
 test interop_certificate ... SKIPPED interop_certificate: certtool is not installed
@@ -105,9 +107,12 @@ test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     #[test]
     fn results_of_several_programs_are_added_up() {
         let text = Summary::read(OUTPUT, false).to_string();
-        assert!(text.ends_with("\n3 passed, 1 failed, 3 skipped"), "{text}");
+        assert!(text.ends_with("\n3 passed, 1 failed, 4 skipped"), "{text}");
         assert!(text.contains("FAILED frame::broken"));
-        assert!(text.contains("SKIPPED interop_password: ocserv is not installed"));
+        assert!(text.contains(
+            "SKIPPED: tests on a real kernel: no namespaces
+SKIPPED interop_password: ocserv is not installed"
+        ));
         assert!(text.contains("SKIPPED interop_certificate: certtool is not installed"));
     }
 
