@@ -99,11 +99,6 @@ impl PlatformError {
             source,
         }
     }
-
-    /// The same as an I/O error, where only the step is interesting.
-    pub(crate) fn from_last_os_error(what: impl Into<String>) -> Self {
-        Self::io(what, io::Error::last_os_error())
-    }
 }
 
 fn pid_in_words(pid: Option<u32>) -> String {

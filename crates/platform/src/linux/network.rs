@@ -1,87 +1,446 @@
-//! rtnetlink.
+//! Plans on the host and off again, through rtnetlink.
+
+pub(super) mod message;
+pub(super) mod netlink;
+mod state;
+
+use std::ffi::CString;
+use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use plan::NetworkPlan;
+use rtnetlink::LinkUnspec;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::rule::RuleMessage;
 
+use self::netlink::Netlink;
+use super::capabilities::NET_ADMIN_HINT;
 use crate::PlatformError;
 use crate::network::{ConnectedNetwork, HostState, Path, Restored};
-use crate::slot::Slot;
+use crate::slot::{PROTOCOL, Slot};
+
+pub use self::state::{forwarding_enabled, ipv6_available, strict_reverse_path};
 
 type Result<T> = std::result::Result<T, PlatformError>;
 
-/// A conversation with the kernel about the network of this host.
+/// A conversation with the kernel about the network of this host: of the network namespace of the thread that opened it.
+///
+/// No method is cancel safe: after dropping one halfway, [`Network::release`] clears up.
 #[derive(Clone, Debug)]
-pub struct Network {}
+pub struct Network {
+    netlink: Netlink,
+}
 
 impl Network {
-    /// Opens the conversation.
+    /// Opens the conversation. Needs a tokio runtime with I/O and time.
     pub async fn open() -> Result<Self> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+        let netlink = Netlink::open().map_err(|source| PlatformError::io("open a netlink socket", source))?;
+        Ok(Self { netlink })
     }
-    /// Removes what a killed process left in this slot.
-    pub async fn sweep(&self, _slot: &Slot) -> Restored {
-        Restored::new(Vec::new(), Vec::new())
+
+    /// Removes what a killed process left under this slot's numbers: its rules, and the routes of its table. To be called by
+    /// whoever just locked the slot. What was found is in [`Restored::removed`].
+    pub async fn sweep(&self, slot: &Slot) -> Restored {
+        let mut clearing = Clearing::default();
+        self.clear_rules(*slot, &mut clearing).await;
+        self.clear_table(*slot, &mut clearing).await;
+        clearing.into_restored()
     }
-    /// The index of an interface.
-    pub async fn link(&self, _name: &str) -> Result<u32> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// The index of the interface `name`.
+    pub async fn link(&self, name: &str) -> Result<u32> {
+        index_of(name).map_err(|source| step(format!("find the interface {name}"), source))
     }
-    /// Sets a link up or down, and its MTU.
-    pub async fn set_link(&self, _index: u32, _up: bool, _mtu: Option<u16>) -> Result<()> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// Sets a link up or down, with a new MTU in bytes if one is given.
+    pub async fn set_link(&self, index: u32, up: bool, mtu: Option<u16>) -> Result<()> {
+        let what = format!("set the interface {} {}", name_or_index(index), if up { "up" } else { "down" });
+        let link = LinkUnspec::new_with_index(index);
+        let mut link = if up { link.up() } else { link.down() };
+        if let Some(mtu) = mtu {
+            link = link.mtu(u32::from(mtu));
+        }
+        self.change_link(link.build(), what).await
     }
-    /// Puts a plan on the host.
-    pub async fn apply(&self, _slot: &Slot, _tun_index: u32, _plan: &NetworkPlan) -> Result<()> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// Puts `plan` on the host, in the order drawn at the top of [`crate::network`]. If a step fails, what was applied is
+    /// taken off again and the error names the step.
+    pub async fn apply(&self, slot: &Slot, tun_index: u32, plan: &NetworkPlan) -> Result<()> {
+        let applied = self.apply_steps(*slot, tun_index, plan).await;
+        if applied.is_err() {
+            // The first error is the one to report; a later sweep finds what might be left.
+            let _ = self.release(slot, tun_index).await;
+            for net in &plan.addresses {
+                let _ = self.remove_address(tun_index, *net).await;
+            }
+        }
+        applied
     }
-    /// Changes what is on the host from one plan to another.
+
+    async fn apply_steps(&self, slot: Slot, tun_index: u32, plan: &NetworkPlan) -> Result<()> {
+        self.no_automatic_addresses(tun_index).await;
+        for net in &plan.addresses {
+            self.add_address(tun_index, *net, false).await?;
+        }
+        self.set_link(tun_index, true, Some(plan.mtu)).await?;
+        self.add_routes(slot, tun_index, &plan.routes, NLM_F_EXCL).await?;
+        for rule in message::rules(slot, plan) {
+            self.add_rule(rule).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes what is on the host from `old`, which was applied, to `new`. What is new comes before what is old goes, so
+    /// that nothing slips past the tunnel meanwhile. After an error the host holds some of both: [`Network::release`] it.
     pub async fn replace_plan(
         &self,
-        _slot: &Slot,
-        _tun_index: u32,
-        _old: &NetworkPlan,
-        _new: &NetworkPlan,
+        slot: &Slot,
+        tun_index: u32,
+        old: &NetworkPlan,
+        new: &NetworkPlan,
     ) -> Result<()> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+        let slot = *slot;
+        for net in new.addresses.iter().filter(|net| !old.addresses.contains(net)) {
+            self.add_address(tun_index, *net, false).await?;
+        }
+        if new.mtu != old.mtu {
+            self.set_link(tun_index, true, Some(new.mtu)).await?;
+        }
+        let added: Vec<_> = new
+            .routes
+            .iter()
+            .filter(|route| !old.routes.contains(route))
+            .copied()
+            .collect();
+        self.add_routes(slot, tun_index, &added, NLM_F_REPLACE).await?;
+        let (old_rules, new_rules) = (message::rules(slot, old), message::rules(slot, new));
+        for rule in new_rules.iter().filter(|rule| !old_rules.contains(rule)) {
+            self.add_rule(rule.clone()).await?;
+        }
+
+        for rule in old_rules.into_iter().filter(|rule| !new_rules.contains(rule)) {
+            let words = message::rule_in_words(&rule);
+            self.netlink
+                .command(RouteNetlinkMessage::DelRule(rule), 0)
+                .await
+                .or_else(ignore_absent)
+                .map_err(|source| step(format!("remove {words}"), source))?;
+        }
+        for route in &old.routes {
+            if new.routes.iter().any(|kept| kept.net == route.net) {
+                continue;
+            }
+            let gone = message::route(slot, tun_index, route);
+            self.netlink
+                .command(RouteNetlinkMessage::DelRoute(gone), 0)
+                .await
+                .or_else(ignore_absent)
+                .map_err(|source| step(format!("remove route {} from table {}", route.net, slot.table()), source))?;
+        }
+        for net in old.addresses.iter().filter(|net| !new.addresses.contains(net)) {
+            self.remove_address(tun_index, *net)
+                .await
+                .or_else(ignore_absent)
+                .map_err(|source| step(format!("remove address {net}"), source))?;
+        }
+        Ok(())
     }
-    /// Takes everything of this slot off the host.
-    pub async fn release(&self, _slot: &Slot, _tun_index: u32) -> Restored {
-        Restored::new(Vec::new(), Vec::new())
+
+    /// Takes everything of this slot off the host: rules first, so that traffic goes its old way again, then the link,
+    /// which takes the device's routes along, then what is left in the table. The addresses go with the device when its
+    /// [`crate::tun::Tun`] is dropped.
+    pub async fn release(&self, slot: &Slot, tun_index: u32) -> Restored {
+        let mut clearing = Clearing::default();
+        self.clear_rules(*slot, &mut clearing).await;
+        let down = LinkUnspec::new_with_index(tun_index).down().build();
+        let down = self.netlink.command(RouteNetlinkMessage::NewLink(down), 0).await;
+        clearing.note(
+            format!("link {} up", name_or_index(tun_index)),
+            down.or_else(ignore_absent),
+        );
+        self.clear_table(*slot, &mut clearing).await;
+        clearing.into_restored()
     }
-    /// Gives the gateway's device its addresses.
-    pub async fn apply_gateway(&self, _tun_index: u32, _addresses: &[IpNet], _mtu: u16) -> Result<()> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// Gives the gateway's device its addresses with their prefixes, and sets it up. The connected routes belong to the
+    /// device alone and vanish with it.
+    pub async fn apply_gateway(&self, tun_index: u32, addresses: &[IpNet], mtu: u16) -> Result<()> {
+        self.no_automatic_addresses(tun_index).await;
+        for net in addresses {
+            self.add_address(tun_index, *net, true).await?;
+        }
+        self.set_link(tun_index, true, Some(mtu)).await
     }
-    /// The networks that this host reaches directly.
-    pub async fn connected_networks(&self, _exclude_index: Option<u32>) -> Result<Vec<ConnectedNetwork>> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// The networks that the interfaces of this host reach without a gateway, but for those of `exclude_index`, the
+    /// loopback and link-local ones.
+    pub async fn connected_networks(&self, exclude_index: Option<u32>) -> Result<Vec<ConnectedNetwork>> {
+        let mut networks = Vec::new();
+        for family in message::FAMILIES {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.attributes.push(RouteAttribute::Table(message::MAIN_TABLE));
+            let found = self
+                .routes(request, |route| {
+                    let index = message::interface_of(&route)?;
+                    let wanted = message::table_of(&route) == message::MAIN_TABLE
+                        && message::is_connected(&route)
+                        && Some(index) != exclude_index;
+                    wanted.then(|| message::net_of(&route).map(|net| (index, net)))?
+                })
+                .await
+                .map_err(|source| step("list the routes of this host", source))?;
+            networks.extend(found.into_iter().map(|(index, net)| ConnectedNetwork {
+                interface: name_or_index(index),
+                net,
+            }));
+        }
+        networks.retain(|network| network.interface != "lo");
+        networks.sort();
+        networks.dedup();
+        Ok(networks)
     }
-    /// Routes of other tunnels on this host.
-    pub async fn other_tunnel_routes(&self, _slot: &Slot) -> Result<Vec<(Slot, IpNet)>> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// The routes that other tunnels on this host put into their tables, so that a message can name them.
+    pub async fn other_tunnel_routes(&self, slot: &Slot) -> Result<Vec<(Slot, IpNet)>> {
+        let mut routes = Vec::new();
+        for family in message::FAMILIES {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.header.protocol = RouteProtocol::Other(PROTOCOL);
+            let found = self
+                .routes(request, |route| {
+                    let owner = Slot::of_table(message::table_of(&route))?;
+                    let theirs = owner != *slot && route.header.protocol == RouteProtocol::Other(PROTOCOL);
+                    theirs.then(|| message::net_of(&route).map(|net| (owner, net)))?
+                })
+                .await
+                .map_err(|source| step("list the routes of other tunnels", source))?;
+            routes.extend(found);
+        }
+        Ok(routes)
     }
-    /// Where a packet to `to` with this mark would go.
-    pub async fn path_to(&self, _to: IpAddr, _mark: Option<u32>) -> Result<Path> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+
+    /// Where the kernel would send a packet to `to`, from a socket with this mark.
+    pub async fn path_to(&self, to: IpAddr, mark: Option<u32>) -> Result<Path> {
+        let mut request = message::route_to(IpNet::from(to), None);
+        request.header.table = 0;
+        if to.is_ipv4() {
+            // IPv6 tells the table unasked, and refuses the flag.
+            request.header.flags = RouteFlags::LookupTable;
+        }
+        if let Some(mark) = mark {
+            request.attributes.push(RouteAttribute::Mark(mark));
+        }
+        let answer = self.netlink.question(RouteNetlinkMessage::GetRoute(request)).await;
+        match answer.map_err(|source| step(format!("find the route to {to}"), source))? {
+            RouteNetlinkMessage::NewRoute(route) => Ok(Path {
+                interface: message::interface_of(&route).map_or_else(|| "none".to_owned(), name_or_index),
+                table: message::table_of(&route),
+                source: message::source_of(&route),
+                gateway: message::gateway_of(&route),
+            }),
+            other => Err(step(
+                format!("find the route to {to}"),
+                io::Error::other(format!("unexpected answer {other:?}")),
+            )),
+        }
     }
-    /// The state of the host, for comparing.
+
+    /// Links, addresses, routes of all tables and rules of this host, for comparing before and after.
     pub async fn snapshot(&self) -> Result<HostState> {
-        Err(PlatformError::Unsupported("rtnetlink"))
+        state::snapshot(&self.netlink)
+            .await
+            .map_err(|source| step("list the network state of this host", source))
+    }
+
+    // Steps.
+
+    /// Without IPv6 there is nothing to switch off, so a refusal is no error.
+    async fn no_automatic_addresses(&self, index: u32) {
+        let mode = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])];
+        let link = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(mode))
+            .build();
+        if let Err(error) = self.netlink.command(RouteNetlinkMessage::NewLink(link), 0).await {
+            tracing::debug!(index, %error, "automatic IPv6 addresses stay on");
+        }
+    }
+
+    async fn add_address(&self, index: u32, net: IpNet, prefix_route: bool) -> Result<()> {
+        let message = message::address(index, net, prefix_route);
+        self.netlink
+            .command(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+            .await
+            .map_err(|source| {
+                let source = if net.addr().is_ipv6() && !ipv6_available() {
+                    io::Error::other("IPv6 is switched off on this host (sysctl net.ipv6.conf.default.disable_ipv6)")
+                } else {
+                    source
+                };
+                step(format!("add address {net} to {}", name_or_index(index)), source)
+            })
+    }
+
+    async fn remove_address(&self, index: u32, net: IpNet) -> io::Result<()> {
+        let message = message::address(index, net, false);
+        self.netlink.command(RouteNetlinkMessage::DelAddress(message), 0).await
+    }
+
+    async fn change_link(&self, link: LinkMessage, what: String) -> Result<()> {
+        self.netlink
+            .command(RouteNetlinkMessage::NewLink(link), 0)
+            .await
+            .map_err(|source| step(what, source))
+    }
+
+    async fn add_routes(&self, slot: Slot, tun_index: u32, routes: &[plan::Route], flags: u16) -> Result<()> {
+        let messages = routes
+            .iter()
+            .map(|route| RouteNetlinkMessage::NewRoute(message::route(slot, tun_index, route)))
+            .collect();
+        self.netlink
+            .commands(messages, NLM_F_CREATE | flags)
+            .await
+            .map_err(|(failed, source)| {
+                let net = routes.get(failed).map_or_else(String::new, |route| route.net.to_string());
+                step(format!("add route {net} to table {}", slot.table()), source)
+            })
+    }
+
+    async fn add_rule(&self, rule: RuleMessage) -> Result<()> {
+        let words = message::rule_in_words(&rule);
+        self.netlink
+            .command(RouteNetlinkMessage::NewRule(rule), NLM_F_CREATE | NLM_F_EXCL)
+            .await
+            .map_err(|source| step(format!("add {words}"), source))
+    }
+
+    // Clearing.
+
+    async fn clear_rules(&self, slot: Slot, clearing: &mut Clearing) {
+        for family in message::FAMILIES {
+            let mut request = RuleMessage::default();
+            request.header.family = family;
+            let rules = self
+                .netlink
+                .list(RouteNetlinkMessage::GetRule(request), |item| match item {
+                    RouteNetlinkMessage::NewRule(rule) if rule.header.family == family => Some(rule),
+                    _ => None,
+                })
+                .await;
+            let rules = clearing.found(rules, || format!("rules of slot {slot}"));
+            for rule in rules {
+                if message::is_ours(&rule) && slot.rule_priorities().contains(&message::priority_of(&rule)) {
+                    let words = message::rule_in_words(&rule);
+                    let removed = self.netlink.command(RouteNetlinkMessage::DelRule(rule), 0).await;
+                    clearing.note(words, removed.or_else(ignore_absent));
+                }
+            }
+        }
+    }
+
+    async fn clear_table(&self, slot: Slot, clearing: &mut Clearing) {
+        for family in message::FAMILIES {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.attributes.push(RouteAttribute::Table(slot.table()));
+            let routes = self
+                .routes(request, |route| {
+                    (message::table_of(&route) == slot.table() && route.header.address_family == family)
+                        .then_some(route)
+                })
+                .await;
+            for route in clearing.found(routes, || format!("routes of table {}", slot.table())) {
+                let words = message::route_in_words(&route, &name_or_index);
+                let identity = message::route_identity(&route);
+                let removed = self.netlink.command(RouteNetlinkMessage::DelRoute(identity), 0).await;
+                clearing.note(words, removed.or_else(ignore_absent));
+            }
+        }
+    }
+
+    async fn routes<T>(
+        &self,
+        request: RouteMessage,
+        mut keep: impl FnMut(RouteMessage) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        self.netlink
+            .list(RouteNetlinkMessage::GetRoute(request), |item| match item {
+                RouteNetlinkMessage::NewRoute(route) if !route.header.flags.contains(RouteFlags::Cloned) => keep(route),
+                _ => None,
+            })
+            .await
     }
 }
 
-/// Whether this host forwards IPv4, and IPv6.
-pub fn forwarding_enabled() -> (bool, bool) {
-    (false, false)
+/// What clearing did and could not do.
+#[derive(Default)]
+struct Clearing {
+    removed: Vec<String>,
+    residue: Vec<String>,
 }
 
-/// Whether IPv6 addresses can be used on new interfaces.
-pub fn ipv6_available() -> bool {
-    false
+impl Clearing {
+    fn found<T>(&mut self, listed: io::Result<Vec<T>>, what: impl FnOnce() -> String) -> Vec<T> {
+        listed.unwrap_or_else(|error| {
+            self.residue.push(format!("{}: {error}", what()));
+            Vec::new()
+        })
+    }
+
+    fn note(&mut self, what: String, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.removed.push(what),
+            Err(error) => self.residue.push(format!("{what}: {error}")),
+        }
+    }
+
+    fn into_restored(self) -> Restored {
+        Restored::new(self.removed, self.residue)
+    }
 }
 
-/// Interfaces whose strict reverse path filter drops replies when a default route goes through a tunnel.
-pub fn strict_reverse_path() -> Vec<String> {
-    Vec::new()
+/// What is to be removed and is not there is removed.
+fn ignore_absent(error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn step(step: impl Into<String>, source: io::Error) -> PlatformError {
+    let step = step.into();
+    if source.raw_os_error() == Some(libc::EPERM) {
+        return PlatformError::NotPermitted {
+            what: step,
+            hint: NET_ADMIN_HINT.to_owned(),
+        };
+    }
+    PlatformError::Network { step, source }
+}
+
+/// The index of an interface in the network namespace of this thread.
+pub(super) fn index_of(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: `name` is a valid C string for the duration of the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+fn name_or_index(index: u32) -> String {
+    let mut name = [0 as libc::c_char; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the IF_NAMESIZE bytes that the call may write.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
+    if found.is_null() {
+        return format!("#{index}");
+    }
+    let bytes: Vec<u8> = name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }

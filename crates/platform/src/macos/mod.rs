@@ -1,0 +1,14 @@
+//! macOS: what is trivially portable. Everything else says that it is not supported.
+//!
+//! Written from published interfaces and only type-checked; nobody has run it on this system yet.
+
+pub(crate) mod capabilities;
+pub(crate) mod clock;
+pub(crate) mod files;
+pub(crate) mod listen;
+pub(crate) mod netns;
+pub(crate) mod network;
+pub(crate) mod signals;
+pub(crate) mod slot;
+pub(crate) mod tcp;
+pub(crate) mod tun;

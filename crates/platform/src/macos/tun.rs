@@ -1,0 +1,95 @@
+//! The utun device through tun-rs. Never run on this system yet.
+
+use std::fmt;
+use std::io;
+
+use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
+
+use crate::PlatformError;
+use crate::tun::{TunOptions, name_fault};
+
+/// A utun device of our own. Dropping it removes the device with its addresses and routes.
+pub struct Tun {
+    device: AsyncDevice,
+    name: String,
+    index: u32,
+}
+
+impl Tun {
+    /// Makes the device, without addresses. The kernel chooses the name unless the wanted one is `utunN`. Needs a tokio
+    /// runtime with I/O.
+    pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {
+        let TunOptions { name, mtu } = options;
+        if let Some(reason) = name_fault(name) {
+            let name = name.clone();
+            return Err(PlatformError::InterfaceName { name, reason });
+        }
+        let failed = |source: io::Error| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => PlatformError::NotPermitted {
+                what: format!("create the TUN device {name}"),
+                hint: "run as root".to_owned(),
+            },
+            Some(libc::EBUSY | libc::EEXIST) => PlatformError::InterfaceInUse { name: name.clone() },
+            _ => PlatformError::io(format!("create the TUN device {name}"), source),
+        };
+        let mut builder = DeviceBuilder::new().mtu(*mtu).layer(Layer::L3).with(|builder| {
+            builder.packet_information(false).associate_route(false);
+        });
+        if name.starts_with("utun") {
+            builder = builder.name(name.as_str());
+        }
+        let device = builder.build_async().map_err(failed)?;
+        let name = device.name().map_err(failed)?;
+        let index = device.if_index().map_err(failed)?;
+        Ok(Self { device, name, index })
+    }
+
+    /// Name of the interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Index of the interface.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Waits for one packet of the host. Cancel safe.
+    pub async fn recv(&self, packet: &mut [u8]) -> io::Result<usize> {
+        self.device.recv(packet).await
+    }
+
+    /// Takes a packet if one is waiting, [`io::ErrorKind::WouldBlock`] otherwise.
+    pub fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
+        self.device.try_recv(packet)
+    }
+
+    /// Hands one packet to the host. Cancel safe.
+    pub async fn send(&self, packet: &[u8]) -> io::Result<usize> {
+        self.device.send(packet).await
+    }
+
+    /// Hands one packet to the host if it takes it at once, [`io::ErrorKind::WouldBlock`] otherwise.
+    pub fn try_send(&self, packet: &[u8]) -> io::Result<usize> {
+        self.device.try_send(packet)
+    }
+
+    /// Changes the MTU, in bytes.
+    pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        self.device.set_mtu(mtu)
+    }
+}
+
+impl fmt::Debug for Tun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tun")
+            .field("name", &self.name)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether this error of a [`Tun`] means that somebody removed the device.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV | libc::EBADF))
+}

@@ -1,0 +1,62 @@
+//! TUN: not supported yet. Wintun wants blocking calls on a thread of its own. Never run on this system yet.
+
+use std::convert::Infallible;
+use std::io;
+
+use crate::PlatformError;
+use crate::tun::{TunOptions, name_fault};
+
+/// There is none on this system: [`Tun::create`] says so.
+#[derive(Debug)]
+pub struct Tun(Infallible);
+
+impl Tun {
+    /// Not supported.
+    pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {
+        if let Some(reason) = name_fault(&options.name) {
+            let name = options.name.clone();
+            return Err(PlatformError::InterfaceName { name, reason });
+        }
+        Err(PlatformError::Unsupported("making TUN devices"))
+    }
+
+    /// See [`Tun::create`].
+    pub fn name(&self) -> &str {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub fn index(&self) -> u32 {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub async fn recv(&self, _packet: &mut [u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub fn try_recv(&self, _packet: &mut [u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub async fn send(&self, _packet: &[u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub fn try_send(&self, _packet: &[u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub fn set_mtu(&self, _mtu: u16) -> io::Result<()> {
+        match self.0 {}
+    }
+}
+
+/// Whether this error of a [`Tun`] means that somebody removed the device: there is none to remove.
+pub fn is_gone(_error: &io::Error) -> bool {
+    false
+}

@@ -1,2 +1,0 @@
-//! Tests against a real kernel, in namespaces of their own.
-fn main() {}
