@@ -397,7 +397,7 @@ mod tests {
             banner: Some("Hello".into()),
         };
         let body = "<config-auth client='vpn' type='complete'><session-token>abc</session-token>\
-                    <auth id='success'><title>SSL VPN Service</title><banner> Hello </banner></auth></config-auth>";
+                    <auth id='success'><title>SSL VPN Service</title><banner> H<b>ell</b>o </banner></auth></config-auth>";
         assert_eq!(complete(body), Ok(expected));
         let bare = GatewayDocument::Complete {
             session_token: None,

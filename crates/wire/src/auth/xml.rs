@@ -19,9 +19,11 @@ pub(super) const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>
 pub(super) struct Element {
     pub(super) name: String,
     pub(super) attributes: Vec<(String, String)>,
-    /// Its own text, without that of its children.
+    /// Its text and that of its children, in order: administrators write markup into banners.
     pub(super) text: String,
     pub(super) children: Vec<Element>,
+    /// Bytes of `text` that are not of its children; bounded.
+    own_text: usize,
     /// Where it is in [`Document::source`], tags included.
     span: Range<usize>,
 }
@@ -138,15 +140,21 @@ impl Builder {
         let Some(mut element) = self.open.pop() else { return };
         element.span.end = end;
         match self.open.last_mut() {
-            Some(parent) => parent.children.push(element),
+            Some(parent) => {
+                parent.text.push_str(&element.text);
+                parent.children.push(element);
+            }
             None => self.root = Some(element),
         }
     }
 
     fn text(&mut self, text: &str) -> Result<(), AuthError> {
         match self.open.last_mut() {
-            Some(element) if element.text.len() + text.len() > MAX_XML_TEXT => Err(AuthError::TooMuch("long a text")),
             Some(element) => {
+                element.own_text += text.len();
+                if element.own_text > MAX_XML_TEXT {
+                    return Err(AuthError::TooMuch("long a text"));
+                }
                 element.text.push_str(text);
                 Ok(())
             }
@@ -286,7 +294,7 @@ mod tests {
     fn a_document_becomes_a_tree() {
         let root =
             root("<?xml version=\"1.0\"?>\n<!-- c --><a x='1' y=\"&lt;2&#10;\">t<b/>u<c>v</c></a>\n").expect("valid");
-        assert_eq!((root.name.as_str(), root.text.as_str()), ("a", "tu"));
+        assert_eq!((root.name.as_str(), root.text.as_str()), ("a", "tuv"));
         assert_eq!(
             (root.attribute("x"), root.attribute("y"), root.attribute("z")),
             (Some("1"), Some("<2\n"), None)
