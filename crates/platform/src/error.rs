@@ -50,7 +50,10 @@ pub enum PlatformError {
     },
 
     /// All slots of this host are locked by running tunnels.
-    #[error("all {} tunnel slots of this host are in use; stop another tunnel first", crate::slot::SLOTS)]
+    #[error(
+        "all {} tunnel slots of this host are in use; stop another tunnel first",
+        crate::slot::SLOTS
+    )]
     SlotsExhausted,
 
     /// A step of configuring the network failed.

@@ -36,6 +36,10 @@ pub struct Restored {
 }
 
 impl Restored {
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "only Linux changes the network yet")
+    )]
     pub(crate) fn new(removed: Vec<String>, residue: Vec<String>) -> Self {
         Self { residue, removed }
     }
@@ -77,6 +81,10 @@ pub struct HostState {
 }
 
 impl HostState {
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "only Linux changes the network yet")
+    )]
     pub(crate) fn new(lines: BTreeSet<String>) -> Self {
         Self { lines }
     }

@@ -24,7 +24,10 @@ pub(crate) fn name_fault(name: &str) -> Option<&'static str> {
         Some("the name is longer than 15 bytes")
     } else if name == "." || name == ".." {
         Some("the name is a directory")
-    } else if name.chars().any(|c| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control()) {
+    } else if name
+        .chars()
+        .any(|c| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control())
+    {
         Some("the name holds a slash, colon, percent sign, space or control character")
     } else {
         None

@@ -58,7 +58,11 @@ impl Network {
 
     /// Sets a link up or down, with a new MTU in bytes if one is given.
     pub async fn set_link(&self, index: u32, up: bool, mtu: Option<u16>) -> Result<()> {
-        let what = format!("set the interface {} {}", name_or_index(index), if up { "up" } else { "down" });
+        let what = format!(
+            "set the interface {} {}",
+            name_or_index(index),
+            if up { "up" } else { "down" }
+        );
         let link = LinkUnspec::new_with_index(index);
         let mut link = if up { link.up() } else { link.down() };
         if let Some(mtu) = mtu {
@@ -96,13 +100,7 @@ impl Network {
 
     /// Changes what is on the host from `old`, which was applied, to `new`. What is new comes before what is old goes, so
     /// that nothing slips past the tunnel meanwhile. After an error the host holds some of both: [`Network::release`] it.
-    pub async fn replace_plan(
-        &self,
-        slot: &Slot,
-        tun_index: u32,
-        old: &NetworkPlan,
-        new: &NetworkPlan,
-    ) -> Result<()> {
+    pub async fn replace_plan(&self, slot: &Slot, tun_index: u32, old: &NetworkPlan, new: &NetworkPlan) -> Result<()> {
         let slot = *slot;
         for net in new.addresses.iter().filter(|net| !old.addresses.contains(net)) {
             self.add_address(tun_index, *net, false).await?;
@@ -139,7 +137,12 @@ impl Network {
                 .command(RouteNetlinkMessage::DelRoute(gone), 0)
                 .await
                 .or_else(ignore_absent)
-                .map_err(|source| step(format!("remove route {} from table {}", route.net, slot.table()), source))?;
+                .map_err(|source| {
+                    step(
+                        format!("remove route {} from table {}", route.net, slot.table()),
+                        source,
+                    )
+                })?;
         }
         for net in old.addresses.iter().filter(|net| !new.addresses.contains(net)) {
             self.remove_address(tun_index, *net)
@@ -262,7 +265,9 @@ impl Network {
 
     /// Without IPv6 there is nothing to switch off, so a refusal is no error.
     async fn no_automatic_addresses(&self, index: u32) {
-        let mode = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])];
+        let mode = vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            In6AddrGenMode::None,
+        )])];
         let link = LinkUnspec::new_with_index(index)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(mode))
             .build();
@@ -307,7 +312,9 @@ impl Network {
             .commands(messages, NLM_F_CREATE | flags)
             .await
             .map_err(|(failed, source)| {
-                let net = routes.get(failed).map_or_else(String::new, |route| route.net.to_string());
+                let net = routes
+                    .get(failed)
+                    .map_or_else(String::new, |route| route.net.to_string());
                 step(format!("add route {net} to table {}", slot.table()), source)
             })
     }

@@ -77,7 +77,11 @@ fn child_view() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.starts_with("nameserver 192.0.2.53\n"), "{text}");
     assert!(text.contains("eth0"), "{text}");
-    assert_eq!(fs::read("/etc/resolv.conf").expect("resolv.conf"), own, "the host's file is untouched");
+    assert_eq!(
+        fs::read("/etc/resolv.conf").expect("resolv.conf"),
+        own,
+        "the host's file is untouched"
+    );
     let covered = fs::read_to_string(&resolv_conf).expect("read");
     assert_eq!(covered, "nameserver 192.0.2.54\n");
 }
@@ -102,7 +106,10 @@ fn stopped_process() {
         let deadline = std::time::Instant::now() + crate::lab::PATIENCE;
         loop {
             let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("status");
-            if status.lines().any(|line| line.starts_with("State:") && line.contains(wanted)) {
+            if status
+                .lines()
+                .any(|line| line.starts_with("State:") && line.contains(wanted))
+            {
                 return;
             }
             assert!(std::time::Instant::now() < deadline, "never {wanted}: {status}");
@@ -123,8 +130,13 @@ fn published() {
     let namespace = Namespace::create().expect("namespace");
     namespace.publish("burrow").expect("publish");
     let own = fs::metadata("/run/netns/burrow").expect("name");
-    let handle = namespace.run(|| fs::metadata("/proc/thread-self/ns/net").expect("own")).expect("run");
-    assert_eq!(std::os::unix::fs::MetadataExt::ino(&own), std::os::unix::fs::MetadataExt::ino(&handle));
+    let handle = namespace
+        .run(|| fs::metadata("/proc/thread-self/ns/net").expect("own"))
+        .expect("run");
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::ino(&own),
+        std::os::unix::fs::MetadataExt::ino(&handle)
+    );
     namespace.publish("../burrow").expect_err("no path");
 }
 
@@ -143,7 +155,12 @@ fn inherited_sockets() {
     let copy = std::os::fd::OwnedFd::from(listener.try_clone().expect("clone"));
     let output = shell.stdin(copy).output().expect("sh");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(text.trim(), addr.to_string(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        text.trim(),
+        addr.to_string(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     TcpStream::connect(addr).expect("the socket is shared, so still open here");
 }
 
@@ -151,6 +168,10 @@ fn namespace_errors() {
     let lab = Lab::new();
     let text = lab.host.up("eth7").expect_err("no such interface").to_string();
     assert!(text.starts_with("cannot set eth7 up: "), "{text}");
-    let text = lab.host.address("eth0", net("192.0.2.2/24")).expect_err("twice").to_string();
+    let text = lab
+        .host
+        .address("eth0", net("192.0.2.2/24"))
+        .expect_err("twice")
+        .to_string();
     assert!(text.starts_with("cannot add address 192.0.2.2/24 to eth0: "), "{text}");
 }

@@ -108,12 +108,7 @@ pub(crate) fn tun(name: &str) -> Tun {
 
 /// A plan with addresses of both families.
 pub(crate) fn plan(addresses: &[&str], into_tunnel: &[&str], thrown: &[&str]) -> NetworkPlan {
-    let route = |kind| {
-        move |text: &&str| Route {
-            net: net(text),
-            kind,
-        }
-    };
+    let route = |kind| move |text: &&str| Route { net: net(text), kind };
     let tunnel = into_tunnel.iter().map(route(RouteKind::Tunnel));
     NetworkPlan {
         addresses: addresses.iter().map(|text| net(text)).collect(),

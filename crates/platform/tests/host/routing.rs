@@ -30,7 +30,11 @@ fn decisions() {
         for to in ["203.0.113.7", "2001:db8:7::7", "10.1.2.3"] {
             let unmarked = path(to, None).await;
             assert_eq!((unmarked.interface.as_str(), unmarked.table), ("marmot0", slot.table()));
-            assert!(unmarked.source.is_some_and(|source| full_plan().addresses.contains(&source.into())));
+            assert!(
+                unmarked
+                    .source
+                    .is_some_and(|source| full_plan().addresses.contains(&source.into()))
+            );
             let marked = path(to, Some(slot.mark())).await;
             assert_eq!((marked.interface.as_str(), marked.table), ("eth0", 254), "{to}");
         }
@@ -46,10 +50,7 @@ fn decisions() {
 
 fn packets() {
     let lab = Lab::new();
-    for (far, near) in [
-        ("192.0.2.1", "198.51.100.1"),
-        ("2001:db8::1", "2001:db8:51::1"),
-    ] {
+    for (far, near) in [("192.0.2.1", "198.51.100.1"), ("2001:db8::1", "2001:db8:51::1")] {
         // The world answers to an address beyond the host's own network, too.
         let prefix = if ip(near).is_ipv4() { 32 } else { 128 };
         let beyond = ipnet::IpNet::new(ip(near), prefix).expect("prefix");
@@ -73,7 +74,10 @@ fn packets() {
             let plain = UdpSocket::bind(wildcard).expect("bind");
             plain.send_to(b"through the tunnel", to).expect("send");
             let packet = packet_with(&device, b"through the tunnel").await;
-            assert_eq!(packet.first().map(|byte| byte >> 4), Some(if to.is_ipv4() { 4 } else { 6 }));
+            assert_eq!(
+                packet.first().map(|byte| byte >> 4),
+                Some(if to.is_ipv4() { 4 } else { 6 })
+            );
 
             let own = UdpSocket::bind(wildcard).expect("bind");
             tcp::set_mark(&own, slot(0).mark()).expect("mark");
@@ -82,7 +86,9 @@ fn packets() {
             assert!(restored.is_complete(), "{restored:?}");
         });
         let mut buffer = [0; 100];
-        let (length, from) = receiver.recv_from(&mut buffer).expect("the marked packet, and only that");
+        let (length, from) = receiver
+            .recv_from(&mut buffer)
+            .expect("the marked packet, and only that");
         assert_eq!(&buffer[..length], b"around the tunnel");
         assert_ne!(from.ip(), ip(far));
     }
@@ -105,7 +111,10 @@ fn two_tunnels() {
     lab.on_host(|| async {
         let network = Network::open().await.expect("network");
         let (home, work) = (tun("home"), tun("work"));
-        network.apply(&slot(0), home.index(), &full_plan()).await.expect("apply");
+        network
+            .apply(&slot(0), home.index(), &full_plan())
+            .await
+            .expect("apply");
         let split = plan(&["10.99.0.9/32"], &["172.20.0.0/16"], &[]);
         network.apply(&slot(1), work.index(), &split).await.expect("apply");
         // The control connection of one tunnel, to a gateway that the other's routes cover.
@@ -116,7 +125,10 @@ fn two_tunnels() {
             }
         }
         let path = network.path_to(ip("172.20.1.1"), None).await.expect("path");
-        assert_eq!(path.interface, "home", "the full tunnel has the lower slot and comes first");
+        assert_eq!(
+            path.interface, "home",
+            "the full tunnel has the lower slot and comes first"
+        );
     });
 }
 
@@ -138,7 +150,11 @@ fn split_tunnel() {
         }
         let state = network.snapshot().await.expect("state");
         let rules = state.lines().filter(|line| line.contains("proto 109 ("));
-        assert_eq!(rules.count(), 1, "no rule of the unused family, none for a default route:\n{state}");
+        assert_eq!(
+            rules.count(),
+            1,
+            "no rule of the unused family, none for a default route:\n{state}"
+        );
     });
 }
 

@@ -12,7 +12,10 @@ pub(crate) fn tests() -> Vec<Test> {
         ("a_device_comes_down_and_goes_without_a_trace", device_leaves_no_trace),
         ("a_name_in_use_is_told_and_nobodys_device_is_taken", name_in_use),
         ("a_removed_device_is_noticed_as_such", removed_device),
-        ("a_missing_device_file_and_a_missing_capability_are_told_apart", missing_things),
+        (
+            "a_missing_device_file_and_a_missing_capability_are_told_apart",
+            missing_things,
+        ),
         ("a_released_plan_leaves_the_host_as_it_was", released_plan),
         ("release_without_a_device_still_clears_the_rest", release_after_device),
         ("release_of_one_slot_leaves_the_other_alone", two_slots),
@@ -21,7 +24,10 @@ pub(crate) fn tests() -> Vec<Test> {
         ("a_new_plan_replaces_the_old_one_exactly", replaced_plan),
         ("a_thousand_routes_come_and_go", many_routes),
         ("a_gateway_has_its_pool_on_the_device_and_nowhere_else", gateway_pool),
-        ("slots_of_two_networks_do_not_fight_over_one_folder", slots_of_two_networks),
+        (
+            "slots_of_two_networks_do_not_fight_over_one_folder",
+            slots_of_two_networks,
+        ),
     ]
 }
 
@@ -125,18 +131,30 @@ fn released_plan() {
             "+ rule 10030: from all lookup 254 suppress_prefixlength 0 proto 109 (IPv4)",
             "+ rule 10031: not from all fwmark 0x6d610000/0xffff0000 lookup 27907 proto 109 (IPv6)",
         ] {
-            assert!(changes.iter().any(|change| change == line), "{line} not in {changes:#?}");
+            assert!(
+                changes.iter().any(|change| change == line),
+                "{line} not in {changes:#?}"
+            );
         }
         // Of the host's own tables only the kernel's table of local addresses (255) knows the device.
-        let stray = changes.iter().find(|change| {
-            change.starts_with("- ") || change.contains("fe80:") || change.contains(" table 254")
-        });
+        let stray = changes
+            .iter()
+            .find(|change| change.starts_with("- ") || change.contains("fe80:") || change.contains(" table 254"));
         assert_eq!(stray, None);
 
         let restored = network.release(&slot(3), device.index()).await;
         assert!(restored.is_complete(), "{restored:?}");
-        assert!(restored.removed().iter().any(|line| line.contains("throw 10.9.0.0/16")), "{restored:?}");
-        assert!(restored.removed().iter().any(|line| line.contains("throw 2001:db8:9::/48")), "{restored:?}");
+        assert!(
+            restored.removed().iter().any(|line| line.contains("throw 10.9.0.0/16")),
+            "{restored:?}"
+        );
+        assert!(
+            restored
+                .removed()
+                .iter()
+                .any(|line| line.contains("throw 2001:db8:9::/48")),
+            "{restored:?}"
+        );
         drop(device);
         assert_same(&before, &network.snapshot().await.expect("state"));
     });
@@ -168,7 +186,10 @@ fn two_slots() {
         network.apply(&slot(1), work.index(), &split).await.expect("apply");
         let only_work = network.snapshot().await.expect("state");
 
-        network.apply(&slot(0), home.index(), &full_plan()).await.expect("apply");
+        network
+            .apply(&slot(0), home.index(), &full_plan())
+            .await
+            .expect("apply");
         let theirs = network.other_tunnel_routes(&slot(0)).await.expect("routes");
         assert!(theirs.contains(&(slot(1), net("172.20.0.0/16"))), "{theirs:?}");
         assert!(theirs.iter().all(|(owner, _)| *owner == slot(1)), "{theirs:?}");
@@ -183,7 +204,10 @@ fn two_slots() {
         let left = network.snapshot().await.expect("state");
         let changes = only_work.changes(&left);
         assert_eq!(changes, ["- link home down mtu 1400"]);
-        assert_eq!(network.path_to(ip("172.20.1.1"), None).await.expect("path").interface, "work");
+        assert_eq!(
+            network.path_to(ip("172.20.1.1"), None).await.expect("path").interface,
+            "work"
+        );
     });
 }
 
@@ -198,7 +222,10 @@ fn sweep_after_crash() {
 
         // A killed process: its descriptors close, and nothing else happens.
         let device = tun("marmot0");
-        network.apply(&slot(0), device.index(), &full_plan()).await.expect("apply");
+        network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect("apply");
         drop(device);
         let left = before.changes(&network.snapshot().await.expect("state"));
         assert!(left.iter().any(|line| line.starts_with("+ rule ")), "{left:?}");
@@ -225,10 +252,15 @@ fn failed_step() {
             .await
             .expect_err("the same route twice");
         assert!(
-            error.to_string().starts_with("cannot add route 10.0.0.0/8 to table 27906: "),
+            error
+                .to_string()
+                .starts_with("cannot add route 10.0.0.0/8 to table 27906: "),
             "{error}"
         );
-        network.set_link(device.index(), false, Some(1400)).await.expect("MTU as before");
+        network
+            .set_link(device.index(), false, Some(1400))
+            .await
+            .expect("MTU as before");
         assert_same(&before, &network.snapshot().await.expect("state"));
     });
 }
@@ -312,10 +344,19 @@ fn gateway_pool() {
         };
         assert_eq!(of("marmot-gw"), ["10.78.0.0/24", "fd00:78::/64"]);
         assert_eq!(of("eth0"), ["192.0.2.0/24", "2001:db8::/64"]);
-        let others = network.connected_networks(Some(device.index())).await.expect("networks");
+        let others = network
+            .connected_networks(Some(device.index()))
+            .await
+            .expect("networks");
         assert!(others.iter().all(|network| network.interface == "eth0"), "{others:?}");
-        assert_eq!(network.path_to(ip("10.78.0.7"), None).await.expect("path").interface, "marmot-gw");
-        assert_eq!(network.path_to(ip("fd00:78::7"), None).await.expect("path").interface, "marmot-gw");
+        assert_eq!(
+            network.path_to(ip("10.78.0.7"), None).await.expect("path").interface,
+            "marmot-gw"
+        );
+        assert_eq!(
+            network.path_to(ip("fd00:78::7"), None).await.expect("path").interface,
+            "marmot-gw"
+        );
     });
     assert_same(&before, &lab.host.snapshot().expect("state"));
 }

@@ -103,10 +103,7 @@ mod tests {
                 .join()
                 .expect("no panic")
         });
-        assert!(
-            error.to_string().contains("threads were started already"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("threads were started already"), "{error}");
     }
 
     #[test]

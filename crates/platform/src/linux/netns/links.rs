@@ -13,10 +13,10 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessa
 use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
-use super::{Namespace, Result};
-use crate::PlatformError;
 use super::super::network::netlink::Netlink;
 use super::super::network::{index_of, message};
+use super::{Namespace, Result};
+use crate::PlatformError;
 use crate::network::{HostState, Network};
 
 impl Namespace {
@@ -37,12 +37,16 @@ impl Namespace {
 
     /// Adds an address with its connected route, usable at once (no duplicate address detection).
     pub fn address(&self, interface: &str, net: IpNet) -> Result<()> {
-        self.speak_of(interface, format!("add address {net} to {interface}"), move |netlink, index| async move {
-            let address = message::address(index, net, true);
-            netlink
-                .command(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
-                .await
-        })
+        self.speak_of(
+            interface,
+            format!("add address {net} to {interface}"),
+            move |netlink, index| async move {
+                let address = message::address(index, net, true);
+                netlink
+                    .command(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_EXCL)
+                    .await
+            },
+        )
     }
 
     /// Sets an interface up.
@@ -61,9 +65,11 @@ impl Namespace {
 
     /// Sets the MTU of an interface, in bytes.
     pub fn set_mtu(&self, interface: &str, mtu: u16) -> Result<()> {
-        self.change(interface, format!("set the MTU of {interface} to {mtu}"), move |index| {
-            LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).build()
-        })
+        self.change(
+            interface,
+            format!("set the MTU of {interface} to {mtu}"),
+            move |index| LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).build(),
+        )
     }
 
     /// Removes an interface, whoever holds it.
@@ -134,12 +140,7 @@ impl Namespace {
         })?
     }
 
-    fn change(
-        &self,
-        interface: &str,
-        what: String,
-        link: impl FnOnce(u32) -> LinkMessage + Send,
-    ) -> Result<()> {
+    fn change(&self, interface: &str, what: String, link: impl FnOnce(u32) -> LinkMessage + Send) -> Result<()> {
         self.speak_of(interface, what, move |netlink, index| async move {
             netlink.command(RouteNetlinkMessage::NewLink(link(index)), 0).await
         })

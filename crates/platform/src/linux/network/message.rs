@@ -294,7 +294,11 @@ pub(in super::super) fn address_in_words(address: &AddressMessage, name: &dyn Fn
 /// `route throw 10.1.0.0/16 table 27904 proto 109`
 pub(in super::super) fn route_in_words(route: &RouteMessage, name: &dyn Fn(u32) -> String) -> String {
     let net = net_of(route).map_or_else(|| "none".to_owned(), |net| net.to_string());
-    let mut words = format!("route {} {net} table {}", kind_in_words(route.header.kind), table_of(route));
+    let mut words = format!(
+        "route {} {net} table {}",
+        kind_in_words(route.header.kind),
+        table_of(route)
+    );
     words += &next_hop_in_words(&route.attributes, interface_of(route), name);
     for attribute in &route.attributes {
         match attribute {

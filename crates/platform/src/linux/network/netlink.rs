@@ -52,7 +52,11 @@ impl Netlink {
 
     /// [`Netlink::command`] for many, a bounded number at a time. Stops at the first group with a failure and tells which
     /// one failed first.
-    pub(crate) async fn commands(&self, messages: Vec<RouteNetlinkMessage>, flags: u16) -> Result<(), (usize, io::Error)> {
+    pub(crate) async fn commands(
+        &self,
+        messages: Vec<RouteNetlinkMessage>,
+        flags: u16,
+    ) -> Result<(), (usize, io::Error)> {
         let mut messages = messages.into_iter();
         let mut done = 0;
         loop {
@@ -131,10 +135,7 @@ async fn within<T>(answer: impl Future<Output = T>) -> io::Result<T> {
             return Ok(value);
         }
     }
-    Err(io::Error::new(
-        io::ErrorKind::TimedOut,
-        "the kernel's answer was lost",
-    ))
+    Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel's answer was lost"))
 }
 
 fn closed() -> io::Error {

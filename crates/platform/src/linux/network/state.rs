@@ -19,10 +19,13 @@ pub(super) async fn snapshot(netlink: &Netlink) -> io::Result<HostState> {
     let mut lines = BTreeSet::new();
     let mut names: HashMap<u32, String> = HashMap::new();
     let links = netlink
-        .list(RouteNetlinkMessage::GetLink(LinkMessage::default()), |item| match item {
-            RouteNetlinkMessage::NewLink(link) => Some(link),
-            _ => None,
-        })
+        .list(
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            |item| match item {
+                RouteNetlinkMessage::NewLink(link) => Some(link),
+                _ => None,
+            },
+        )
         .await?;
     for link in &links {
         names.insert(link.header.index, message::name_of(link));
