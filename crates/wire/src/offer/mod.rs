@@ -18,4 +18,4 @@ mod write;
 
 pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
 pub use refusal::{ConnectRefused, Refusal, parse_connect_reply};
-pub use request::{Offer, TUNNEL_PATH};
+pub use request::{Offer, TUNNEL_PATH, user_agent};

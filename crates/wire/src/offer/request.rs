@@ -14,12 +14,18 @@ pub const TUNNEL_PATH: &str = "/CSCOSSLC/tunnel";
 /// The word that offers a DTLS channel keyed from the TLS connection, in a list separated by colons.
 const PSK_NEGOTIATE: &str = "PSK-NEGOTIATE";
 
+/// How a client of this name and version calls itself: stock `ocserv` 1.1.6 grants no IPv6 routes and name servers to
+/// agents that it does not know, and this is a beginning that it does (measured).
+pub fn user_agent(name: &str) -> String {
+    format!("OpenConnect VPN Agent ({name})")
+}
+
 /// What a client offers when it asks for a tunnel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Offer {
     /// The gateway as the client calls it, for the `Host` header.
     pub host: String,
-    /// Who the client says it is; peer text.
+    /// Who the client says it is, from [`user_agent`]; peer text.
     pub user_agent: String,
     /// The `webvpn` cookie.
     pub cookie: Secret,
@@ -163,7 +169,7 @@ mod tests {
     fn an_offer_is_written_in_the_case_ocserv_wants() {
         let offer = Offer {
             host: "gw.test:8443".into(),
-            user_agent: "marmot/0.1".into(),
+            user_agent: user_agent("marmot 0.1"),
             cookie: "YWJj==".into(),
             hostname: Some("burrow".into()),
             base_mtu: Some(1500),
@@ -174,7 +180,7 @@ mod tests {
             dtls: true,
             session: true,
         };
-        let expected = "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: gw.test:8443\r\nUser-Agent: marmot/0.1\r\n\
+        let expected = "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: gw.test:8443\r\nUser-Agent: OpenConnect VPN Agent (marmot 0.1)\r\n\
             Cookie: webvpn=YWJj==\r\nX-CSTP-Version: 1\r\nX-CSTP-Hostname: burrow\r\nX-CSTP-Base-MTU: 1500\r\n\
             X-CSTP-Address-Type: IPv6,IPv4\r\nX-CSTP-Full-IPv6-Capability: true\r\nX-CSTP-Address: 10.0.0.2\r\n\
             X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\n\r\n";
