@@ -1,3 +1,39 @@
-//! The gateway shell.
+//! The gateway: many clients, one device.
+//!
+//! ```text
+//!  TCP --listener--> connection ------------------> tunnel <--packets--> switch <--> device
+//!        admission   TLS (tls), HTTP (session::      frames (channel,               TUN or memory
+//!        (limits)    gateway::Front), grant          session::gateway::Established)
+//!                       |  ^                           |  ^
+//!               Question|  |Answer                left |  | Order
+//!                       v  |                           v  |
+//!                    authentication (users, argon2)   sessions (table, leases, counters)
+//! ```
+//! A shell: it owns sockets, the loop and the files, and asks the pure crates what to do. One thread, one tokio
+//! current-thread runtime, one task per TCP connection; rooms share nothing but messages or a `RefCell` that is never
+//! borrowed across an await. Every limit is in [`admission`].
 
+pub mod admission;
+mod authentication;
+mod certificate;
+mod clock;
+mod connection;
+mod device;
+mod error;
+mod grant;
+mod listener;
 pub mod password;
+mod run;
+mod sessions;
+mod settings;
+mod shell;
+mod switch;
+mod tally;
+mod tls;
+mod tunnel;
+
+pub use device::{Device, MemoryDevice};
+pub use error::GatewayError;
+pub use run::run;
+pub use shell::{Gateway, Reload};
+pub use tls::TlsError;

@@ -51,7 +51,9 @@ pub fn hash(password: &str) -> Result<String, PasswordError> {
         return Err(PasswordError::TooLong);
     }
     let salt = SaltString::generate(&mut OsRng);
-    let hash = argon2().hash_password(password.as_bytes(), &salt).map_err(PasswordError::Hash)?;
+    let hash = argon2()
+        .hash_password(password.as_bytes(), &salt)
+        .map_err(PasswordError::Hash)?;
     Ok(hash.to_string())
 }
 
@@ -93,7 +95,10 @@ mod tests {
     fn the_dummy_costs_the_same_and_matches_nothing() {
         let dummy = PasswordHash::new(dummy()).expect("a hash");
         let params = Params::try_from(&dummy).expect("its parameters");
-        assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (MEMORY_KIB, PASSES, LANES));
+        assert_eq!(
+            (params.m_cost(), params.t_cost(), params.p_cost()),
+            (MEMORY_KIB, PASSES, LANES)
+        );
         assert!(!verify("", DUMMY));
     }
 

@@ -1,0 +1,341 @@
+//! One TCP connection, from accept to its tunnel or its end.
+//!
+//! ```text
+//!   accept -> TLS handshake -> requests and replies -> CONNECT -> tunnel::carry
+//!             handshake        login deadline, number of
+//!             deadline         requests, sizes
+//! ```
+//! Stock clients log in over one connection and ask for the tunnel over another, or do both over one; nothing here
+//! outlives the connection but what the session room keeps.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use channel::{Channel, Exchange, ExchangeError, Limits, Request};
+use rustls::Connection;
+use session::Traffic;
+use session::gateway::{ConnectRefused, Front, FrontOutput, Reservation, Verdict};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info, warn};
+use wire::HttpError;
+use wire::http::{Headers, ResponseHead};
+use wire::offer::{Offer, Refusal};
+use wire::text::escape;
+
+use crate::admission::{LINGER, Source};
+use crate::authentication::{Answer, Question};
+use crate::sessions::{Left, Seat};
+use crate::settings::Settings;
+use crate::shell::Shared;
+use crate::{certificate, grant, tunnel};
+
+/// How long the reply that grants a tunnel may take to leave. It is a few KiB; who does not read that is not there.
+const GRANT_TIME: Duration = Duration::from_secs(10);
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
+    let mut stopping = shared.stopping.clone();
+    let arrival = async {
+        let stream = handshake(shared, socket, peer, accepted).await?;
+        log_in(shared, stream, peer).await
+    };
+    let arrived = tokio::select! {
+        arrived = arrival => arrived,
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+    };
+    let Some((Tunnel { seat, grant }, mut exchange)) = arrived else {
+        return;
+    };
+    // From here on the session counts as connected, until this task says otherwise.
+    let sent = timeout(GRANT_TIME, exchange.send(&grant)).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        let (id, epoch) = (seat.connected.id, seat.connected.epoch);
+        let left = Left::Detached("the client did not take its grant".to_owned());
+        return shared
+            .sessions
+            .left(id, epoch, &Traffic::default(), left, shared.clock.now());
+    }
+    let (stream, received) = exchange.into_parts();
+    let (socket, tls) = stream.into_inner();
+    tunnel::carry(shared, seat, Channel::new(socket, Connection::Server(tls), received)).await;
+}
+
+/// The TLS handshake. `None` if it came to nothing.
+async fn handshake(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepted: Instant) -> Option<Stream> {
+    let settings = shared.settings();
+    let handshake = TlsAcceptor::from(settings.tls.clone()).accept(socket);
+    match timeout_at(accepted + settings.config.limits.handshake_timeout, handshake).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            shared.tallies.count(|tally| tally.no_tls += 1);
+            debug!(%peer, %error, "no TLS");
+            None
+        }
+        Err(_) => {
+            shared.tallies.count(|tally| tally.too_slow += 1);
+            debug!(%peer, "cut: the TLS handshake took too long");
+            None
+        }
+    }
+}
+
+/// The HTTP part, up to a granted tunnel. `None` if it came to nothing; the connection is then closed.
+async fn log_in(shared: &Shared, stream: Stream, peer: SocketAddr) -> Option<(Tunnel, Exchange<Stream>)> {
+    let settings = shared.settings();
+    let limits = &settings.config.limits;
+    let certificate_user = certificate_user(&settings, &stream, peer);
+    let exchange = Exchange::new(
+        stream,
+        Limits {
+            head: limits.head_bytes,
+            body: limits.body_bytes,
+        },
+    );
+    let mut dialogue = Dialogue {
+        shared,
+        settings: &settings,
+        peer,
+        exchange,
+        reservation: None,
+    };
+    match timeout(limits.login_timeout, dialogue.run(certificate_user)).await {
+        Ok(Some(tunnel)) => Some((tunnel, dialogue.exchange)),
+        Ok(None) => {
+            linger(dialogue.exchange).await;
+            None
+        }
+        Err(_) => {
+            shared.tallies.count(|tally| tally.too_slow += 1);
+            debug!(%peer, "cut: the login took too long");
+            None
+        }
+    }
+}
+
+type Stream = TlsStream<TcpStream>;
+
+/// A tunnel that the session room has given, and the reply that says so.
+struct Tunnel {
+    seat: Seat,
+    grant: Vec<u8>,
+}
+
+/// The HTTP part of a connection.
+struct Dialogue<'a> {
+    shared: &'a Shared,
+    settings: &'a Settings,
+    peer: SocketAddr,
+    exchange: Exchange<Stream>,
+    /// What the users file reserves for the user whose password was right.
+    reservation: Option<Reservation>,
+}
+
+impl Dialogue<'_> {
+    /// Answers requests until a tunnel is granted, or until the connection is to be closed.
+    async fn run(&mut self, certificate_user: Option<String>) -> Option<Tunnel> {
+        let mut front = Front::new(self.settings.policy.clone(), certificate_user);
+        for _ in 0..self.settings.config.limits.requests_per_connection {
+            let request = match self.exchange.read_request().await {
+                Ok(Some(request)) => request,
+                Ok(None) => return None,
+                Err(error) => return self.refuse(&error).await,
+            };
+            if let Some(outcome) = self.answer(&mut front, request).await {
+                return outcome;
+            }
+        }
+        self.shared.tallies.count(|tally| tally.bad_http += 1);
+        debug!(peer = %self.peer, "closed: too many requests");
+        None
+    }
+
+    /// Answers one request. `None`: read the next one; otherwise the connection goes on as a tunnel, or ends.
+    async fn answer(&mut self, front: &mut Front, request: Request) -> Option<Option<Tunnel>> {
+        let mut output = front.request(&request.head, &request.body);
+        drop(request);
+        loop {
+            output = match output {
+                FrontOutput::Reply { message, close } => {
+                    let sent = self.exchange.send(&message).await;
+                    return if close || sent.is_err() { Some(None) } else { None };
+                }
+                FrontOutput::Verify { user, password, group } => {
+                    let question = Question {
+                        user,
+                        password: Some(password),
+                        group,
+                    };
+                    front.verdict(self.verify(question).await)
+                }
+                FrontOutput::Login { user, group } => self.login(front, user, group).await,
+                FrontOutput::Connect(offer) => return Some(self.connect(&offer).await),
+            };
+        }
+    }
+
+    /// Has a password checked, if its source and its user have tries left.
+    async fn verify(&mut self, question: Question) -> Verdict {
+        let source = Source::of(self.peer.ip());
+        let user = question.user.clone();
+        let now = self.shared.clock.now();
+        if let Err(refused) = self.shared.guests.room().attempt(source, &user, now) {
+            self.denied(&user, refused.word());
+            return Verdict::TooMany;
+        }
+        let answer = self.shared.authenticator.ask(question).await;
+        match answer {
+            Answer::Granted(reservation) => {
+                self.shared.guests.room().succeeded(source, &user);
+                self.reservation = Some(reservation);
+                Verdict::Granted
+            }
+            Answer::Denied => {
+                self.denied(&user, "credentials");
+                Verdict::Denied
+            }
+            Answer::Busy => {
+                self.shared.guests.room().succeeded(source, &user);
+                Verdict::Busy
+            }
+        }
+    }
+
+    /// Opens a session for a user who is authenticated: by the password just checked, or by the certificate, whose user
+    /// has yet to be looked up.
+    async fn login(&mut self, front: &mut Front, user: String, group: Option<String>) -> FrontOutput {
+        let reservation = match self.reservation.take() {
+            Some(reservation) => reservation,
+            None => {
+                let question = Question {
+                    user: user.clone(),
+                    password: None,
+                    group: group.clone(),
+                };
+                match self.shared.authenticator.ask(question).await {
+                    Answer::Granted(reservation) => reservation,
+                    Answer::Denied => {
+                        self.denied(&user, "certificate");
+                        return reply(401, "Login failed", None);
+                    }
+                    Answer::Busy => {
+                        return reply(503, "Service Unavailable", Some("too many logins at once, try again"));
+                    }
+                }
+            }
+        };
+        let outcome = self
+            .shared
+            .sessions
+            .login(&user, group.as_deref(), reservation, self.shared.clock.now());
+        if let Err(refused) = &outcome {
+            info!(user = %escape(&user), peer = %self.peer.ip(), why = %refused, "login refused");
+        }
+        front.logged_in(outcome)
+    }
+
+    /// Grants or refuses a tunnel.
+    async fn connect(&mut self, offer: &Offer) -> Option<Tunnel> {
+        let now = self.shared.clock.now();
+        let families = (offer.want_v4, offer.want_v6);
+        let seat = match self.shared.sessions.connect(&offer.cookie, families, self.peer, now) {
+            Ok(seat) => seat,
+            Err(refused) => {
+                if let (ConnectRefused::PoolExhausted, Some(more)) = (refused, self.shared.exhausted.pass(now)) {
+                    warn!(more, "address pool exhausted: a session got no tunnel; enlarge [pool]");
+                }
+                debug!(peer = %self.peer, %refused, "no tunnel");
+                let refusal = match refused {
+                    ConnectRefused::UnknownCookie => Refusal::Cookie,
+                    ConnectRefused::PoolExhausted => Refusal::Unavailable(Some(refused.to_string())),
+                };
+                let _ = self.exchange.send(&refusal.encode()).await;
+                return None;
+            }
+        };
+        let grant = grant::grant(&self.settings.config, &seat.connected, offer, self.peer.ip());
+        // Not sent here: this future can be dropped at its deadline, and then nobody would give the seat back.
+        Some(Tunnel {
+            seat,
+            grant: grant.encode(),
+        })
+    }
+
+    /// Tells a client what was wrong with its HTTP, if that is what went wrong.
+    async fn refuse(&mut self, error: &ExchangeError) -> Option<Tunnel> {
+        debug!(peer = %self.peer, %error, "no request");
+        let ExchangeError::Http(error) = error else { return None };
+        self.shared.tallies.count(|tally| tally.bad_http += 1);
+        let (status, reason) = match error {
+            HttpError::HeadTooLong { .. } | HttpError::TooManyHeaders { .. } => {
+                (431, "Request Header Fields Too Large")
+            }
+            HttpError::BodyTooLong { .. } => (413, "Content Too Large"),
+            HttpError::Version => (505, "HTTP Version Not Supported"),
+            HttpError::TransferCoding => (501, "Not Implemented"),
+            HttpError::Syntax(_)
+            | HttpError::Ambiguous
+            | HttpError::Length
+            | HttpError::Chunk(_)
+            | HttpError::Truncated => (400, "Bad Request"),
+        };
+        if let FrontOutput::Reply { message, .. } = reply(status, reason, None) {
+            let _ = self.exchange.send(&message).await;
+        }
+        None
+    }
+
+    fn denied(&self, user: &str, why: &str) {
+        self.shared.tallies.count(|tally| tally.denied += 1);
+        info!(user = %escape(user), peer = %self.peer.ip(), why, "login denied");
+    }
+}
+
+/// The user that the client's certificate names, if it showed one and certificates count here.
+fn certificate_user(settings: &Settings, stream: &Stream, peer: SocketAddr) -> Option<String> {
+    if !settings.config.auth.methods.certificate() {
+        return None;
+    }
+    let (_, tls) = stream.get_ref();
+    let leaf = tls.peer_certificates()?.first()?;
+    match certificate::user_name(leaf, settings.config.auth.user_from) {
+        Ok(user) => Some(user),
+        Err(fault) => {
+            info!(peer = %peer.ip(), %fault, "a client certificate names no user");
+            None
+        }
+    }
+}
+
+/// A reply without a body that closes the connection.
+fn reply(status: u16, reason: &str, x_reason: Option<&str>) -> FrontOutput {
+    let mut headers = Headers::new();
+    headers.push("Connection", "close");
+    if let Some(text) = x_reason {
+        headers.push("X-Reason", text);
+    }
+    let head = ResponseHead {
+        status,
+        reason: reason.to_owned(),
+        headers,
+    };
+    FrontOutput::Reply {
+        message: head.encode(b""),
+        close: true,
+    }
+}
+
+/// Closes so that the last reply arrives: says farewell, and reads for a while what the client may still be sending.
+async fn linger(exchange: Exchange<Stream>) {
+    let (mut stream, _) = exchange.into_parts();
+    let (most, time) = LINGER;
+    let close = async {
+        stream.shutdown().await?;
+        let mut rest = (&mut stream).take(most as u64);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(time, close).await;
+}

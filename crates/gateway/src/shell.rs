@@ -1,0 +1,325 @@
+//! The gateway as a whole: what it starts, what wakes it, and how it stops.
+//!
+//! ```text
+//!   open():   files -> listening sockets
+//!   serve():  device and its addresses -> accept loops | switch | timer of the table | clock tick | reload | stop
+//! ```
+//! One thread does all of it, on one tokio current-thread runtime; only argon2 has threads of its own.
+//!
+//! Stopping: the listening sockets close, every tunnel says the TLS farewell and nothing else, the device goes. As with
+//! stock gateways no disconnect frame is sent: clients take it for a broken connection and keep trying.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use config::gateway::GatewayConfig;
+use ipnet::IpNet;
+use platform::network::{Network, forwarding_enabled};
+use platform::tun::{Tun, TunOptions};
+use session::gateway::{Leases, Sessions};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{sleep, sleep_until, timeout};
+use tracing::{error, info, warn};
+
+use crate::GatewayError;
+use crate::admission::Admission;
+use crate::authentication::Authenticator;
+use crate::clock::{Clock, TICK, instant};
+use crate::device::{self, Device, Reader, Writer};
+use crate::listener::{self, Guests};
+use crate::sessions::SessionRoom;
+use crate::settings::Settings;
+use crate::switch::Switch;
+use crate::tally::{PERIOD, Tallies, Throttle};
+
+/// How long connections may take to end when the gateway stops, within the 250 ms a stop may take.
+const STOP: Duration = Duration::from_millis(200);
+
+/// A gateway that listens but does not serve yet.
+pub struct Gateway {
+    settings: Settings,
+    config_path: Option<PathBuf>,
+    device: Device,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    reloads: (mpsc::Sender<()>, mpsc::Receiver<()>),
+}
+
+/// Makes a running gateway read its configuration again.
+#[derive(Clone, Debug)]
+pub struct Reload(mpsc::Sender<()>);
+
+impl Reload {
+    /// Asks for a reload; one that has been asked for and not begun yet is enough for both.
+    pub fn ask(&self) {
+        // Full: it is asked for already. Closed: the gateway has stopped.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// What every part of a running gateway may use. Borrowed by tasks of one thread; nothing in it is borrowed across an await.
+pub(crate) struct Shared {
+    settings: RefCell<Rc<Settings>>,
+    config_path: Option<PathBuf>,
+    pub(crate) clock: Clock,
+    pub(crate) guests: Guests,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) sessions: SessionRoom,
+    pub(crate) switch: Rc<Switch>,
+    pub(crate) tallies: Tallies,
+    /// True once the gateway stops.
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) exhausted: Throttle,
+    pub(crate) full: Throttle,
+    pub(crate) cannot_accept: Throttle,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway")
+            .field("addresses", &self.addresses)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Reads the files that `config` names and opens its listening sockets. Does not touch the device. Needs a tokio
+    /// runtime with I/O and time. Without a `config_path` a reload is refused.
+    ///
+    /// # Errors
+    /// What is wrong with a file, or which address cannot be listened on.
+    pub fn open(config: GatewayConfig, config_path: Option<PathBuf>, device: Device) -> Result<Self, GatewayError> {
+        let settings = Settings::load(config)?;
+        let listeners = listener::open(&settings.config.listen)?;
+        let addresses = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<Result<_, _>>()
+            .map_err(|source| GatewayError::Io {
+                what: "ask for the address of a listening socket",
+                source,
+            })?;
+        Ok(Self {
+            settings,
+            config_path,
+            device,
+            listeners,
+            addresses,
+            reloads: mpsc::channel(1),
+        })
+    }
+
+    /// The addresses it listens on, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How to make it reload while it serves.
+    pub fn reload(&self) -> Reload {
+        Reload(self.reloads.0.clone())
+    }
+
+    /// Serves until `stop` is ready. To be run on a current-thread runtime.
+    ///
+    /// # Errors
+    /// The device cannot be made, or somebody removed it.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), GatewayError> {
+        // Whatever task is left when this returns goes with the set.
+        LocalSet::new().run_until(self.serve_here(stop)).await
+    }
+
+    async fn serve_here(self, stop: impl Future<Output = ()>) -> Result<(), GatewayError> {
+        let Self {
+            settings,
+            config_path,
+            device,
+            listeners,
+            addresses,
+            reloads,
+        } = self;
+        let leases = Leases::new(
+            settings.config.pool.ipv4,
+            settings.config.pool.ipv6,
+            settings.config.pool.rest,
+        );
+        let pools: Vec<_> = leases.gateway_addresses().collect();
+        let (reader, writer) = open_device(device, &settings.config, &pools).await?;
+        let (stopper, stopping) = watch::channel(false);
+        let shared = Rc::new(Shared::new(settings, config_path, leases, writer, pools, stopping));
+
+        for listener in listeners {
+            spawn_local(listener::accept_all(listener, Rc::clone(&shared)));
+        }
+        spawn_local(end_sessions(Rc::clone(&shared)));
+        spawn_local(watch_the_clock(Rc::clone(&shared)));
+        let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        info!("gateway ready on {}", names.join(", "));
+
+        let outcome = work(&shared, reader, reloads, stop).await;
+        stopper.send_replace(true);
+        if timeout(STOP, shared.guests.all_left()).await.is_err() {
+            warn!(
+                connections = shared.guests.room().open(),
+                "some connections did not end in time"
+            );
+        }
+        shared.sessions.end_all(shared.clock.now());
+        shared.tallies.write();
+        info!(lost = %shared.switch.drops(), "gateway stopped");
+        outcome
+    }
+}
+
+impl Shared {
+    fn new(
+        settings: Settings,
+        config_path: Option<PathBuf>,
+        leases: Leases,
+        writer: Writer,
+        pools: Vec<IpNet>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let switch = Rc::new(Switch::new(writer, pools, settings.config.network.client_to_client));
+        let mut table = Sessions::new(settings.session_limits(), leases);
+        table.set_reservations(settings.reservations());
+        Self {
+            clock: Clock::new(),
+            guests: Guests::new(Admission::new(settings.config.limits)),
+            authenticator: Authenticator::start(settings.users.clone()),
+            sessions: SessionRoom::new(table, Rc::clone(&switch)),
+            switch,
+            tallies: Tallies::default(),
+            stopping,
+            exhausted: Throttle::default(),
+            full: Throttle::default(),
+            cannot_accept: Throttle::default(),
+            settings: RefCell::new(Rc::new(settings)),
+            config_path,
+        }
+    }
+
+    /// The settings in force. Whoever keeps them keeps them through a reload.
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Reads everything again and applies it, or leaves everything as it is.
+    fn reload(&self) {
+        let Some(path) = &self.config_path else {
+            return error!("cannot reload: this gateway was not started from a configuration file");
+        };
+        let settings = match self.settings().again(path) {
+            Ok(settings) => Rc::new(settings),
+            Err(error) => return error!(%error, "reload refused; the configuration in force stays"),
+        };
+        self.guests.room().set_limits(settings.config.limits);
+        self.authenticator.replace(settings.users.clone());
+        self.switch
+            .allow_client_to_client(settings.config.network.client_to_client);
+        *self.settings.borrow_mut() = Rc::clone(&settings);
+        let may_stay = |user: &str| settings.may_stay(user);
+        self.sessions.reload(
+            settings.session_limits(),
+            settings.reservations(),
+            may_stay,
+            self.clock.now(),
+        );
+        info!(sessions = self.sessions.len(), "configuration reloaded");
+    }
+}
+
+/// Forwards packets and obeys, until told to stop or until the device is gone.
+async fn work(
+    shared: &Shared,
+    reader: Reader,
+    (keep_open, mut reloads): (mpsc::Sender<()>, mpsc::Receiver<()>),
+    stop: impl Future<Output = ()>,
+) -> Result<(), GatewayError> {
+    let mut stop = pin!(stop);
+    let mut switching = pin!(shared.switch.run(reader));
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            error = &mut switching => return Err(GatewayError::DeviceGone(error)),
+            Some(()) = reloads.recv() => shared.reload(),
+        }
+    }
+    drop(keep_open);
+    Ok(())
+}
+
+async fn open_device(
+    device: Device,
+    config: &GatewayConfig,
+    addresses: &[IpNet],
+) -> Result<(Reader, Writer), GatewayError> {
+    let network = &config.network;
+    match device {
+        Device::Memory(device) => Ok(device::of_memory(device)),
+        Device::Tun => {
+            let tun = Tun::create(&TunOptions {
+                name: network.interface.clone(),
+                mtu: network.mtu,
+            })?;
+            Network::open()
+                .await?
+                .apply_gateway(tun.index(), addresses, network.mtu)
+                .await?;
+            warn_if_not_forwarding(addresses);
+            Ok(device::of_tun(tun))
+        }
+    }
+}
+
+fn warn_if_not_forwarding(addresses: &[IpNet]) {
+    let (v4, v6) = forwarding_enabled();
+    let served = |is_v4| addresses.iter().any(|net| net.addr().is_ipv4() == is_v4);
+    if !v4 && served(true) {
+        warn!("this host does not forward IPv4: clients reach only the gateway; set net.ipv4.ip_forward=1");
+    }
+    if !v6 && served(false) {
+        warn!("this host does not forward IPv6: clients reach only the gateway; set net.ipv6.conf.all.forwarding=1");
+    }
+}
+
+/// Ends each session when its time is over.
+async fn end_sessions(shared: Rc<Shared>) {
+    loop {
+        let now = shared.clock.now();
+        shared.sessions.expire(now);
+        let changed = shared.sessions.changed.notified();
+        match shared.sessions.deadline(now) {
+            Some(deadline) => tokio::select! {
+                () = changed => {}
+                () = sleep_until(instant(deadline.at, now)) => {}
+            },
+            None => changed.await,
+        }
+    }
+}
+
+/// Notices when the gateway did not run, and writes the tallies.
+async fn watch_the_clock(shared: Rc<Shared>) {
+    let mut missed = shared.clock.missed();
+    let mut written = shared.clock.now();
+    loop {
+        sleep(TICK).await;
+        let now = shared.clock.now();
+        if shared.clock.gap_since(&mut missed).is_some() {
+            // Sessions count time that timers do not: the table is looked at anew.
+            shared.sessions.changed.notify_one();
+        }
+        if now.awake.since(written.awake) >= PERIOD {
+            shared.tallies.write();
+            written = now;
+        }
+    }
+}
