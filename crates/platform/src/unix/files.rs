@@ -1,8 +1,8 @@
 //! Files with secrets (nobody else may read or change them) and files that a crash must leave whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::PlatformError;
@@ -10,25 +10,41 @@ use crate::PlatformError;
 /// Writes `bytes` to `path`, readable and writable by the owner only. Afterwards the file is either as before or whole, also
 /// after a power loss: temporary file, fsync, rename, fsync of the folder.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PlatformError> {
+    write(path, bytes, None)
+}
+
+/// As [`write_private`]; but if the file is there, the new one gets its owner and group and what the group may read, so
+/// that a daemon which was given the file can still read it.
+pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), PlatformError> {
+    match fs::metadata(path) {
+        Ok(old) => write(path, bytes, Some(&old)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write(path, bytes, None),
+        Err(source) => Err(PlatformError::io(format!("read {}", path.display()), source)),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8], old: Option<&Metadata>) -> Result<(), PlatformError> {
     let failed = |source| PlatformError::io(format!("write {}", path.display()), source);
     let temporary = temporary_beside(path).map_err(failed)?;
-    let result = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let result = write_new(&temporary, bytes, old).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = result {
         let _ = fs::remove_file(&temporary);
         return Err(failed(error));
     }
-    File::open(folder_of(path))
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed)
+    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], old: Option<&Metadata>) -> io::Result<()> {
     // What a killed predecessor with our process number left.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if let Some(old) = old {
+        fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        file.set_permissions(Permissions::from_mode(old.mode() & 0o640))?;
+    }
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -92,7 +108,6 @@ pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_private_file_is_whole_and_only_ours() {
@@ -107,11 +122,23 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_file_stays_readable_for_its_group_and_for_nobody_else() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("users.toml");
+        replace_private(&path, b"one").expect("new");
+        assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o600);
+        fs::set_permissions(&path, Permissions::from_mode(0o664)).expect("chmod");
+        replace_private(&path, b"two").expect("replaced");
+        assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o777, 0o640);
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+    }
+
+    #[test]
     fn a_file_that_others_can_read_is_refused_with_the_cure() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("key.pem");
         write_private(&path, b"key").expect("write");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("chmod");
         let text = check_private(&path).expect_err("refused").to_string();
         assert!(text.contains("mode 0644"), "{text}");
         assert!(text.ends_with(&format!("run `chmod 600 {}`", path.display())), "{text}");

@@ -18,3 +18,8 @@ pub fn check_private(_path: &Path) -> Result<(), PlatformError> {
 pub fn create_dir_private(_path: &Path) -> Result<(), PlatformError> {
     Err(PlatformError::Unsupported("making private folders"))
 }
+
+/// Not supported.
+pub fn replace_private(_path: &Path, _bytes: &[u8]) -> Result<(), PlatformError> {
+    Err(PlatformError::Unsupported("writing private files"))
+}
