@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   apply                                                      release
-//!   1 no automatic IPv6 addresses   4 link up                  1 rules of the slot (traffic goes the old way again)
-//!   2 addresses                     5 routes of the table      2 link down (takes the device's routes along)
-//!   3 MTU                           6 rules, last              3 what is left in the slot's table (throw routes)
+//!   1 MTU                           4 link up                  1 rules of the slot (traffic goes the old way again)
+//!   2 no automatic IPv6 addresses   5 routes of the table      2 link down (takes the device's routes along)
+//!   3 addresses                     6 rules, last              3 what is left in the slot's table (throw routes)
 //! ```
 //! Nothing of the main table is touched. Everything carries the protocol number [`crate::slot::PROTOCOL`] and lies in the
 //! slot's table and rule priorities, so that [`Network::sweep`] finds what a killed process left behind.

@@ -94,8 +94,14 @@ pub struct SlotLock {
 
 impl SlotLock {
     /// Locks `tunnel` and a slot in `runtime_dir`, which is made if missing. The slot this tunnel had last is taken if it is
-    /// free, else one that no tunnel had yet, else any free one.
+    /// free, else one that no tunnel had yet, else any free one. `tunnel` becomes part of a file name.
     pub fn acquire(runtime_dir: &Path, tunnel: &str) -> Result<Self, PlatformError> {
+        if tunnel.is_empty() || tunnel.contains(['/', '\\', '\n', '\0']) {
+            return Err(PlatformError::io(
+                format!("lock the tunnel name {tunnel:?}"),
+                io::ErrorKind::InvalidInput.into(),
+            ));
+        }
         let network = crate::os::slot::network_identity()
             .map_err(|source| PlatformError::io("identify the network of this process", source))?;
         let folder = || format!("use the folder {}", runtime_dir.display());

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use socket2::{SockRef, Type};
+use socket2::{Domain, SockRef, Type};
 
 use crate::PlatformError;
 
@@ -50,7 +50,8 @@ fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
     let fd = descriptor.as_fd();
     let socket = SockRef::from(&fd);
     socket.set_cloexec(true)?;
-    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+    let internet = matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6);
+    if !internet || socket.r#type()? != Type::STREAM || !socket.is_listener()? {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a listening TCP socket",
@@ -63,7 +64,7 @@ fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::{Domain, Socket};
+    use socket2::Socket;
 
     #[test]
     fn descriptors_meant_for_another_process_are_left_alone() {

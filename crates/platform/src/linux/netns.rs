@@ -13,15 +13,13 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use super::capabilities::has_sys_admin;
 use crate::PlatformError;
 use crate::netns::ChildView;
 
 pub use self::enter::unshare_process;
 
 type Result<T> = std::result::Result<T, PlatformError>;
-
-/// Where `ip netns` looks for names.
-const NAMES: &str = "/run/netns";
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -39,9 +37,16 @@ impl Namespace {
             check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
             own_network()
         })
-        .map_err(|error| enter::explain("make a network namespace", error))?;
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM) if !has_sys_admin() => PlatformError::Namespace {
+                step: "make a network namespace".into(),
+                missing: "CAP_SYS_ADMIN is needed, as root or in a user namespace".into(),
+            },
+            _ => enter::explain("make a network namespace", error),
+        })?;
         let namespace = Self { descriptor };
         namespace.up("lo")?;
+        namespace.without_address_detection()?;
         Ok(namespace)
     }
 
@@ -121,36 +126,6 @@ impl Namespace {
         unsafe { command.pre_exec(prepare) };
         Ok(command)
     }
-
-    /// Gives it a name, for `ip netns exec NAME` by hand. Only in a mount namespace of our own, see [`unshare_process`]: the
-    /// host never sees the name.
-    pub fn publish(&self, name: &str) -> Result<()> {
-        self.publish_steps(name)
-            .map_err(|source| PlatformError::io(format!("publish the network namespace {name}"), source))
-    }
-
-    fn publish_steps(&self, name: &str) -> io::Result<()> {
-        if name.is_empty() || name.starts_with('.') || name.contains('/') {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        if enter::shares_mounts_with_host() {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "this process shares the host's mounts; call unshare_process first",
-            ));
-        }
-        let folder = Path::new(NAMES);
-        if !is_mount_point(folder)? {
-            // Needs the folder on the host; `ip netns` makes the same one.
-            fs::create_dir_all(folder)?;
-            enter::mount(Some(c"tmpfs"), &c_path(folder)?, Some(c"tmpfs"), 0)?;
-        }
-        let path = folder.join(name);
-        File::create(&path)?;
-        // The descriptor of this process, from whichever thread.
-        let source = format!("/proc/self/fd/{}", self.descriptor.as_raw_fd());
-        enter::mount(Some(&CString::new(source)?), &c_path(&path)?, None, libc::MS_BIND)
-    }
 }
 
 /// Has the kernel kill the child (`SIGKILL`) when the thread that spawns it ends, in whichever way; spawn it from a thread
@@ -194,15 +169,4 @@ fn check(result: libc::c_int) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
-}
-
-fn is_mount_point(path: &Path) -> io::Result<bool> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    Ok(mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1).map(Path::new) == Some(path)))
 }

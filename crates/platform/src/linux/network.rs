@@ -7,6 +7,7 @@ mod state;
 use std::ffi::CString;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use plan::NetworkPlan;
@@ -26,6 +27,9 @@ use crate::slot::{PROTOCOL, Slot};
 pub use self::state::{forwarding_enabled, ipv6_available, strict_reverse_path};
 
 type Result<T> = std::result::Result<T, PlatformError>;
+
+/// The kernel needs about a millisecond to make an IPv6 address usable.
+const ADDRESS_WITHIN: Duration = Duration::from_millis(200);
 
 /// A conversation with the kernel about the network of this host: of the network namespace of the thread that opened it.
 ///
@@ -86,15 +90,17 @@ impl Network {
     }
 
     async fn apply_steps(&self, slot: Slot, tun_index: u32, plan: &NetworkPlan) -> Result<()> {
+        self.set_mtu(tun_index, plan.mtu).await?;
         self.no_automatic_addresses(tun_index).await;
         for net in &plan.addresses {
             self.add_address(tun_index, *net, false).await?;
         }
-        self.set_link(tun_index, true, Some(plan.mtu)).await?;
+        self.set_link(tun_index, true, None).await?;
         self.add_routes(slot, tun_index, &plan.routes, NLM_F_EXCL).await?;
         for rule in message::rules(slot, plan) {
             self.add_rule(rule).await?;
         }
+        self.wait_for_addresses(&plan.addresses).await;
         Ok(())
     }
 
@@ -102,11 +108,11 @@ impl Network {
     /// that nothing slips past the tunnel meanwhile. After an error the host holds some of both: [`Network::release`] it.
     pub async fn replace_plan(&self, slot: &Slot, tun_index: u32, old: &NetworkPlan, new: &NetworkPlan) -> Result<()> {
         let slot = *slot;
+        if new.mtu != old.mtu {
+            self.set_mtu(tun_index, new.mtu).await?;
+        }
         for net in new.addresses.iter().filter(|net| !old.addresses.contains(net)) {
             self.add_address(tun_index, *net, false).await?;
-        }
-        if new.mtu != old.mtu {
-            self.set_link(tun_index, true, Some(new.mtu)).await?;
         }
         let added: Vec<_> = new
             .routes
@@ -150,6 +156,7 @@ impl Network {
                 .or_else(ignore_absent)
                 .map_err(|source| step(format!("remove address {net}"), source))?;
         }
+        self.wait_for_addresses(&new.addresses).await;
         Ok(())
     }
 
@@ -172,11 +179,14 @@ impl Network {
     /// Gives the gateway's device its addresses with their prefixes, and sets it up. The connected routes belong to the
     /// device alone and vanish with it.
     pub async fn apply_gateway(&self, tun_index: u32, addresses: &[IpNet], mtu: u16) -> Result<()> {
+        self.set_mtu(tun_index, mtu).await?;
         self.no_automatic_addresses(tun_index).await;
         for net in addresses {
             self.add_address(tun_index, *net, true).await?;
         }
-        self.set_link(tun_index, true, Some(mtu)).await
+        self.set_link(tun_index, true, None).await?;
+        self.wait_for_addresses(addresses).await;
+        Ok(())
     }
 
     /// The networks that the interfaces of this host reach without a gateway, but for those of `exclude_index`, the
@@ -230,12 +240,7 @@ impl Network {
 
     /// Where the kernel would send a packet to `to`, from a socket with this mark.
     pub async fn path_to(&self, to: IpAddr, mark: Option<u32>) -> Result<Path> {
-        let mut request = message::route_to(IpNet::from(to), None);
-        request.header.table = 0;
-        if to.is_ipv4() {
-            // IPv6 tells the table unasked, and refuses the flag.
-            request.header.flags = RouteFlags::LookupTable;
-        }
+        let mut request = message::route_lookup(to);
         if let Some(mark) = mark {
             request.attributes.push(RouteAttribute::Mark(mark));
         }
@@ -262,6 +267,13 @@ impl Network {
     }
 
     // Steps.
+
+    /// Before any address: below 1280 bytes a device has no IPv6 at all (RFC 8200 section 5).
+    async fn set_mtu(&self, index: u32, mtu: u16) -> Result<()> {
+        let link = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).build();
+        let what = format!("set the MTU of {} to {mtu}", name_or_index(index));
+        self.change_link(link, what).await
+    }
 
     /// Without IPv6 there is nothing to switch off, so a refusal is no error.
     async fn no_automatic_addresses(&self, index: u32) {
@@ -294,6 +306,15 @@ impl Network {
     async fn remove_address(&self, index: u32, net: IpNet) -> io::Result<()> {
         let message = message::address(index, net, false);
         self.netlink.command(RouteNetlinkMessage::DelAddress(message), 0).await
+    }
+
+    /// Waits until programs can use the addresses. An address that takes too long is none of our doing.
+    async fn wait_for_addresses(&self, addresses: &[IpNet]) {
+        for net in addresses {
+            if !self.netlink.wait_for_address(net.addr(), ADDRESS_WITHIN).await {
+                tracing::debug!(address = %net.addr(), "the address cannot be used yet");
+            }
+        }
     }
 
     async fn change_link(&self, link: LinkMessage, what: String) -> Result<()> {
@@ -415,7 +436,8 @@ impl Clearing {
 /// What is to be removed and is not there is removed.
 fn ignore_absent(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL) => Ok(()),
+        // ENXIO: no IPv6 left on the device.
+        Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL | libc::ENXIO) => Ok(()),
         _ => Err(error),
     }
 }

@@ -31,7 +31,9 @@ fn write(path: &Path, bytes: &[u8], old: Option<&Metadata>) -> Result<(), Platfo
         let _ = fs::remove_file(&temporary);
         return Err(failed(error));
     }
-    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(failed)
+    File::open(folder_of(path))
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
 }
 
 fn write_new(path: &Path, bytes: &[u8], old: Option<&Metadata>) -> io::Result<()> {

@@ -34,7 +34,8 @@ impl Signal {
     }
 }
 
-/// The signals that arrive at this process. While one exists, none of them ends the process by itself.
+/// The signals that arrive at this process. From the first one made on, and after it is dropped too, they do nothing by
+/// themselves any more.
 pub struct Signals(signal_hook_tokio::Signals);
 
 impl std::fmt::Debug for Signals {

@@ -62,11 +62,6 @@ impl Namespace {
     }
 
     /// See [`Namespace::create`].
-    pub fn publish(&self, _name: &str) -> Result<()> {
-        match self.0 {}
-    }
-
-    /// See [`Namespace::create`].
     pub fn veth(&self, _peer: &Self, _name: &str, _peer_name: &str) -> Result<()> {
         match self.0 {}
     }
@@ -108,6 +103,11 @@ impl Namespace {
 
     /// See [`Namespace::create`].
     pub fn forwarding(&self, _on: bool) -> Result<()> {
+        match self.0 {}
+    }
+
+    /// See [`Namespace::create`].
+    pub fn settle(&self) -> Result<()> {
         match self.0 {}
     }
 

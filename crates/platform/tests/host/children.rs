@@ -18,7 +18,6 @@ pub(crate) fn tests() -> Vec<Test> {
         ("a_child_sees_its_namespace_and_its_resolv_conf", child_view),
         ("a_child_dies_with_the_thread_that_spawned_it", dies_with_parent),
         ("a_stopped_process_goes_on_and_a_killed_one_does_not", stopped_process),
-        ("a_published_namespace_has_a_name", published),
         ("a_user_namespace_is_enough_for_a_tunnel", user_namespace),
         ("listening_sockets_arrive_as_descriptors", inherited_sockets),
         ("an_error_names_what_could_not_be_done", namespace_errors),
@@ -124,20 +123,6 @@ fn stopped_process() {
     signals::kill_process(child.id()).expect("kill");
     assert_eq!(child.wait().expect("wait").signal(), Some(libc::SIGKILL));
     assert!(!signals::is_alive(child.id()));
-}
-
-fn published() {
-    let namespace = Namespace::create().expect("namespace");
-    namespace.publish("burrow").expect("publish");
-    let own = fs::metadata("/run/netns/burrow").expect("name");
-    let handle = namespace
-        .run(|| fs::metadata("/proc/thread-self/ns/net").expect("own"))
-        .expect("run");
-    assert_eq!(
-        std::os::unix::fs::MetadataExt::ino(&own),
-        std::os::unix::fs::MetadataExt::ino(&handle)
-    );
-    namespace.publish("../burrow").expect_err("no path");
 }
 
 fn user_namespace() {

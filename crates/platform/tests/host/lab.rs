@@ -38,19 +38,10 @@ impl Lab {
         }
         host.default_route(ip("192.0.2.1")).expect("default route");
         host.default_route(ip("2001:db8::1")).expect("default route");
-        let lab = Self { host, world };
-        lab.settle();
-        lab
-    }
-
-    /// Waits until the kernel has added what it adds by itself when a cable is plugged in.
-    fn settle(&self) {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        let settled = |state: &HostState| state.lines().filter(|line| line.starts_with("address fe80:")).count() >= 1;
-        while !settled(&self.host.snapshot().expect("state")) {
-            assert!(std::time::Instant::now() < deadline, "eth0 gets no link-local address");
-            std::thread::yield_now();
-        }
+        host.settle().expect("settle");
+        world.settle().expect("settle");
+        wait_for_link_local(&host);
+        Self { host, world }
     }
 
     /// Runs a test on the host, in a single thread with a current-thread runtime, with a limit.
@@ -60,6 +51,16 @@ impl Lab {
         T: Send,
     {
         block_in(&self.host, test)
+    }
+}
+
+/// Waits until the kernel has added what it adds by itself when a cable is plugged in, so that it changes nothing later.
+fn wait_for_link_local(host: &Namespace) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let there = |state: &HostState| state.lines().any(|line| line.starts_with("route local fe80:"));
+    while !there(&host.snapshot().expect("state")) {
+        assert!(std::time::Instant::now() < deadline, "eth0 gets no link-local address");
+        std::thread::yield_now();
     }
 }
 

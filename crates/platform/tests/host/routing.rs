@@ -15,6 +15,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("two_tunnels_never_carry_each_other", two_tunnels),
         ("a_split_tunnel_takes_only_its_routes", split_tunnel),
         ("a_host_forwards_only_when_told", forwarding),
+        ("a_strict_reverse_path_filter_drops_answers_and_is_named", strict_filter),
     ]
 }
 
@@ -165,4 +166,47 @@ fn forwarding() {
     assert_eq!(seen(), (true, true));
     lab.host.forwarding(false).expect("off");
     assert_eq!(seen(), (false, false));
+}
+
+/// Why [`platform::network::strict_reverse_path`] exists: the answer to a marked packet comes in on eth0, and strict mode
+/// looks up the way back without the mark, which leads into the tunnel.
+fn strict_filter() {
+    let lab = Lab::new();
+    let far = ipnet::IpNet::new(ip("198.51.100.1"), 32).expect("prefix");
+    lab.world.address("eth0", far).expect("address");
+    let echo = lab
+        .world
+        .run(|| UdpSocket::bind("198.51.100.1:0").expect("bind"))
+        .expect("world");
+    let to = echo.local_addr().expect("address");
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect("apply");
+        let own = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        tcp::set_mark(&own, slot(0).mark()).expect("mark");
+        own.set_read_timeout(Some(std::time::Duration::from_millis(200)))
+            .expect("timeout");
+        let answered = |mode: &str| {
+            std::fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", mode).expect("sysctl");
+            own.send_to(b"ping", to).expect("send");
+            let mut buffer = [0; 10];
+            let (length, from) = echo.recv_from(&mut buffer).expect("ping");
+            echo.send_to(&buffer[..length], from).expect("pong");
+            own.recv_from(&mut buffer).is_ok()
+        };
+        std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "0").expect("sysctl");
+        assert!(answered("0"));
+        assert_eq!(platform::network::strict_reverse_path(), Vec::<String>::new());
+        assert!(
+            !answered("1"),
+            "the kernel has changed: strict mode lets answers through"
+        );
+        assert_eq!(platform::network::strict_reverse_path(), ["eth0"]);
+        assert!(answered("2"));
+        assert_eq!(platform::network::strict_reverse_path(), Vec::<String>::new());
+    });
 }

@@ -28,19 +28,19 @@ pub fn unshare_process(user: bool) -> Result<()> {
     Namespace::current()?.up("lo")
 }
 
+/// One system call for all namespaces: it succeeds or fails as a whole.
 fn unshare(with_user: bool) -> io::Result<()> {
     // SAFETY: the two calls take nothing, touch no memory and cannot fail.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let user = if with_user { libc::CLONE_NEWUSER } else { 0 };
+    // SAFETY: unshare takes flags only.
+    check(unsafe { libc::unshare(user | libc::CLONE_NEWNET | libc::CLONE_NEWNS) })?;
     if with_user {
-        // SAFETY: unshare takes flags only.
-        check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
         // Without CAP_SETGID in the parent, a group map needs setgroups denied first (user_namespaces(7)).
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
     }
-    // SAFETY: unshare takes flags only.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) })?;
     make_mounts_private()
 }
 
@@ -54,15 +54,6 @@ pub(super) fn mount(source: Option<&CStr>, target: &CStr, kind: Option<&CStr>, f
     let pointer = |text: Option<&CStr>| text.map_or(ptr::null(), CStr::as_ptr);
     // SAFETY: all strings live for the duration of the call, and null is allowed for source, type and data.
     check(unsafe { libc::mount(pointer(source), target.as_ptr(), pointer(kind), flags, ptr::null()) })
-}
-
-/// Whether this process still has the mount namespace of process 1. A user namespace hides that one, and then the answer is
-/// no, rightly.
-pub(super) fn shares_mounts_with_host() -> bool {
-    match (fs::read_link("/proc/self/ns/mnt"), fs::read_link("/proc/1/ns/mnt")) {
-        (Ok(own), Ok(host)) => own == host,
-        _ => false,
-    }
 }
 
 /// Puts into words why namespaces are refused.

@@ -5,10 +5,12 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{LinkUnspec, LinkVeth};
@@ -18,6 +20,9 @@ use super::super::network::{index_of, message};
 use super::{Namespace, Result};
 use crate::PlatformError;
 use crate::network::{HostState, Network};
+
+/// Linux delays reports of a plugged cable by up to a second (LW_RSEC in net/core/link_watch.c).
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
 impl Namespace {
     /// Lays a cable from here to `peer`: a pair of interfaces, both down.
@@ -131,6 +136,35 @@ impl Namespace {
             }
             Ok(())
         })?
+    }
+
+    /// Waits until all addresses that were given with [`Namespace::address`] can be used. IPv6 addresses need both ends of
+    /// their cable up, and a moment after that.
+    pub fn settle(&self) -> Result<()> {
+        self.speak("wait for the addresses of a namespace".into(), |netlink| async move {
+            let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+            let given = netlink
+                .list(all, |item| match item {
+                    RouteNetlinkMessage::NewAddress(address) => message::given_address(&address),
+                    _ => None,
+                })
+                .await?;
+            for address in given {
+                if !netlink.wait_for_address(address, SETTLED_WITHIN).await {
+                    let text = format!("{address} cannot be used; is its interface up, and the other end?");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Saves a test the second in which IPv6 looks for duplicates of its link-local addresses. Without IPv6, or where
+    /// sysctls are not writable, all stays as it is.
+    pub(super) fn without_address_detection(&self) -> Result<()> {
+        self.run(|| {
+            let _ = fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+        })
     }
 
     /// The state of this host, for comparing before and after.

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
@@ -80,6 +80,17 @@ pub(in super::super) fn route_to(net: IpNet, table: Option<u32>) -> RouteMessage
         message
             .attributes
             .push(RouteAttribute::Destination(net.network().into()));
+    }
+    message
+}
+
+/// The question where a packet to `to` would go.
+pub(in super::super) fn route_lookup(to: IpAddr) -> RouteMessage {
+    let mut message = route_to(IpNet::from(to), None);
+    message.header.table = 0;
+    if to.is_ipv4() {
+        // IPv6 tells the table unasked, and refuses the flag.
+        message.header.flags = RouteFlags::LookupTable;
     }
     message
 }
@@ -234,6 +245,19 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
         _ => None,
     }
+}
+
+/// A listed address that somebody gave (`nodad` is how we do it), not one that the kernel made up.
+pub(in super::super) fn given_address(address: &AddressMessage) -> Option<IpAddr> {
+    let given = address
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Nodad)));
+    let local = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    local.filter(|_| given)
 }
 
 // Put into words. Only what somebody configured; nothing that changes by itself.

@@ -5,13 +5,17 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::sys::AsyncSocket;
+
+use super::message;
 
 /// The kernel answers in microseconds; after twice this time the answer is lost (a full receive buffer).
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -106,6 +110,26 @@ impl Netlink {
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => Ok(Vec::new()),
             _ => Err(error),
+        }
+    }
+
+    /// Waits at most `limit` until programs can use an address of this host. IPv6 addresses become usable a moment after
+    /// the kernel acknowledged them, in a work queue (addrconf_dad_work in net/ipv6/addrconf.c).
+    pub(crate) async fn wait_for_address(&self, address: IpAddr, limit: Duration) -> bool {
+        let start = tokio::time::Instant::now();
+        let mut pause = Duration::from_micros(500);
+        loop {
+            let route = message::route_lookup(address);
+            if let Ok(RouteNetlinkMessage::NewRoute(route)) = self.question(RouteNetlinkMessage::GetRoute(route)).await
+                && route.header.kind == RouteType::Local
+            {
+                return true;
+            }
+            if start.elapsed() >= limit {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
 
