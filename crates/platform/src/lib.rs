@@ -4,8 +4,8 @@
 //!   shells, demo, tests  --->  src/*.rs        shared types, errors, documentation
 //!                                 |
 //!                              src/linux/      routes, rules, TUN, namespaces      (complete, tested)
-//!                              src/macos/      what is trivially portable          (never compiled by us yet)
-//!                              src/windows/    what is trivially portable          (never compiled by us yet)
+//!                              src/macos/      what is trivially portable          (type-checked, never run)
+//!                              src/windows/    what is trivially portable          (type-checked, never run)
 //!                              src/unix/       what Linux and macOS share
 //! ```
 //! The three system folders hold the same file names with the same signatures. A missing ability is

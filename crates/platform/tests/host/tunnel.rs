@@ -21,6 +21,10 @@ pub(crate) fn tests() -> Vec<Test> {
         ("release_of_one_slot_leaves_the_other_alone", two_slots),
         ("a_sweep_finds_what_a_crash_left_and_nothing_else", sweep_after_crash),
         ("a_failed_step_is_named_and_undone", failed_step),
+        (
+            "without_ipv6_a_plan_of_ipv4_works_and_one_of_ipv6_says_why_not",
+            without_ipv6,
+        ),
         ("a_new_plan_replaces_the_old_one_exactly", replaced_plan),
         ("a_thousand_routes_come_and_go", many_routes),
         ("a_gateway_has_its_pool_on_the_device_and_nowhere_else", gateway_pool),
@@ -261,6 +265,32 @@ fn failed_step() {
             .set_link(device.index(), false, Some(1400))
             .await
             .expect("MTU as before");
+        assert_same(&before, &network.snapshot().await.expect("state"));
+    });
+}
+
+fn without_ipv6() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("sysctl");
+        assert!(!platform::network::ipv6_available());
+        let network = Network::open().await.expect("network");
+        let before = network.snapshot().await.expect("state");
+        let device = tun("marmot0");
+        let error = network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect_err("IPv6");
+        assert_eq!(
+            error.to_string(),
+            "cannot add address fd00:78::5/128 to marmot0: IPv6 is switched off on this host (sysctl \
+             net.ipv6.conf.default.disable_ipv6)"
+        );
+        let v4 = plan(&["10.78.0.5/32"], &["0.0.0.0/0"], &["10.9.0.0/16"]);
+        network.apply(&slot(0), device.index(), &v4).await.expect("IPv4");
+        let restored = network.release(&slot(0), device.index()).await;
+        assert!(restored.is_complete(), "{restored:?}");
+        drop(device);
         assert_same(&before, &network.snapshot().await.expect("state"));
     });
 }
