@@ -9,6 +9,7 @@ pub mod client;
 mod document;
 mod error;
 pub mod gateway;
+mod kind;
 mod log;
 mod names;
 mod pin;
@@ -21,6 +22,7 @@ pub mod users;
 
 pub use document::Key;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
+pub use kind::Kind;
 pub use log::{Log, LogFormat, LogLevel};
 pub use pin::Pin;
 pub use transport::{Keepalive, TlsVersion};
