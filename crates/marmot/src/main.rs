@@ -1,2 +1,50 @@
-//! marmot
-fn main() {}
+//! `marmot`: a packet tunnel that sleeps well. Arguments in, exit code out; see `cli.rs` for both.
+//!
+//! No thread is started here: the demo moves this process into namespaces of its own, which only works while it has one
+//! thread. Each command builds the runtime it needs.
+
+mod check;
+mod cli;
+mod demo;
+mod exit;
+mod init;
+mod load;
+mod logging;
+mod password;
+mod pki;
+mod run;
+mod sample;
+mod user;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command, InitCommand, UserCommand};
+use crate::exit::{Exit, Failure};
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Client { config } => run::client(&config)?,
+        Command::Gateway { config } => run::gateway(&config)?,
+        Command::Init(InitCommand::Gateway(args)) => init::gateway::run(&args)?,
+        Command::Init(InitCommand::Client(args)) => init::client::run(&args)?,
+        Command::Check { file, kind } => check::run(&file, kind)?,
+        Command::User(UserCommand::Add(args)) => user::add(&args)?,
+        Command::User(UserCommand::Passwd(args)) => user::passwd(&args)?,
+        Command::User(UserCommand::Remove(args)) => user::remove(&args)?,
+        Command::User(UserCommand::List { users }) => user::list(&users)?,
+        Command::Demo(args) => return Ok(demo::run(args)?),
+    }
+    Ok(Exit::Ok.into())
+}
