@@ -134,7 +134,7 @@ pub enum AuthError {
     #[error("peer sent an authentication document of a kind we do not know")]
     UnknownDocument,
     /// A form that asks for nothing: how gateways say no. Holds what the gateway said about it, escaped.
-    #[error("gateway refused the login: {0}")]
+    #[error("gateway sent an empty form, which ends the login; it says: {0}")]
     Refused(String),
     /// A form that is not to be posted to a path.
     #[error("gateway sent a form that is not to be posted")]

@@ -68,7 +68,11 @@ impl<'a> Document<'a> {
             return Err(AuthError::TooLong { limit: MAX_BODY });
         }
         let text = std::str::from_utf8(body).map_err(|_| AuthError::Encoding)?;
-        let source = text.trim_start_matches('\u{feff}');
+        // Some gateways end a document with a NUL, as their buffer did.
+        let source = text.trim_start_matches('\u{feff}').trim_end_matches('\0');
+        if source.contains('\0') {
+            return Err(AuthError::Xml("a NUL in it"));
+        }
         Ok(Self {
             source,
             root: Builder::default().build(source)?,
@@ -158,8 +162,7 @@ impl Builder {
                 element.text.push_str(text);
                 Ok(())
             }
-            // Some gateways end a document with a NUL, as their buffer did.
-            None if text.trim_matches(|c: char| c.is_whitespace() || c == '\0').is_empty() => Ok(()),
+            None if text.trim().is_empty() => Ok(()),
             None => Err(AuthError::Xml("text outside of its root")),
         }
     }
@@ -337,6 +340,7 @@ mod tests {
     fn a_byte_order_mark_and_a_last_nul_are_nothing() {
         assert_eq!(root("\u{feff}<?xml version=\"1.0\"?><a/>").expect("valid").name, "a");
         assert_eq!(root("<a/>\r\n\0").expect("valid").name, "a");
+        assert_eq!(root("<a>\0</a>"), Err(AuthError::Xml("a NUL in it")));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::Headers;
 use super::body::Framing;
+use super::headers::push_text;
 use crate::error::HttpError;
 use crate::limits::{MAX_HEADERS, MAX_REPLY_HEADERS};
 
@@ -70,7 +71,7 @@ impl RequestHead {
     /// unless it is among the headers.
     pub fn encode(&self, body: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(512 + body.len());
-        push_line_part(&mut out, self.method.as_str());
+        push_text(&mut out, self.method.as_str());
         out.push(b' ');
         push_target(&mut out, &self.target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -94,7 +95,7 @@ impl ResponseHead {
 
     fn start(&self) -> Vec<u8> {
         let mut out = format!("HTTP/1.1 {:03} ", self.status.clamp(100, 999)).into_bytes();
-        push_line_part(&mut out, &self.reason);
+        push_text(&mut out, &self.reason);
         out.extend_from_slice(b"\r\n");
         out
     }
@@ -113,14 +114,6 @@ fn finish(mut out: Vec<u8>, headers: &Headers, has_body: bool, body: &[u8]) -> V
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
     out
-}
-
-/// Text of a first line, where control characters become spaces.
-fn push_line_part(out: &mut Vec<u8>, text: &str) {
-    out.extend(
-        text.bytes()
-            .map(|byte| if byte.is_ascii_control() { b' ' } else { byte }),
-    );
 }
 
 /// A request target, where everything but visible ASCII is percent-encoded. It may come from a gateway's form.

@@ -105,6 +105,17 @@ impl Headers {
     }
 }
 
+/// Text of a head, where control characters other than tabs become spaces, so that it cannot add a line.
+pub(super) fn push_text(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().map(|byte| {
+        if byte.is_ascii_control() && byte != b'\t' {
+            b' '
+        } else {
+            byte
+        }
+    }));
+}
+
 /// The value of `name=value`, if it has this name. Values may contain `=`: stock cookies are base64.
 fn cookie_value<'a>(pair: &'a str, name: &str) -> Option<&'a str> {
     let (have, value) = pair.split_once('=')?;

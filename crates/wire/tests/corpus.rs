@@ -1,0 +1,33 @@
+//! Replays the corpora of the fuzz targets: what they ever found stays found.
+
+use std::path::Path;
+
+#[path = "../../../tests/fuzz/src/lib.rs"]
+#[expect(unreachable_pub, reason = "the file is a library of its own for the fuzzer")]
+mod targets;
+
+#[test]
+fn every_corpus_runs_through_its_target() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus");
+    for (name, target) in targets::TARGETS {
+        let folder = corpora.join(name);
+        let files: Vec<_> = std::fs::read_dir(&folder).expect("a corpus for each target").collect();
+        assert!(files.len() >= 2, "{} has {} inputs", folder.display(), files.len());
+        for file in files {
+            let path = file.expect("a readable corpus").path();
+            target(&std::fs::read(&path).expect("a readable input"));
+        }
+    }
+}
+
+#[test]
+fn every_corpus_has_a_target() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus");
+    for folder in std::fs::read_dir(corpora).expect("corpora") {
+        let name = folder.expect("a readable folder").file_name();
+        assert!(
+            targets::TARGETS.iter().any(|(target, _)| name == *target),
+            "{name:?} has no target"
+        );
+    }
+}
