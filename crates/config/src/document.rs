@@ -17,6 +17,9 @@ use crate::{ConfigError, ConfigErrors, suggest};
 /// The largest file that is read; a users file of 50,000 users is below it.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
+/// Mistakes that are collected; each costs a walk through the text for its line.
+const MAX_ERRORS: usize = 200;
+
 /// One valid key: for the samples in `config/` and the tests that compare them with the code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
@@ -75,7 +78,7 @@ impl<'t> Document<'t> {
             )
         };
         if !faults.is_empty() {
-            return Err(ConfigErrors(faults.iter().map(syntax_error).collect()));
+            return Err(ConfigErrors(faults.iter().take(MAX_ERRORS).map(syntax_error).collect()));
         }
         Ok(Document {
             file,
@@ -168,6 +171,9 @@ impl<'t> Document<'t> {
 
     /// Remembers a mistake; without a `span` it is one of the whole file.
     pub(crate) fn fault(&self, span: Option<Range<usize>>, key: String, message: String, help: Option<String>) {
+        if self.errors.borrow().len() >= MAX_ERRORS {
+            return;
+        }
         let error = match span {
             Some(span) => ConfigError::at(self.file, self.text, span, key, message, help),
             None => ConfigError::without_place(self.file, key, message, help),
