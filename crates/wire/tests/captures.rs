@@ -1,4 +1,8 @@
 //! What two stock peers really sent is understood; see `captures/README.md` for where each file comes from.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the inputs are files; the crate itself reads none"
+)]
 
 use std::path::Path;
 use std::time::Duration;

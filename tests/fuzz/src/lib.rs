@@ -11,8 +11,11 @@ use wire::limits::{MAX_BODY, MAX_CONNECT_HEAD, MAX_HEAD, MAX_HEADERS, MAX_REPLY_
 use wire::offer::{ConnectRefused, Offer, parse_connect_reply};
 use wire::{AuthError, CstpError, Secret};
 
+/// What a target does with its bytes.
+pub type Target = fn(&[u8]);
+
 /// Every target by name, for the replay of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("cstp", cstp),
     ("http_request", http_request),
     ("http_response", http_response),
