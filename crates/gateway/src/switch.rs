@@ -95,10 +95,11 @@ impl Switch {
         let mut ports = self.ports.borrow_mut();
         let mut drops = DropCounters::default();
         for address in lease.addresses() {
-            if ports.get(&address).is_some_and(|port| port.session == session) {
-                if let Some(port) = ports.remove(&address) {
-                    drops.add(&port.drops);
-                }
+            let port = ports.remove(&address);
+            match port {
+                Some(port) if port.session == session => drops.add(&port.drops),
+                Some(other) => _ = ports.insert(address, other),
+                None => {}
             }
         }
         drops
@@ -110,12 +111,12 @@ impl Switch {
     /// Why it was dropped; the caller counts it under its session.
     pub(crate) fn uplink(&self, packet: Bytes) -> Result<(), DropReason> {
         let destination = IpPacket::parse(&packet)?.destination();
-        if let Some(own) = self.pools.iter().find(|pool| pool.contains(&destination)) {
-            if own.addr() != destination {
-                return self.to_client(destination, packet);
-            }
+        let is_client = |pool: &IpNet| pool.contains(&destination) && pool.addr() != destination;
+        if self.pools.iter().any(is_client) {
+            self.to_client(destination, packet)
+        } else {
+            self.writer.try_send(packet)
         }
-        self.writer.try_send(packet)
     }
 
     /// Reads the device until it is gone, and says why.
@@ -166,5 +167,101 @@ impl Switch {
             mpsc::error::TrySendError::Full(_) => DropReason::QueueFull,
             mpsc::error::TrySendError::Closed(_) => DropReason::ChannelDown,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{MemoryDevice, of_memory};
+    use std::net::Ipv4Addr;
+
+    const ONE: SessionId = SessionId([1; 16]);
+    const OTHER: SessionId = SessionId([2; 16]);
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 78, 0, last)
+    }
+
+    fn lease(last: u8) -> Lease {
+        Lease {
+            v4: Some(address(last)),
+            v6: None,
+        }
+    }
+
+    fn packet_to(to: Ipv4Addr) -> Bytes {
+        let mut packet = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1];
+        packet.extend(to.octets());
+        packet.into()
+    }
+
+    fn switch(client_to_client: bool) -> (Switch, MemoryDevice) {
+        let (near, far) = MemoryDevice::pair(4);
+        let (_, writer) = of_memory(near);
+        (
+            Switch::new(writer, vec!["10.78.0.1/24".parse().expect("pool")], client_to_client),
+            far,
+        )
+    }
+
+    #[test]
+    fn a_packet_of_the_device_goes_to_the_session_of_its_destination() {
+        let (switch, _device) = switch(false);
+        let (queue, mut packets) = mpsc::channel(4);
+        switch.plug(ONE, &lease(2), queue);
+        switch.downlink(packet_to(address(2)));
+        switch.downlink(packet_to(address(3)));
+        switch.downlink(Bytes::from_static(b"junk"));
+        assert_eq!(packets.try_recv(), Ok(packet_to(address(2))));
+        assert!(packets.try_recv().is_err());
+        assert_eq!(switch.drops().to_string(), "malformed=1 no_route=1");
+    }
+
+    #[test]
+    fn what_a_session_cannot_take_is_counted_under_that_session() {
+        let (switch, _device) = switch(false);
+        let (queue, packets) = mpsc::channel(1);
+        switch.plug(ONE, &lease(2), queue);
+        switch.downlink(packet_to(address(2)));
+        switch.downlink(packet_to(address(2)));
+        switch.unplug(ONE, &lease(2));
+        switch.downlink(packet_to(address(2)));
+        drop(packets);
+        assert_eq!(switch.remove(ONE, &lease(2)).to_string(), "queue_full=1 channel_down=1");
+        assert_eq!(switch.drops().total(), 0);
+        switch.downlink(packet_to(address(2)));
+        assert_eq!(switch.drops().of(DropReason::NoRoute), 1);
+    }
+
+    #[test]
+    fn an_address_that_has_passed_on_is_not_taken_from_its_new_owner() {
+        let (switch, _device) = switch(false);
+        let (old, _old_packets) = mpsc::channel(1);
+        let (new, mut packets) = mpsc::channel(1);
+        switch.plug(ONE, &lease(2), old);
+        switch.plug(OTHER, &lease(2), new);
+        switch.unplug(ONE, &lease(2));
+        assert_eq!(switch.remove(ONE, &lease(2)).total(), 0);
+        switch.downlink(packet_to(address(2)));
+        assert!(packets.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_packet_of_a_client_goes_to_the_device_unless_it_is_for_another_client() {
+        let (switch, device) = switch(false);
+        let (mut out, _) = device.into_parts();
+        for to in [Ipv4Addr::new(192, 168, 7, 7), address(1)] {
+            assert_eq!(switch.uplink(packet_to(to)), Ok(()));
+            assert_eq!(out.try_recv(), Ok(packet_to(to)));
+        }
+        assert_eq!(switch.uplink(packet_to(address(2))), Err(DropReason::ClientToClient));
+        switch.allow_client_to_client(true);
+        assert_eq!(switch.uplink(packet_to(address(2))), Err(DropReason::NoRoute));
+        let (queue, mut packets) = mpsc::channel(1);
+        switch.plug(ONE, &lease(2), queue);
+        assert_eq!(switch.uplink(packet_to(address(2))), Ok(()));
+        assert_eq!(packets.try_recv(), Ok(packet_to(address(2))));
+        assert!(out.try_recv().is_err());
     }
 }

@@ -114,8 +114,8 @@ async fn run(shared: &Shared, seat: &mut Seat, channel: &mut Channel, establishe
             Event::Frame(Ok(frame)) => take_frames(shared, channel, established, frame, now),
             Event::Frame(Err(closed)) => Err(closed),
             Event::Packet(Some(packet)) => send_packets(seat, channel, established, packet),
-            // The queue's other end was replaced by that of a newer connection; the order to give way is on its way.
-            Event::Packet(None) => return Over::Ordered(Order::GiveWay),
+            // The switch has let go of this tunnel; with that comes the order that says why.
+            Event::Packet(None) => return Over::Ordered((&mut seat.orders).await.unwrap_or(Order::GiveWay)),
             Event::Order(order) => return Over::Ordered(order),
             Event::Timer => {
                 established.handle_timeout(now);
@@ -138,10 +138,13 @@ fn take_frames(
     now: Now,
 ) -> Result<(), Closed> {
     let mut take = |frame: Frame| {
-        if established.received(&frame, now) == Received::Packet {
-            if let Err(reason) = shared.switch.uplink(frame.payload.freeze()) {
-                established.drop_packet(reason);
-            }
+        let forwarded = match established.received(&frame, now) {
+            Received::Packet => shared.switch.uplink(frame.payload.freeze()),
+            // Counted by the session.
+            Received::Nothing | Received::Dropped(_) => Ok(()),
+        };
+        if let Err(reason) = forwarded {
+            established.drop_packet(reason);
         }
     };
     take(first);

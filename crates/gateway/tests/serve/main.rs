@@ -1,0 +1,8 @@
+//! A gateway in this process, on a device in memory, against a client written by hand over loopback.
+
+mod access;
+mod client;
+mod house;
+mod limits;
+mod tunnels;
+mod upkeep;
