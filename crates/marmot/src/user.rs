@@ -27,7 +27,11 @@ pub(crate) fn add(args: &UserAdd) -> Result<(), Failure> {
     };
     edit(path, |users| {
         if users.0.contains_key(name) {
-            return Err(wrong(path, name, "is there already; `marmot user passwd` changes a password"));
+            return Err(wrong(
+                path,
+                name,
+                "is there already; `marmot user passwd` changes a password",
+            ));
         }
         users.0.insert(name.clone(), user);
         Ok(())
