@@ -14,6 +14,7 @@ mod host;
 mod marmot;
 mod ocserv;
 mod openconnect;
+pub mod peer;
 mod ping;
 mod pki;
 mod process;
@@ -24,7 +25,10 @@ mod transfer;
 mod wait;
 
 pub use harness::{Test, run, run_long};
-pub use marmot::{PASSWORD, USER};
+pub use marmot::{
+    PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
+    start_gateway, users_file,
+};
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses};
 pub use ping::Ping;

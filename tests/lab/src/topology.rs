@@ -75,6 +75,11 @@ pub const SITE_B: SitePlan = SitePlan {
 pub const GATEWAY_NAME: &str = "gw.test";
 
 impl SitePlan {
+    /// A short name.
+    pub fn name(self) -> &'static str {
+        if self == SITE_A { "site-a" } else { "site-b" }
+    }
+
     /// The gateway's public address.
     pub const fn gateway_v4(self) -> Ipv4Addr {
         self.wan_host_v4(1)
