@@ -19,6 +19,5 @@ pub(crate) fn client(path: &Path) -> Result<(), Failure> {
 pub(crate) fn gateway(path: &Path) -> Result<(), Failure> {
     let config = load::gateway(path)?;
     logging::start(config.log)?;
-    // gateway::run(config, path.to_path_buf()).map_err(|error| Failure::with_code(error.exit_code(), error))
-    Err(Failure::new(Exit::Error, "the gateway is not there yet"))
+    gateway::run(config, path.to_path_buf()).map_err(|error| Failure::with_code(error.exit_code(), error))
 }
