@@ -37,14 +37,14 @@ impl Connection {
 }
 
 impl Process {
-    /// Its established TCP connections.
+    /// Its established TCP connections, each once, whatever the number of descriptors for it.
     ///
     /// # Errors
     /// If its descriptors cannot be read.
     pub fn connections(&self) -> Result<Vec<Connection>> {
         let handle = pidfd_open(self.pid(), PidfdFlags::empty()).context("cannot open a process")?;
         let folder = format!("/proc/{}/fd", self.pid().as_raw_nonzero());
-        let mut found = Vec::new();
+        let mut found: Vec<Connection> = Vec::new();
         for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
             let Ok(entry) = entry else { continue };
             let socket = fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
@@ -53,8 +53,11 @@ impl Process {
                 continue;
             };
             // It may have been closed a moment ago.
-            if let Ok(copy) = pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()) {
-                found.extend(connection(copy));
+            let copy = pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()).ok();
+            if let Some(new) = copy.and_then(connection)
+                && found.iter().all(|known| known.ends() != new.ends())
+            {
+                found.push(new);
             }
         }
         Ok(found)
