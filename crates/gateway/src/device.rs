@@ -2,15 +2,21 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use packet::DropReason;
 use platform::tun::Tun;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::sleep;
 
 /// The longest packet read from a TUN device, in bytes: the largest an IP header can announce.
 pub(crate) const MAX_PACKET: usize = 65_535;
+
+/// How long the device is left alone after it failed to give a packet: one that somebody has set down fails at once, again
+/// and again, until it is up.
+const DEVICE_BACK_OFF: Duration = Duration::from_millis(20);
 
 /// What the gateway forwards packets to and from.
 #[derive(Debug)]
@@ -107,10 +113,9 @@ impl Reader {
                 match tun.recv(buffer).await {
                     Ok(length) => return Ok(Bytes::copy_from_slice(&buffer[..length])),
                     Err(error) if platform::tun::is_gone(&error) => return Err(error),
-                    // The kernel had a packet and could not hand it over; the next one may be fine.
                     Err(error) => {
-                        tracing::debug!(%error, "a packet of the device was lost");
-                        tokio::task::yield_now().await;
+                        tracing::debug!(%error, "cannot read the device");
+                        sleep(DEVICE_BACK_OFF).await;
                     }
                 }
             },

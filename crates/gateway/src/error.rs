@@ -52,11 +52,11 @@ pub enum GatewayError {
 
 impl GatewayError {
     /// The exit code of the process: 3 for anything a configuration or key file has to be changed for, 5 for a lack of
-    /// privilege, 1 for the rest.
+    /// privilege or of the TUN device, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Unreadable { .. } | Self::Tls(_) | Self::NoListener | Self::NeedsRestart(_) => 3,
-            Self::Platform(PlatformError::NotPermitted { .. }) => 5,
+            Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) => 5,
             Self::Platform(PlatformError::Io { source, .. } | PlatformError::Network { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

@@ -273,7 +273,7 @@ impl SessionRoom {
         info!(
             session = %ended.id,
             %user,
-            reason = ended.reason.word(),
+            reason = %ended.reason.word(),
             age_s = ended.age.as_secs(),
             connections = epoch,
             packets_in = traffic.packets_in,
