@@ -94,12 +94,7 @@ impl Headers {
         for (name, value) in self.iter() {
             out.extend(name.bytes().map(|byte| if is_token(byte) { byte } else { b'_' }));
             out.extend_from_slice(b": ");
-            out.extend(
-                value
-                    .trim()
-                    .bytes()
-                    .map(|byte| if byte.is_ascii_control() { b' ' } else { byte }),
-            );
+            push_text(out, value.trim_matches([' ', '\t']));
             out.extend_from_slice(b"\r\n");
         }
     }
