@@ -154,6 +154,8 @@ pub struct Sessions {
     leases: Leases,
     entries: BTreeMap<SessionId, Entry>,
     by_cookie: BTreeMap<CookieHash, SessionId>,
+    /// Sessions that gave way to one that got no tunnel all the same; [`Sessions::expire`] reports them.
+    unreported: Vec<Ended>,
 }
 
 impl Sessions {
@@ -164,6 +166,7 @@ impl Sessions {
             leases,
             entries: BTreeMap::new(),
             by_cookie: BTreeMap::new(),
+            unreported: Vec::new(),
         }
     }
 
@@ -241,8 +244,11 @@ impl Sessions {
         let reserved = entry.reserved;
         let ended = self.make_way(id, reserved, now);
         let entry = self.entries.get_mut(&id).expect("a session never gives way to itself");
-        let lease = self.leases.lease(entry.lease, (v4, v6), entry.reserved, now.boot);
-        entry.lease = lease.map_err(|_| ConnectRefused::PoolExhausted)?;
+        let Ok(lease) = self.leases.lease(entry.lease, (v4, v6), entry.reserved, now.boot) else {
+            self.unreported.extend(ended);
+            return Err(ConnectRefused::PoolExhausted);
+        };
+        entry.lease = lease;
         let replaced = entry.is_connected().then_some(entry.epoch);
         entry.epoch += 1;
         entry.waiting_since = None;
@@ -295,9 +301,12 @@ impl Sessions {
             .iter()
             .filter_map(|(id, entry)| self.is_over(entry, now.boot).map(|reason| (id, reason)))
             .collect();
-        over.into_iter()
-            .filter_map(|(id, reason)| self.end(id, None, reason, now))
-            .collect()
+        let mut ended = std::mem::take(&mut self.unreported);
+        ended.extend(
+            over.into_iter()
+                .filter_map(|(id, reason)| self.end(id, None, reason, now)),
+        );
+        ended
     }
 
     /// Ends the sessions of users who may not have one any more.
@@ -319,7 +328,8 @@ impl Sessions {
             .entries
             .values()
             .flat_map(|entry| [self.waits_until(entry), self.lives_until(entry)]);
-        let next = ends.flatten().min()?;
+        let reports = (!self.unreported.is_empty()).then_some(now.boot);
+        let next = ends.flatten().chain(reports).min()?;
         Some(Deadline {
             at: now.awake.plus(next.since(now.boot)),
             reason: "end of a session",
@@ -554,6 +564,38 @@ mod tests {
         assert_eq!(
             second.ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
             [first.id]
+        );
+    }
+
+    #[test]
+    fn a_session_that_gave_way_in_vain_is_reported_by_the_next_look() {
+        let v6 = "fd00:78::/126".parse().expect("net");
+        let leases = Leases::new(Some("10.78.0.0/29".parse().expect("net")), Some(v6), Duration::ZERO);
+        let mut table = Sessions::new(Limits { per_user: 4, ..LIMITS }, leases);
+        let reserved = Reservation {
+            v4: Some([10, 78, 0, 5].into()),
+            v6: None,
+        };
+        table.set_reservations([reserved]);
+        for n in 1..=2 {
+            login(&mut table, "bob", n, 0).expect("room");
+            connect(&mut table, n, 0).expect("both addresses of the small pool go");
+        }
+        for n in 3..=4 {
+            table
+                .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
+                .expect("room");
+        }
+        table
+            .connect(&cookie(3), true, false, now(1))
+            .expect("the reserved address");
+        table.detach(SessionId([3; 16]), 1, now(2));
+        assert_eq!(connect(&mut table, 4, 3), Err(ConnectRefused::PoolExhausted));
+        assert_eq!(table.deadline(now(3)).map(|deadline| deadline.at), Some(now(3).awake));
+        let ended = table.expire(now(3));
+        assert_eq!(
+            ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
+            [SessionId([3; 16])]
         );
     }
 
