@@ -3,7 +3,8 @@
 use std::io;
 
 use futures_util::StreamExt;
-use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, c_int};
+use libc::{SIGKILL, c_int};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::signals::Signal;
 
