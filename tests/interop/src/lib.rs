@@ -1,9 +1,10 @@
-//! Stories that several test programs tell: traffic through a tunnel, and what must hold around it.
+//! Stories that several test programs tell: traffic through a tunnel, ends of sessions, and what must hold around them.
 
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use lab::{Lab, PATIENCE, Ping, SitePlan, transfer};
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, marmot, transfer};
 use platform::netns::Namespace;
 
 /// How much a bulk transfer moves each way.
@@ -39,4 +40,114 @@ pub fn bulk(lab: &Lab, client: &Namespace, plan: SitePlan) -> Result<()> {
 /// If it answers.
 pub fn no_way(client: &Namespace, plan: SitePlan) -> Result<()> {
     Ping::new(client, plan.host_v4()).unanswered(Duration::from_millis(50))
+}
+
+/// Waits until one of our gateways says that a session ended for `reason`. Returns what it says of it.
+///
+/// # Errors
+/// If it does not.
+pub fn session_end(gateway: &Process, reason: &str) -> Result<String> {
+    gateway.wait_for_line(Mark::default(), &["session.end", reason], PATIENCE)
+}
+
+/// A command that must fail.
+#[derive(Debug)]
+pub struct Failing<'a> {
+    lab: &'a Lab,
+    host: &'a Namespace,
+    name: &'a str,
+    arguments: Vec<String>,
+    /// What is put before it, such as `setpriv`.
+    wrapper: Vec<String>,
+}
+
+impl<'a> Failing<'a> {
+    /// `marmot WHAT -c` with these settings.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn new(lab: &'a Lab, host: &'a Namespace, what: &str, name: &'a str, settings: &Settings) -> Result<Self> {
+        let path = settings.write(&lab.folder().join(format!("{name}.toml")))?;
+        Ok(Self {
+            lab,
+            host,
+            name,
+            arguments: vec![what.to_owned(), "-c".to_owned(), path.display().to_string()],
+            wrapper: Vec::new(),
+        })
+    }
+
+    /// Without CAP_NET_ADMIN.
+    #[must_use]
+    pub fn without_privilege(mut self) -> Self {
+        self.wrapper = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+            .map(str::to_owned)
+            .to_vec();
+        self
+    }
+
+    /// Without /dev/net/tun.
+    #[must_use]
+    pub fn without_tun(mut self) -> Self {
+        let script = "mount -t tmpfs none /dev/net && exec \"$@\"";
+        self.wrapper = ["unshare", "--mount", "sh", "-c", script, "sh"]
+            .map(str::to_owned)
+            .to_vec();
+        self
+    }
+
+    /// Runs it: it must end with `code`, say all of `texts` and no escape sequence, and leave its host as it was.
+    ///
+    /// # Errors
+    /// If it does anything else.
+    pub fn ends_with(self, code: i32, texts: &[&str]) -> Result<()> {
+        let before = self.host.snapshot()?;
+        let ours = marmot(self.lab, self.host, &[])?;
+        let mut command = match self.wrapper.split_first() {
+            None => ours,
+            Some((program, arguments)) => {
+                let mut command = self.lab.command(self.host, program)?;
+                command.args(arguments).arg(ours.get_program());
+                command
+            }
+        };
+        command.args(&self.arguments);
+        fails(self.lab, self.name, command, code, texts)?;
+        let changes = before.changes(&self.host.snapshot()?);
+        ensure!(changes.is_empty(), "{} left on the host: {changes:#?}", self.name);
+        Ok(())
+    }
+}
+
+/// Runs a command that must end with `code` and say all of `texts`, and no escape sequence. Notes the last line.
+///
+/// # Errors
+/// If it does anything else.
+pub fn fails(lab: &Lab, name: &str, command: Command, code: i32, texts: &[&str]) -> Result<()> {
+    let process = lab.spawn(name, command)?;
+    let status = process.wait_exit(PATIENCE)?;
+    let output = process.output();
+    for text in texts {
+        ensure!(output.contains(text), "{name} did not say {text:?}");
+    }
+    ensure!(
+        status.code() == Some(code),
+        "{name} ended with {status}, not with {code}"
+    );
+    no_escapes(&process)?;
+    lab.note(&format!("{name}: {}", output.lines().last().unwrap_or_default()));
+    Ok(())
+}
+
+/// Makes sure that nothing a terminal would obey was said.
+///
+/// # Errors
+/// If there was.
+pub fn no_escapes(process: &Process) -> Result<()> {
+    let output = process.raw_output();
+    let dirt = output
+        .iter()
+        .find(|byte| **byte < 0x20 && !b"\n\t".contains(byte) || **byte == 0x7f);
+    ensure!(dirt.is_none(), "{} wrote the raw byte {dirt:02x?}", process.name());
+    Ok(())
 }

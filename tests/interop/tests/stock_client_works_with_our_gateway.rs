@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use interop::{bulk, no_way, ping_both};
+use interop::{bulk, no_way, ping_both, session_end};
 use lab::{Flow, Lab, Openconnect, PATIENCE, Server, Signal, USER, gateway_settings, start_gateway, stock_addresses};
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn a_password_carries_bulk_traffic_both_ways(lab: &Lab) -> Result<()> {
     bulk(lab, lab.client(), site.plan)?;
     let (status, _) = client.stop(Signal::INT, PATIENCE)?;
     ensure!(status.success(), "openconnect ended with {status}");
-    gateway.wait_for("reason=\"user_stop\"", PATIENCE)?;
+    session_end(&gateway, "user_stop")?;
     let (status, time) = gateway.stop(Signal::TERM, PATIENCE)?;
     ensure!(status.success(), "the gateway ended with {status}");
     lab.note(&format!("gateway stopped in {} ms", time.as_millis()));
@@ -164,7 +164,7 @@ fn a_goodbye_destroys_the_cookie(lab: &Lab) -> Result<()> {
     let new = |name| Openconnect::new(lab, lab.client(), site, name);
     let cookie = new("authenticate")?.good_password().authenticate()?;
     new("first")?.cookie(&cookie).up()?.stop(Signal::INT, PATIENCE)?;
-    gateway.wait_for("reason=\"user_stop\"", PATIENCE)?;
+    session_end(&gateway, "user_stop")?;
     let second = new("second")?.cookie(&cookie).spawn()?;
     ensure!(
         !second.wait_exit(PATIENCE)?.success(),

@@ -156,6 +156,32 @@ impl Process {
         }
     }
 
+    /// Waits for a whole line after `mark` that holds all of `texts`, and returns it.
+    ///
+    /// # Errors
+    /// If the deadline passes, or it ends without.
+    pub fn wait_for_line(&self, mark: Mark, texts: &[&str], within: Duration) -> Result<String> {
+        let deadline = Instant::now() + within;
+        let mut from = mark.0;
+        let mut state = self.log.lock();
+        loop {
+            while let Some(end) = find(&state.output, b"\n", from) {
+                let line = String::from_utf8_lossy(&state.output[from..end]);
+                if texts.iter().all(|text| line.contains(text)) {
+                    return Ok(line.into_owned());
+                }
+                from = end + 1;
+            }
+            if state.closed {
+                bail!("{} ended without a line with all of {texts:?}", self.name);
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                bail!("{} wrote no line with all of {texts:?} within {within:?}", self.name);
+            };
+            state = self.log.wait(state, left);
+        }
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -307,6 +333,15 @@ mod tests {
         process.signal(Signal::USR1).unwrap();
         process.wait_for_after(mark, "again", PATIENCE).unwrap();
         assert_eq!(process.output_since(mark), "again\n");
+    }
+
+    #[test]
+    fn a_line_is_found_by_all_its_words_and_only_when_it_is_whole() {
+        let (_folder, process) = shell("echo end a; printf 'end '; echo b c; exec sleep 1000", "");
+        let line = process.wait_for_line(Mark::default(), &["end", "b"], PATIENCE);
+        assert_eq!(line.unwrap(), "end b c");
+        let error = process.wait_for_line(Mark::default(), &["end", "z"], Duration::from_millis(1));
+        assert!(error.is_err());
     }
 
     #[test]

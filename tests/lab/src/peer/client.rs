@@ -34,15 +34,23 @@ impl PeerClient {
     /// # Errors
     /// If the gateway refuses.
     pub fn log_in(line: &mut Line) -> Result<String> {
-        let body = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<config-auth client=\"vpn\" type=\"auth-reply\"><version who=\"vpn\">9</version>\
-             <auth><username>{USER}</username><password>{PASSWORD}</password></auth></config-auth>"
-        );
-        line.send(request("POST /auth", &["Content-Type: application/xml; charset=utf-8"], &body).as_bytes())?;
-        let (head, _) = line.receive_message()?;
+        let (head, _) = Self::try_password(line, USER, PASSWORD)?;
         let cookies = head.lines().filter_map(|line| line.strip_prefix("Set-Cookie: webvpn="));
         let cookie = cookies.filter_map(|value| value.split(';').next()).next();
         cookie.map(str::to_owned).with_context(|| format!("no cookie: {head}"))
+    }
+
+    /// Tries a name and a password, and returns the answer: head and body.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn try_password(line: &mut Line, user: &str, password: &str) -> Result<(String, Vec<u8>)> {
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<config-auth client=\"vpn\" type=\"auth-reply\"><version who=\"vpn\">9</version>\
+             <auth><username>{user}</username><password>{password}</password></auth></config-auth>"
+        );
+        line.send(request("POST /auth", &["Content-Type: application/xml; charset=utf-8"], &body).as_bytes())?;
+        line.receive_message()
     }
 
     /// Logs in and asks for a tunnel.
