@@ -119,7 +119,7 @@ impl<'a> Failing<'a> {
     }
 }
 
-/// Runs a command that must end with `code` and say all of `texts`, and no escape sequence. Notes the last line.
+/// Runs a command that must end with `code` and say all of `texts`, and no escape sequence. Notes what it said first of them.
 ///
 /// # Errors
 /// If it does anything else.
@@ -135,7 +135,10 @@ pub fn fails(lab: &Lab, name: &str, command: Command, code: i32, texts: &[&str])
         "{name} ended with {status}, not with {code}"
     );
     no_escapes(&process)?;
-    lab.note(&format!("{name}: {}", output.lines().last().unwrap_or_default()));
+    let said = output
+        .lines()
+        .find(|line| texts.first().is_some_and(|text| line.contains(text)));
+    lab.note(&format!("{name}: {}", said.unwrap_or_default()));
     Ok(())
 }
 
