@@ -236,7 +236,9 @@ fn text(value: &str) -> Option<String> {
     let kept = value
         .char_indices()
         .take_while(|(start, c)| start + c.len_utf8() <= MAX_GRANT_TEXT);
-    (!value.is_empty()).then(|| kept.map(|(_, c)| c).collect())
+    let kept: String = kept.map(|(_, c)| c).collect();
+    let kept = kept.trim_end_matches([' ', '\t']);
+    (!kept.is_empty()).then(|| kept.to_owned())
 }
 
 fn push<T>(list: &mut Vec<T>, item: T, what: &'static str) -> Result<(), GrantError> {
@@ -442,6 +444,9 @@ mod tests {
     fn long_text_is_cut_between_characters() {
         let grant = with(&format!("X-CSTP-Banner: {}\r\n", "é".repeat(MAX_GRANT_TEXT))).expect("valid");
         assert_eq!(grant.banner, Some("é".repeat(MAX_GRANT_TEXT / 2)));
+        let words = "x".repeat(MAX_GRANT_TEXT - 1);
+        let grant = with(&format!("X-CSTP-Banner: {words} and more\r\n")).expect("valid");
+        assert_eq!(grant.banner, Some(words));
     }
 
     #[test]
