@@ -1,16 +1,179 @@
-//! `marmot demo`: the whole story on one machine.
+//! `marmot demo`: the whole story on one machine. A tunnel comes up, carries data, survives a freeze, and goes without a
+//! trace.
+//!
+//! ```text
+//!   run --> probe (a child tries whether namespaces are permitted)
+//!    |        yes: world, four hosts in namespaces        no: fallback, loopback and userspace IP stacks
+//!    +--> tunnel --> traffic --> freeze --> stop --> claims: the table, and the exit code
+//!              every act drives real `marmot gateway` and `marmot client` processes and believes the kernel, not them
+//! ```
+//! Nothing of the host is touched; everything is in namespaces of our own or in one temporary folder.
+
+mod children;
+mod claims;
+mod download;
+mod event;
+mod fallback;
+mod freeze;
+mod http;
+mod kernel;
+mod naive;
+mod patience;
+mod picture;
+mod ping;
+mod process;
+mod setup;
+mod signs;
+mod stage;
+mod stop;
+mod story;
+mod stream;
+mod traffic;
+mod tunnel;
+mod world;
 
 use std::process::ExitCode;
+
+use anyhow::Result;
+
+use self::children::Role;
+use self::claims::Outcome;
+use self::patience::Interrupted;
+use self::stage::{Site, Stage};
+use self::story::Story;
+use self::world::World;
+
+/// The largest download, in MiB.
+const MAX_SIZE: u64 = 2048;
+
+/// Lines shown of each log when something went wrong.
+const TAIL: usize = 15;
 
 /// Arguments of `marmot demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArgs {
+    /// No moving progress bar, plain lines instead
+    #[arg(long)]
+    no_progress: bool,
     /// Keep the folder with configurations, keys and logs
     #[arg(long)]
     keep: bool,
+    /// Use loopback and userspace IP stacks even if namespaces are permitted
+    #[arg(long)]
+    loopback: bool,
+    /// Size of the download in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=MAX_SIZE))]
+    size: u64,
+    /// What this process plays in another demo
+    #[command(flatten)]
+    role: Role,
 }
 
 /// Runs the demo. Called before any thread exists in this process: it moves into namespaces of its own.
-pub(crate) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the demo is not there yet (keep: {})", args.keep)
+pub(crate) fn run(args: DemoArgs) -> Result<ExitCode> {
+    if args.role.is_some() {
+        return args.role.play();
+    }
+    let story = Story::new();
+    introduce(&story);
+    let site = match obstacle(&args) {
+        None => Site::Namespaces(Box::new(World::build()?)),
+        Some(reason) => {
+            explain(&story, &reason);
+            Site::Loopback
+        }
+    };
+    // World::build was the last to need a single thread.
+    patience::listen_for_interrupts();
+    let mut stage = Stage::new(story, site, &args)?;
+    let outcome = play(&mut stage);
+    Ok(conclude(stage, outcome))
+}
+
+fn play(stage: &mut Stage) -> Result<()> {
+    tunnel::act(stage)?;
+    traffic::act(stage)?;
+    freeze::act(stage)?;
+    stop::act(stage)
+}
+
+fn introduce(story: &Story) {
+    story.title("marmot demo: a packet tunnel that sleeps well");
+    for line in [
+        "1  A client and a gateway, with fresh keys, build an encrypted tunnel through an \"internet\".",
+        "2  Pings and a download go through it to a LAN behind the gateway; the hash is compared.",
+        "3  The client is frozen for longer than dead-peer detection. It keeps its session.",
+        "   A naive client beside it, which beats hearts like many do, loses its own.",
+        "4  The client stops at once, and its host is left exactly as it was.",
+    ] {
+        story.block(line);
+    }
+}
+
+/// Why the story cannot be played in namespaces, if it cannot.
+fn obstacle(args: &DemoArgs) -> Option<String> {
+    if args.loopback {
+        return Some("it was asked for (--loopback)".to_owned());
+    }
+    children::probe().err().map(|error| format!("{error:#}"))
+}
+
+fn explain(story: &Story, reason: &str) {
+    story.say("");
+    story.say("Namespaces or TUN devices cannot be used here:");
+    story.fact("", reason);
+    let missing = platform::capabilities::explain_missing();
+    for sentence in missing.iter().filter(|sentence| !reason.contains(sentence.as_str())) {
+        story.fact("", sentence);
+    }
+    story.say(
+        "So the real client and gateway talk over loopback, with packet devices in memory and an IP stack of their own \
+         (smoltcp) behind each. What needs a real host is marked with a dash.",
+    );
+}
+
+/// The table, the verdict, and the exit code.
+fn conclude(mut stage: Stage, outcome: Result<()>) -> ExitCode {
+    let interrupted = outcome.as_ref().is_err_and(|error| error.is::<Interrupted>());
+    if let Err(error) = &outcome
+        && !interrupted
+    {
+        stage.story.claim(format!("{error:#}"), false);
+    }
+    let good = outcome.is_ok() && stage.story.claims().hold();
+    if !good && !interrupted {
+        stage.show_logs(TAIL);
+    }
+    // From here on no process is left, and no folder unless it is wanted.
+    let (story, kept) = stage.clear(!good && !interrupted);
+    if interrupted {
+        story.verdict("Interrupted; everything is cleaned up.", false);
+        return ExitCode::FAILURE;
+    }
+    story.say("");
+    story.title("What was claimed");
+    story.table();
+    let true_claims = story.claims().count(|outcome| *outcome == Outcome::True);
+    let skipped = story.claims().count(|outcome| matches!(outcome, Outcome::Skipped(_)));
+    let seconds = story.elapsed().as_secs_f64();
+    let skipped = if skipped > 0 {
+        format!(", {skipped} not shown here")
+    } else {
+        String::new()
+    };
+    if good {
+        story.verdict(
+            &format!("All {true_claims} true{skipped}, in {seconds:.1} s. Everything is cleaned up."),
+            true,
+        );
+    } else {
+        story.verdict(
+            &format!("Not everything was true{skipped}, after {seconds:.1} s."),
+            false,
+        );
+    }
+    if let Some(folder) = kept {
+        story.fact("kept", folder.display());
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

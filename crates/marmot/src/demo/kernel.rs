@@ -1,0 +1,156 @@
+//! The kernel's own view of TCP connections and devices, from `/proc/net`: nobody has to believe our logs.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+/// Where the kernel lists the connections of the network namespace of the thread that reads it.
+const TABLE: &str = "/proc/thread-self/net/tcp";
+
+/// Where it counts what its interfaces carried.
+const DEVICES: &str = "/proc/thread-self/net/dev";
+
+/// Number of `TCP_ESTABLISHED` in include/net/tcp_states.h.
+const ESTABLISHED: u8 = 1;
+
+/// A TCP connection as the kernel sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// Our end.
+    pub(crate) local: SocketAddr,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+    /// Whether it is open in both directions.
+    pub(crate) established: bool,
+    /// Bytes sent and not acknowledged.
+    pub(crate) unacknowledged: u32,
+    /// Time until the running timer fires, in hundredths of a second (USER_HZ).
+    pub(crate) timer: Option<(Timer, u64)>,
+    /// Keepalive probes sent and not answered.
+    pub(crate) unanswered_probes: u32,
+    /// Number of the socket; another socket between the same ends has another one.
+    pub(crate) inode: u64,
+}
+
+/// Which timer runs (`tcp_timer_pending` in net/ipv4/tcp_ipv4.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// Keepalive.
+    Keepalive,
+    /// Retransmission, zero window probe, and what else there is.
+    Other,
+}
+
+/// What an interface carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Towards the host; for a TUN device, what came out of the tunnel.
+    pub(crate) received_bytes: u64,
+    /// From the host.
+    pub(crate) sent_bytes: u64,
+}
+
+/// What `device` of this thread's network carried; `None` where the kernel does not tell.
+pub(crate) fn counters(device: &str) -> Option<Counters> {
+    let text = std::fs::read_to_string(DEVICES).ok()?;
+    text.lines().find_map(|line| parse_counters(line, device))
+}
+
+/// One line: `name: bytes packets errs drop fifo frame compressed multicast bytes ...` (proc_pid_net(5)).
+fn parse_counters(line: &str, device: &str) -> Option<Counters> {
+    let (name, numbers) = line.split_once(':')?;
+    if name.trim() != device {
+        return None;
+    }
+    let numbers: Vec<&str> = numbers.split_whitespace().collect();
+    Some(Counters {
+        received_bytes: numbers.first()?.parse().ok()?,
+        sent_bytes: numbers.get(8)?.parse().ok()?,
+    })
+}
+
+/// The IPv4 connections of this thread's network; `None` where the kernel does not tell.
+pub(crate) fn connections() -> Option<Vec<Connection>> {
+    let text = std::fs::read_to_string(TABLE).ok()?;
+    Some(text.lines().skip(1).filter_map(parse).collect())
+}
+
+/// The open connection that arrived at `local`, newest number last.
+pub(crate) fn accepted_at(local: SocketAddr) -> Option<Vec<Connection>> {
+    let mut found = connections()?;
+    found.retain(|connection| connection.established && connection.local == local);
+    found.sort_by_key(|connection| connection.inode);
+    Some(found)
+}
+
+/// One line: `sl local remote st tx:rx tr:when retransmits uid probes inode ...` (get_tcp4_sock in net/ipv4/tcp_ipv4.c).
+fn parse(line: &str) -> Option<Connection> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let pair = |index: usize| fields.get(index)?.split_once(':');
+    let (send_queue, _) = pair(4)?;
+    let (timer, when) = pair(5)?;
+    Some(Connection {
+        local: address(fields.get(1)?)?,
+        peer: address(fields.get(2)?)?,
+        established: u8::from_str_radix(fields.get(3)?, 16).ok()? == ESTABLISHED,
+        unacknowledged: u32::from_str_radix(send_queue, 16).ok()?,
+        timer: match timer {
+            "00" => None,
+            "02" => Some((Timer::Keepalive, u64::from_str_radix(when, 16).ok()?)),
+            _ => Some((Timer::Other, u64::from_str_radix(when, 16).ok()?)),
+        },
+        unanswered_probes: fields.get(8)?.parse().ok()?,
+        inode: fields.get(9)?.parse().ok()?,
+    })
+}
+
+/// `0100007F:1F90`: the address as the machine's own number of its bytes in network order, the port as a number.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.split_once(':')?;
+    let host = Ipv4Addr::from(u32::from_str_radix(host, 16).ok()?.to_ne_bytes());
+    Some(SocketAddrV4::new(host, u16::from_str_radix(port, 16).ok()?).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_line_of_the_kernel_is_read() {
+        let line = "   1: 026433C6:01BB 020200C0:9C40 01 00000010:00000000 02:00000064 00000000     0        0 4711 2 0 \
+                    100 0 0 10 0";
+        let connection = parse(line).expect("line");
+        if cfg!(target_endian = "little") {
+            assert_eq!(connection.local, "198.51.100.2:443".parse().expect("address"));
+            assert_eq!(connection.peer, "192.0.2.2:40000".parse().expect("address"));
+        }
+        assert!(connection.established);
+        assert_eq!(connection.unacknowledged, 16);
+        assert_eq!(connection.timer, Some((Timer::Keepalive, 100)));
+        assert_eq!((connection.unanswered_probes, connection.inode), (0, 4711));
+        assert_eq!(parse("  sl  local_address rem_address"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_device_is_found_by_its_whole_name() {
+        let line = "mm-demo: 1000 10 0 0 0 0 0 0 2000 20 0 0 0 0 0 0";
+        let counters = parse_counters(line, "mm-demo").expect("counters");
+        assert_eq!((counters.received_bytes, counters.sent_bytes), (1000, 2000));
+        assert_eq!(parse_counters(line, "demo"), None);
+    }
+
+    #[test]
+    fn a_real_connection_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let local = listener.local_addr().expect("address");
+        let near = TcpStream::connect(local).expect("connect");
+        let (_far, _) = listener.accept().expect("accept");
+        let Some(found) = accepted_at(local) else {
+            // A system without /proc.
+            return;
+        };
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].peer, near.local_addr().expect("address"));
+        assert_eq!(found[0].unanswered_probes, 0);
+    }
+}
