@@ -9,7 +9,7 @@ use wire::cstp::{self, Decoder, Frame, Kind};
 use wire::http::{BodyDecoder, Headers, parse_request, parse_response};
 use wire::limits::{MAX_BODY, MAX_CONNECT_HEAD, MAX_HEAD, MAX_HEADERS, MAX_REPLY_HEADERS};
 use wire::offer::{ConnectRefused, Offer, parse_connect_reply};
-use wire::{AuthError, CstpError, Secret};
+use wire::{AuthError, CstpError, HttpError, Secret};
 
 /// What a target does with its bytes.
 pub type Target = fn(&[u8]);
@@ -68,12 +68,14 @@ pub fn http_request(data: &[u8]) {
     if let Ok(mut decoder) = BodyDecoder::for_request(&head, MAX_BODY) {
         drain(&mut decoder, &data[length..]);
     }
-    let (again, _) = parse_request(&head.encode(&[]), usize::MAX)
-        .expect("valid")
-        .expect("complete");
+    look_up(&head.headers);
+    // The length that is added may be one line too many.
+    let (again, _) = match parse_request(&head.encode(&[]), usize::MAX) {
+        Err(HttpError::TooManyHeaders { .. }) => return,
+        again => again.expect("valid").expect("complete"),
+    };
     assert_eq!(again.method, head.method);
     assert_kept(&again.headers, &head.headers);
-    look_up(&head.headers);
 }
 
 /// A reply with its body.
@@ -86,12 +88,14 @@ pub fn http_response(data: &[u8]) {
         drain(&mut decoder, &data[length..]);
         let _ = decoder.at_eof();
     }
-    let (again, _) = parse_response(&head.encode(&[]), usize::MAX)
-        .expect("valid")
-        .expect("complete");
+    look_up(&head.headers);
+    // The length that is added may be one line too many.
+    let (again, _) = match parse_response(&head.encode(&[]), usize::MAX) {
+        Err(HttpError::TooManyHeaders { .. }) => return,
+        again => again.expect("valid").expect("complete"),
+    };
     assert_eq!((again.status, again.reason), (head.status, head.reason));
     assert_kept(&again.headers, &head.headers);
-    look_up(&head.headers);
 }
 
 /// Feeds a body in two steps and never gets more than allowed.
