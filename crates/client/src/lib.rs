@@ -1,12 +1,102 @@
-//! The client shell.
+//! The client: one tunnel from this host to a gateway, until somebody stops it.
+//!
+//! ```text
+//!   config --> Setup (trust, identity, secrets)
+//!                 |
+//!   signals --> Shell --> lifecycle::Machine --effects--> Attempt: dial, TLS, login, CONNECT   (caller, login, dial)
+//!                 |                                       Host:    slot, TUN, routes, rules    (host, grant)
+//!                 +-------------------------------------> Pump:    device <-> channel          (pump, device)
+//! ```
+//! The shell decides nothing that a pure crate could: when to connect is `lifecycle`'s, what a frame means `session`'s, what
+//! a grant may do to this host `plan`'s.
 #![forbid(unsafe_code)]
 
+mod attempt;
+mod caller;
+mod device;
 mod dial;
+mod effects;
 mod error;
+mod grant;
+mod host;
+mod login;
+mod pump;
+mod quiet;
+mod report;
+mod secrets;
+mod setup;
+mod shell;
+mod signals;
+mod status;
+#[cfg(test)]
+mod stories;
 #[cfg(test)]
 mod testing;
 mod trust;
 mod verify;
 
+use std::path::PathBuf;
+
+use config::client::ClientConfig;
+use tokio::sync::watch;
+
+pub use device::{Device, MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;
+pub use signals::SignalSource;
+pub use status::{Status, TunnelStatus};
+
+/// Where the tunnel ends on this side.
+#[derive(Debug, Default)]
+pub enum Place {
+    /// This host: a TUN device with addresses, routes and rules. Needs CAP_NET_ADMIN.
+    #[default]
+    Host,
+    /// A packet device in memory; this host is not touched.
+    Memory(MemoryDevice),
+}
+
+/// What surrounds a client: by default this host and the signals of this process.
+#[derive(Debug, Default)]
+pub struct Hooks {
+    /// Where the tunnel ends.
+    pub place: Place,
+    /// Where orders come from.
+    pub signals: SignalSource,
+    /// Gets every change of the status.
+    pub status: Option<watch::Sender<Status>>,
+}
+
+/// Runs the client until it is stopped. Blocks; to be called without a runtime. `config_path` is read again on SIGHUP.
+///
+/// # Errors
+/// Why the tunnel failed for good; see [`ClientError::exit_code`]. The host is as it was then, too.
+pub fn run(config: ClientConfig, config_path: PathBuf) -> Result<(), ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Local(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(run_with(config, config_path, Hooks::default()));
+    // A name server that does not answer, or a prompt, may hold a thread; nobody waits for it.
+    runtime.shutdown_background();
+    result
+}
+
+/// As [`run`], inside a tokio runtime and with surroundings of the caller's choice.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_with(config: ClientConfig, config_path: PathBuf, hooks: Hooks) -> Result<(), ClientError> {
+    let login = config.login.clone();
+    let secrets = tokio::task::spawn_blocking(move || secrets::Secrets::read_stdin(&login))
+        .await
+        .map_err(|_| ClientError::Local("cannot read the password".to_owned()))??;
+    let setup = setup::Setup::new(config, secrets)?;
+    let signals = signals::SignalStream::open(hooks.signals)?;
+    let host = match hooks.place {
+        Place::Host => host::Host::open(&setup.config).await?,
+        Place::Memory(device) => host::Host::Memory(Some(device)),
+    };
+    let status = hooks.status.unwrap_or_else(|| watch::Sender::new(Status::default()));
+    shell::Shell::new(setup, config_path, host, signals, status).run().await
+}

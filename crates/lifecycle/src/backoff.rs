@@ -47,6 +47,15 @@ impl Backoff {
         }
     }
 
+    /// The waits of `other` after the failures of this one.
+    #[must_use]
+    pub(crate) const fn with_limits_of(self, other: Self) -> Self {
+        Self {
+            failures: self.failures,
+            ..other
+        }
+    }
+
     /// The wait before the next attempt.
     pub fn delay(&self, jitter: Jitter) -> Duration {
         let delay = match self.failures.checked_sub(1) {

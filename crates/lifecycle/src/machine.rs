@@ -88,6 +88,11 @@ impl Machine {
         self.state
     }
 
+    /// Changes the waits between attempts, from the next one on.
+    pub fn set_backoff(&mut self, backoff: Backoff) {
+        self.backoff = self.backoff.with_limits_of(backoff);
+    }
+
     /// When [`Input::DeadlineReached`] is wanted, and why.
     pub fn deadline(&self) -> Option<Deadline> {
         let retry = |attempt| match attempt {

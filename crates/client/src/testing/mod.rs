@@ -16,6 +16,13 @@ use tempfile::TempDir;
 
 use crate::verify::pin_of;
 
+mod gateway;
+
+pub(crate) use gateway::{Behaviour, Order, Seen, StubGateway};
+
+/// How long a test waits for what must happen. Long, because the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A certificate authority, a gateway with a certificate, and a client with one.

@@ -1,0 +1,151 @@
+//! What the machine says is to be done, done.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use lifecycle::{Acknowledged, Effect, Generation, How, Report};
+use platform::clock;
+use tracing::{debug, info, warn};
+
+use crate::attempt::Attempt;
+use crate::host::Proof;
+use crate::pump::{Stop, say_goodbye};
+use crate::report::SessionLog;
+use crate::shell::{Released, Running, Shell};
+
+impl Shell {
+    pub(crate) fn carry_out(&mut self, effect: Effect<Proof>) {
+        match effect {
+            Effect::Connect { g, how, trigger } => {
+                debug!(%g, ?how, ?trigger, "connecting");
+                self.connect(g, how);
+            }
+            Effect::Abort { .. } => self.attempt = None,
+            Effect::Goodbye { .. } => match &mut self.parting {
+                Some(link) => say_goodbye(link),
+                None => self.goodbye = true,
+            },
+            Effect::Release { g } => self.begin_release(g),
+            Effect::AckStop { took, outcome } => self.acknowledge(took, &outcome),
+            Effect::Report(event) => self.report(event),
+            Effect::Exit(reason) => self.exit = Some(reason),
+        }
+    }
+
+    fn connect(&mut self, g: Generation, how: How) {
+        let dialled = Arc::new(AtomicU32::new(0));
+        let attempt = Attempt {
+            setup: Arc::clone(&self.setup),
+            mark: self.host.mark(),
+            known: self.known.clone(),
+            cookie: self.cookie.clone().filter(|_| how == How::Cookie),
+            previous: self.addresses.clone(),
+            dialled: Arc::clone(&dialled),
+        };
+        self.attempt = Some(Running {
+            g,
+            result: Box::pin(attempt.run()),
+            dialled,
+        });
+    }
+
+    fn begin_release(&mut self, g: Generation) {
+        self.cookie = None;
+        self.addresses.clear();
+        let how = if std::mem::take(&mut self.goodbye) {
+            Stop::WithGoodbye
+        } else {
+            Stop::Silently
+        };
+        let pump = self.pump.take().map(|(_, mut pump)| {
+            pump.stop(how);
+            pump
+        });
+        let restore = self.host.release();
+        self.release = Some(Box::pin(async move {
+            let finished = match pump {
+                Some(pump) => pump.finished().await,
+                None => None,
+            };
+            Released {
+                g,
+                proof: restore.await,
+                finished,
+            }
+        }));
+    }
+
+    fn acknowledge(&mut self, took: Duration, outcome: &Acknowledged<Proof>) {
+        let ms = took.as_secs_f64() * 1000.0;
+        let ms = (ms * 100.0).round() / 100.0;
+        match outcome {
+            Acknowledged::WasDown => info!(ms, "stop.ack: the tunnel was down"),
+            Acknowledged::Restored(proof) if proof.residue().is_empty() => info!(ms, "stop.ack"),
+            Acknowledged::Restored(proof) => info!(ms, residue = proof.residue().join("; "), "stop.ack"),
+            Acknowledged::Overrun => warn!(ms, residue = "still being removed", "stop.ack"),
+        }
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.status.send_modify(|status| status.stop_ack_us = Some(us));
+    }
+
+    fn report(&mut self, event: Report) {
+        match event {
+            Report::SessionStart(_) => {
+                self.session = self.upcoming.take().map(|session| session.started(clock::now()));
+                let tunnel = self.session.as_ref().map(SessionLog::status);
+                self.status.send_modify(|status| {
+                    status.sessions += 1;
+                    status.tunnel = tunnel;
+                });
+            }
+            Report::SessionEnd(_, reason) => {
+                self.ending = Some(reason);
+                if self.pump.is_none() {
+                    self.end_session();
+                }
+            }
+            Report::PathLost(_, kind) => {
+                self.status.send_modify(|status| status.path_losses += 1);
+                debug!(%kind, "path.lost");
+            }
+            Report::PathBack(_, after) => {
+                if let (Some(session), Some(upcoming)) = (&mut self.session, self.upcoming.take()) {
+                    session.went_on(upcoming, after);
+                    let tunnel = session.status();
+                    self.status.send_modify(|status| status.tunnel = Some(tunnel));
+                }
+            }
+            Report::Reconnecting(_) => warn!("no connection to the gateway for 10 s; reconnecting"),
+            Report::RetryIn(_, delay) => self.retry_notice(delay),
+            Report::Suppressed(delay) => debug!(delay_s = delay.as_secs(), "too many connections; waiting"),
+            Report::ReconnectFailed(_) => {
+                if let Some(error) = self.failure.take() {
+                    warn!("the new connection failed, the old one goes on: {error}");
+                }
+            }
+            Report::AlreadyWanted => debug!("the tunnel is up or on its way already"),
+            Report::StartRefused => warn!("cannot start: the client is about to exit"),
+            Report::Failed(reason) => debug!(%reason, "failed"),
+        }
+    }
+
+    fn retry_notice(&mut self, delay: Duration) {
+        let text = self.failure.as_ref().map_or_else(String::new, ToString::to_string);
+        let delay_ms = delay.as_millis();
+        match self.quiet.failed(&text, clock::now().awake) {
+            Some(failures) => warn!(failures, delay_ms, "trying again: {text}"),
+            None => debug!(delay_ms, "trying again: {text}"),
+        }
+    }
+
+    /// Logs the end of a session once all it carried is known.
+    pub(crate) fn end_session(&mut self) {
+        let Some(reason) = self.ending.take() else { return };
+        let carried = std::mem::take(&mut self.carried);
+        self.status.send_modify(|status| status.traffic.add(&carried));
+        if let Some(session) = self.session.take() {
+            session.end(reason, self.ended_by.take(), &carried, clock::now());
+        }
+    }
+}

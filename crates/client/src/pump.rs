@@ -1,0 +1,351 @@
+//! The pump: packets between the device and the control channel, in a task of its own.
+//!
+//! ```text
+//!   device --recv--> Established::outgoing --> Channel::queue --> TLS record --> TCP
+//!   device <--try_send-- Established::received <-- Channel::next <-- TLS record <-- TCP
+//! ```
+//! It owns device and channel alone. Each wake-up looks at the clocks first: after a gap nothing old is forwarded, and no
+//! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use channel::Closed;
+use lifecycle::LossKind;
+use now::{Awake, Gap, GapDetector, Now};
+use packet::DropReason;
+use platform::clock;
+use session::client::Established;
+use session::{EndReason, Output, Received};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep};
+use wire::cstp::{Frame, Kind};
+
+use crate::attempt::Link;
+use crate::device::Device;
+
+/// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
+/// 90 kB, a few milliseconds at 100 Mbit/s.
+const BATCH: usize = 64;
+
+/// Larger than any packet that fits the tunnel.
+const BUFFER: usize = plan::MAX_MTU as usize + 256;
+
+/// Look at the clocks this often while there is traffic (lifecycle.md section 3).
+const ACTIVE_TICK: Duration = Duration::from_millis(500);
+
+/// And this often when there is none.
+const IDLE_TICK: Duration = Duration::from_secs(5);
+
+/// Traffic counts for this long.
+const ACTIVE_FOR: Duration = Duration::from_secs(10);
+
+/// Packets thrown away at once after a gap. The queue of a TUN device holds 500.
+const MAX_STALE: usize = 4096;
+
+/// Gaps that the shell has not heard of yet; one more is dropped, it would say nothing new.
+const MAX_GAPS: usize = 4;
+
+/// Why the pump stopped.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It was told to.
+    Stopped,
+    /// The control channel is gone; the session may live.
+    Lost(LossKind, String),
+    /// The session is over.
+    Ended(EndReason),
+    /// The device is gone.
+    DeviceGone(io::Error),
+}
+
+/// What is left of a pump.
+pub(crate) struct Finished {
+    pub(crate) outcome: Outcome,
+    pub(crate) device: Device,
+    /// Kept open, so that a goodbye is not overtaken by a reset.
+    pub(crate) link: Link,
+}
+
+/// The shell's hold on a running pump.
+pub(crate) struct Pump {
+    stop: Option<oneshot::Sender<Stop>>,
+    gaps: mpsc::Receiver<Gap>,
+    task: JoinHandle<Box<Finished>>,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Without a word: the session goes on over another connection.
+    Silently,
+    /// With a goodbye that ends the session at the gateway, if the socket takes it at once.
+    WithGoodbye,
+}
+
+impl Pump {
+    /// Starts pumping. `discard` throws away what waits in the device: it is old.
+    pub(crate) fn start(device: Device, link: Link, discard: bool) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (gap_queue, gaps) = mpsc::channel(MAX_GAPS);
+        let worker = Worker::new(device, link, gap_queue);
+        Self {
+            stop: Some(stop),
+            gaps,
+            task: tokio::spawn(worker.run(stopped, discard)),
+        }
+    }
+
+    /// Stops it; [`Pump::finished`] follows at once. A pump that has stopped already stays as it is.
+    pub(crate) fn stop(&mut self, how: Stop) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(how);
+        }
+    }
+
+    /// What it has to say. Cancel safe; not to be called again after its end.
+    pub(crate) async fn next(&mut self) -> PumpEvent {
+        tokio::select! {
+            biased;
+            Some(gap) = self.gaps.recv() => PumpEvent::Gap(gap),
+            finished = &mut self.task => PumpEvent::Finished(finished.ok()),
+        }
+    }
+
+    /// Waits for its end. `None` if it broke an invariant.
+    pub(crate) async fn finished(mut self) -> Option<Box<Finished>> {
+        (&mut self.task).await.ok()
+    }
+}
+
+/// What a pump has to say.
+pub(crate) enum PumpEvent {
+    /// The process did not run for a while.
+    Gap(Gap),
+    /// It stopped. `None` if it broke an invariant; then the device is lost.
+    Finished(Option<Box<Finished>>),
+}
+
+struct Worker {
+    device: Device,
+    link: Link,
+    gaps: mpsc::Sender<Gap>,
+    detector: GapDetector,
+    timer: Pin<Box<Sleep>>,
+    last_traffic: Awake,
+    buffer: Box<[u8]>,
+}
+
+enum Woken {
+    Stop(Stop),
+    Frame(Result<Frame, Closed>),
+    Packet(io::Result<usize>),
+    Timer,
+}
+
+impl Worker {
+    fn new(device: Device, link: Link, gaps: mpsc::Sender<Gap>) -> Self {
+        let now = clock::now();
+        Self {
+            device,
+            link,
+            gaps,
+            detector: GapDetector::new(now, ACTIVE_TICK),
+            timer: Box::pin(sleep(ACTIVE_TICK)),
+            last_traffic: now.awake,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+        }
+    }
+
+    async fn run(mut self, mut stopped: oneshot::Receiver<Stop>, discard: bool) -> Box<Finished> {
+        if discard {
+            self.discard_waiting();
+        }
+        let outcome = loop {
+            if let Err(outcome) = self.turn(&mut stopped).await {
+                break outcome;
+            }
+        };
+        Box::new(Finished {
+            outcome,
+            device: self.device,
+            link: self.link,
+        })
+    }
+
+    /// Sends what is to be sent, waits for one thing to happen, and handles it.
+    async fn turn(&mut self, stopped: &mut oneshot::Receiver<Stop>) -> Result<(), Outcome> {
+        self.send()?;
+        self.arm();
+        let Self {
+            timer,
+            link,
+            device,
+            buffer,
+            ..
+        } = self;
+        let room = link.channel.has_room();
+        let woken = tokio::select! {
+            // A shell that is gone wants nothing any more.
+            how = stopped => Woken::Stop(how.unwrap_or(Stop::Silently)),
+            frame = link.channel.next() => Woken::Frame(frame),
+            packet = device.recv(buffer), if room => Woken::Packet(packet),
+            () = timer => Woken::Timer,
+        };
+        let now = clock::now();
+        let gap = self.look_at_clocks(now);
+        match woken {
+            Woken::Stop(how) => return Err(self.stop(how, now)),
+            Woken::Frame(frame) => self.frames(frame.map_err(lost)?, now)?,
+            Woken::Packet(Ok(_)) if gap => self.link.established.drop_packet(DropReason::Stale),
+            Woken::Packet(packet) => self.packets(packet, now)?,
+            Woken::Timer => {}
+        }
+        if gap {
+            self.discard_waiting();
+        }
+        self.link.established.handle_timeout(now);
+        Ok(())
+    }
+
+    /// Hands the session's own frames and all that is queued to TCP, as far as it takes them.
+    fn send(&mut self) -> Result<(), Outcome> {
+        while let Some(output) = self.link.established.poll() {
+            match output {
+                Output::Send(kind, payload) => self.link.channel.queue(kind, &payload).map_err(lost)?,
+                Output::Dead(why) => return Err(Outcome::Lost(LossKind::Timeout, why.to_owned())),
+                Output::Ended(reason) => return Err(Outcome::Ended(reason)),
+            }
+        }
+        self.link.channel.send_some().map_err(lost)?;
+        Ok(())
+    }
+
+    /// Sets the timer if it fired, or would fire too late.
+    fn arm(&mut self) {
+        let mut next = self.detector.due();
+        if let Some(deadline) = self.link.established.deadline() {
+            next = next.min(deadline.at);
+        }
+        let at = Instant::now() + next.since(clock::now().awake);
+        if self.timer.is_elapsed() || at < self.timer.deadline() {
+            self.timer.as_mut().reset(at);
+        }
+    }
+
+    /// Whether the process did not run for a while; then deadlines are re-based and the shell is told.
+    fn look_at_clocks(&mut self, now: Now) -> bool {
+        let active = now.awake.since(self.last_traffic) < ACTIVE_FOR;
+        let Some(gap) = self.detector.look(now, if active { ACTIVE_TICK } else { IDLE_TICK }) else {
+            return false;
+        };
+        self.link.established.rebase(&gap);
+        let _ = self.gaps.try_send(gap);
+        true
+    }
+
+    fn frames(&mut self, first: Frame, now: Now) -> Result<(), Outcome> {
+        self.frame(&first, now)?;
+        for _ in 1..BATCH {
+            match self.link.channel.try_next().map_err(lost)? {
+                Some(frame) => self.frame(&frame, now)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame, now: Now) -> Result<(), Outcome> {
+        match self.link.established.received(frame, now) {
+            Received::Nothing | Received::Dropped(_) => return Ok(()),
+            Received::Packet => {}
+        }
+        self.last_traffic = now.awake;
+        match self.device.try_send(&frame.payload) {
+            Ok(()) => {}
+            Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.link.established.drop_packet(DropReason::QueueFull);
+            }
+            Err(_) => self.link.established.drop_packet(DropReason::DeviceRefused),
+        }
+        Ok(())
+    }
+
+    fn packets(&mut self, first: io::Result<usize>, now: Now) -> Result<(), Outcome> {
+        let mut received = first;
+        for last in (0..BATCH).rev() {
+            match received {
+                Ok(length) => self.packet(length, now)?,
+                Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.link.established.drop_packet(DropReason::DeviceRefused),
+            }
+            if last == 0 || !self.link.channel.has_room() {
+                break;
+            }
+            received = self.device.try_recv(&mut self.buffer);
+        }
+        Ok(())
+    }
+
+    fn packet(&mut self, length: usize, now: Now) -> Result<(), Outcome> {
+        self.last_traffic = now.awake;
+        let packet = &self.buffer[..length];
+        if self.link.established.outgoing(packet, now).is_ok() {
+            self.link.channel.queue(Kind::Data, packet).map_err(lost)?;
+        }
+        Ok(())
+    }
+
+    fn discard_waiting(&mut self) {
+        for _ in 0..MAX_STALE {
+            if self.device.try_recv(&mut self.buffer).is_err() {
+                break;
+            }
+            self.link.established.drop_packet(DropReason::Stale);
+        }
+    }
+
+    /// A goodbye is one frame that TCP takes now or never; nobody waits for the peer. A link that is about to be replaced
+    /// delivers what it has received.
+    fn stop(&mut self, how: Stop, now: Now) -> Outcome {
+        match how {
+            Stop::WithGoodbye => say_goodbye(&mut self.link),
+            Stop::Silently => {
+                while let Ok(Some(frame)) = self.link.channel.try_next() {
+                    if frame.kind == Kind::Data && self.frame(&frame, now).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        Outcome::Stopped
+    }
+}
+
+/// Ends the session at the gateway, as far as TCP takes the words at once.
+pub(crate) fn say_goodbye(link: &mut Link) {
+    let (kind, payload) = Established::goodbye();
+    let said = link
+        .channel
+        .queue(kind, &payload)
+        .and_then(|()| link.channel.queue_farewell())
+        .and_then(|()| link.channel.send_some());
+    if let Err(error) = said {
+        tracing::debug!(%error, "the goodbye was not taken");
+    }
+}
+
+fn lost(closed: Closed) -> Outcome {
+    let kind = match &closed {
+        Closed::Eof { .. } => LossKind::Eof,
+        Closed::Broken(error) if error.kind() == io::ErrorKind::TimedOut => LossKind::Timeout,
+        Closed::Broken(_) => LossKind::Reset,
+        Closed::Tls(_) | Closed::Cstp(_) => LossKind::Protocol,
+        Closed::Backlog(_) => LossKind::Timeout,
+    };
+    Outcome::Lost(kind, closed.to_string())
+}

@@ -1,0 +1,157 @@
+//! The lines of the log that a user would notice, in the words of lifecycle.md section 5.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lifecycle::EndReason;
+use now::Now;
+use plan::{NetworkPlan, RouteKind};
+use session::Traffic;
+use tracing::{debug, info, warn};
+use wire::offer::{Grant, MarmotSession};
+use wire::text::escape;
+
+use crate::caller::TlsFacts;
+use crate::grant::Accepted;
+use crate::setup::Setup;
+use crate::status::TunnelStatus;
+
+/// Overlapping routes that are named one by one.
+const SHOWN_OVERLAPS: usize = 5;
+
+/// What the log says about one session.
+pub(crate) struct SessionLog {
+    gateway: String,
+    peer: IpAddr,
+    tls: TlsFacts,
+    plan: NetworkPlan,
+    marmot: Option<MarmotSession>,
+    begun: Now,
+}
+
+impl SessionLog {
+    pub(crate) fn new(
+        setup: &Setup,
+        peer: IpAddr,
+        tls: TlsFacts,
+        plan: NetworkPlan,
+        marmot: Option<&MarmotSession>,
+    ) -> Self {
+        let gateway = setup.config.gateway.url.authority();
+        Self {
+            gateway,
+            peer,
+            tls,
+            plan,
+            marmot: marmot.cloned(),
+            begun: Now::default(),
+        }
+    }
+
+    /// The session begins.
+    pub(crate) fn started(mut self, now: Now) -> Self {
+        self.begun = now;
+        info!(
+            gateway = self.gateway,
+            peer = %self.peer,
+            addresses = list(&self.plan.addresses),
+            mtu = self.plan.mtu,
+            routes = self.routes().count(),
+            tls = self.tls.version,
+            cipher = self.tls.cipher,
+            group = self.tls.group,
+            resumed = self.tls.resumed,
+            session = self.identity(),
+            "session.start"
+        );
+        self
+    }
+
+    /// The session goes on over another connection, after `without` any.
+    pub(crate) fn went_on(&mut self, next: Self, without: Duration) {
+        *self = Self {
+            begun: self.begun,
+            ..next
+        };
+        debug!(
+            after_ms = without.as_millis(),
+            peer = %self.peer,
+            tls = self.tls.version,
+            group = self.tls.group,
+            resumed = self.tls.resumed,
+            session = self.identity(),
+            "path.back"
+        );
+    }
+
+    /// The session is over. `told` is what the gateway said about it.
+    pub(crate) fn end(self, reason: EndReason, told: Option<session::EndReason>, carried: &Traffic, now: Now) {
+        info!(
+            reason = reason.word(),
+            detail = told.map(|told| told.to_string()),
+            seconds = now.boot.since(self.begun.boot).as_secs(),
+            packets_in = carried.packets_in,
+            bytes_in = carried.bytes_in,
+            packets_out = carried.packets_out,
+            bytes_out = carried.bytes_out,
+            dropped = %carried.drops,
+            session = self.identity(),
+            "session.end"
+        );
+    }
+
+    pub(crate) fn status(&self) -> TunnelStatus {
+        TunnelStatus {
+            addresses: self.plan.addresses.clone(),
+            mtu: self.plan.mtu,
+            routes: self.routes().collect(),
+            session: self.marmot.as_ref().map(|marmot| (marmot.id.clone(), marmot.epoch)),
+        }
+    }
+
+    fn routes(&self) -> impl Iterator<Item = ipnet::IpNet> + '_ {
+        let tunnel = self.plan.routes.iter().filter(|route| route.kind == RouteKind::Tunnel);
+        tunnel.map(|route| route.net)
+    }
+
+    /// `id;epoch`, if the gateway is one of ours.
+    fn identity(&self) -> Option<String> {
+        self.marmot
+            .as_ref()
+            .map(|marmot| format!("{};{}", marmot.id, marmot.epoch))
+    }
+}
+
+/// What of a grant is worth a word.
+pub(crate) fn accepted(accepted: &Accepted, grant: &Grant) {
+    for overlap in accepted.overlaps.iter().take(SHOWN_OVERLAPS) {
+        warn!("{overlap}");
+    }
+    if accepted.ipv6_off {
+        warn!(
+            mtu = accepted.plan.mtu,
+            "the gateway granted an mtu below 1280; ipv6 stays out of the tunnel"
+        );
+    }
+    if let Some(banner) = &grant.banner {
+        info!(banner = escape(banner), "the gateway says");
+    }
+}
+
+/// The word under which the machine knows the end of a session.
+pub(crate) fn end_reason(reason: &session::EndReason) -> EndReason {
+    use session::EndReason as Told;
+    match reason {
+        Told::UserStop => EndReason::UserStop,
+        Told::Admin(_) | Told::Idle | Told::ParkTtl => EndReason::Admin,
+        Told::AuthExpired => EndReason::AuthExpired,
+        Told::Replaced => EndReason::Replaced,
+        Told::Fatal(_) => EndReason::Fatal,
+    }
+}
+
+/// Values separated by spaces.
+pub(crate) fn list<T: Display>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
