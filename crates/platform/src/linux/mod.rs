@@ -1,4 +1,4 @@
-//! Linux: everything.
+//! Linux: the system this program is made for; every ability is here.
 
 pub(crate) mod capabilities;
 pub(crate) mod clock;
