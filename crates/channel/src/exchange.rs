@@ -1,6 +1,9 @@
 //! HTTP/1.1 requests and replies over a TLS stream, before it becomes a channel of frames.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -162,7 +165,76 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         match self.stream.read_buf(&mut self.buffer).await {
             Ok(count) => Ok(count),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
-            Err(error) => Err(error.into()),
+            Err(error) => match self.read_leftover().await {
+                0 => Err(error.into()),
+                count => Ok(count),
+            },
         }
+    }
+
+    /// Reads what came before an error. A TLS stream reports a fatal alert first, and the data of the records before it only
+    /// when asked again; stock `ocserv` refuses a cookie by a reply and an alert in one segment (measured).
+    async fn read_leftover(&mut self) -> usize {
+        let mut read = pin!(self.stream.read_buf(&mut self.buffer));
+        poll_fn(|context| match read.as_mut().poll(context) {
+            Poll::Ready(Ok(count)) => Poll::Ready(count),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(0),
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::task::Context;
+    use tokio::io::ReadBuf;
+
+    /// A TLS stream on which a reply and a fatal alert have arrived together.
+    struct Alerted {
+        reply: Option<&'static [u8]>,
+        told: bool,
+    }
+
+    impl AsyncRead for Alerted {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.told
+                && let Some(reply) = self.reply.take()
+            {
+                buf.put_slice(reply);
+                return Poll::Ready(Ok(()));
+            }
+            self.told = true;
+            Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+        }
+    }
+
+    impl AsyncWrite for Alerted {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn head_of(reply: Option<&'static [u8]>) -> Result<u16, ExchangeError> {
+        let mut exchange = Exchange::new(Alerted { reply, told: false }, Limits::default());
+        exchange.read_response_head(1000).await.map(|head| head.status)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_reply_that_came_with_a_fatal_alert_is_read() {
+        let refusal = b"HTTP/1.1 401 Cookie is not acceptable\r\n\r\n";
+        assert_eq!(head_of(Some(refusal)).await.ok(), Some(401));
+        assert!(matches!(head_of(None).await, Err(ExchangeError::Io(_))));
+        assert!(matches!(
+            head_of(Some(b"HTTP/1.1 401")).await,
+            Err(ExchangeError::Io(_))
+        ));
     }
 }
