@@ -12,6 +12,7 @@ use session::client::{Authenticated, ConnectError, Established, Wants};
 
 use crate::ClientError;
 use crate::caller::{Caller, TlsFacts, facts, peer_of, take_apart};
+use crate::clock;
 use crate::login::log_in;
 use crate::setup::Setup;
 
@@ -111,7 +112,7 @@ async fn open_tunnel(
         })
         .await?;
     let requesting = requesting.ok_or(ConnectError::CookieRefused)?;
-    let now = platform::clock::now();
+    let now = clock::now();
     let mut established = requesting.reply(&head, now)?;
     if let Some(dpd) = caller.setup().config.session.dpd {
         established.set_dpd(Some(dpd), now);

@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use lifecycle::{Acknowledged, Effect, Generation, How, Report};
-use platform::clock;
 use tracing::{debug, info, warn};
 
 use crate::attempt::Attempt;
+use crate::clock;
 use crate::host::Proof;
 use crate::pump::{Stop, say_goodbye};
 use crate::report::SessionLog;

@@ -114,7 +114,12 @@ impl ClientError {
         match self {
             Self::Config(_) | Self::Unreadable { .. } | Self::Unusable { .. } => 3,
             Self::Platform(PlatformError::NotPrivate { .. }) => 3,
-            Self::Platform(PlatformError::NotPermitted { .. }) => 5,
+            Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) => 5,
+            Self::Platform(PlatformError::Io { source, .. } | PlatformError::Network { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                5
+            }
             Self::LoginRefused(_) => 4,
             Self::Login(error) if class_of_login(error) == FailClass::AuthRefused => 4,
             Self::Tls {

@@ -13,6 +13,7 @@
 
 mod attempt;
 mod caller;
+mod clock;
 mod device;
 mod dial;
 mod effects;

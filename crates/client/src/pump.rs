@@ -15,7 +15,6 @@ use channel::Closed;
 use lifecycle::LossKind;
 use now::{Awake, Gap, GapDetector, Now};
 use packet::DropReason;
-use platform::clock;
 use session::client::Established;
 use session::{EndReason, Output, Received};
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use wire::cstp::{Frame, Kind};
 
 use crate::attempt::Link;
+use crate::clock;
 use crate::device::Device;
 
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about

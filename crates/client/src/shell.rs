@@ -18,7 +18,6 @@ use lifecycle::{
     EndReason, FailReason, Generation, Input, Jitter, LossKind, Machine, OnFailure, Origin, Settings, Stage, StopReason,
 };
 use now::{Awake, Gap, GapDetector, LATE_BY};
-use platform::clock;
 use platform::signals::Signal;
 use session::Traffic;
 use session::client::Authenticated;
@@ -27,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Failure, Link, Opened};
+use crate::clock;
 use crate::grant::{Accepted, accept};
 use crate::host::{Host, InstallError, Proof};
 use crate::pump::{Finished, Outcome, Pump, PumpEvent, Stop, say_goodbye};
@@ -284,7 +284,7 @@ impl Shell {
                     g,
                     Failure {
                         error,
-                        stage: Stage::Connect,
+                        stage: Stage::Granted,
                         cookie: None,
                     },
                 );

@@ -421,6 +421,38 @@ async fn packets_with_a_foreign_source_stay_here_and_are_counted() {
 }
 
 #[tokio::test]
+async fn a_frozen_client_goes_on_over_the_same_connection_and_forwards_nothing_old() {
+    let pki = Pki::new("vpn.test");
+    let mut behaviour = Behaviour::default();
+    behaviour.grant.dpd = Some(Duration::from_secs(2));
+    let mut gateway = StubGateway::start(&pki, behaviour).await;
+    let mut client = Client::start(&pki, &gateway, "");
+    let (_, _orders) = gateway.tunnel().await;
+    client.up().await;
+    client.ping(1).await;
+
+    crate::clock::freeze(Duration::from_secs(600));
+    for _ in 0..3 {
+        let old = packet_bytes([10, 78, 0, 2], [10, 77, 0, 1], 66);
+        client.host.to_tunnel.send(old).await.expect("room");
+    }
+    client.until("the gap", |status| status.clock_gaps == 1).await;
+    client.ping(2).await;
+    let status = client.status.clone();
+    client.stopped().await;
+    let status = status.borrow().clone();
+    assert_eq!((status.path_losses, status.sessions), (0, 1));
+    assert_eq!(status.traffic.drops.of(packet::DropReason::Stale), 3);
+    assert_eq!(status.traffic.packets_out, 2);
+    let probes = gateway
+        .rest()
+        .iter()
+        .filter(|seen| matches!(seen, Seen::Frame(Kind::DpdRequest, _)))
+        .count();
+    assert_eq!(probes, 0, "time in a gap is no silence of the gateway");
+}
+
+#[tokio::test]
 async fn a_reload_with_a_mistake_changes_nothing_and_a_good_one_counts_from_the_next_connection() {
     let pki = Pki::new("vpn.test");
     let mut gateway = StubGateway::start(&pki, Behaviour::default()).await;

@@ -96,7 +96,11 @@ impl Machine {
                 let attempt = self.again(g, how, class, stage, turn);
                 let session = match (session, how, attempt.how()) {
                     (Session::Kept, How::Cookie, How::Login) => {
-                        let over = Report::SessionEnd(g, EndReason::AuthExpired);
+                        let reason = match stage {
+                            Stage::Login | Stage::Connect => EndReason::AuthExpired,
+                            Stage::Granted => EndReason::Fatal,
+                        };
+                        let over = Report::SessionEnd(g, reason);
                         turn.effects.insert(0, Effect::Report(over));
                         Session::Over
                     }
@@ -212,6 +216,7 @@ impl Machine {
             (Stage::Connect, FailClass::Network | FailClass::Fatal) => How::Cookie,
             (Stage::Connect, FailClass::Unavailable) if self.unavailable < UNAVAILABLE_LIMIT => How::Cookie,
             (Stage::Connect, FailClass::Unavailable | FailClass::CookieRefused | FailClass::AuthRefused) => How::Login,
+            (Stage::Granted, _) => How::Login,
             // Whoever could not even try the cookie still has it.
             (Stage::Login, _) => how,
         };

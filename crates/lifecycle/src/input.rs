@@ -109,6 +109,8 @@ pub enum Stage {
     Login,
     /// It holds a cookie (an old one, or one it just logged in for), and the tunnel request failed.
     Connect,
+    /// The tunnel was granted, could not be used, and the gateway was told so: the session is over.
+    Granted,
 }
 
 /// Something that happened. `R` is the proof that the host was restored, which only the platform can make.

@@ -48,7 +48,7 @@ fn reason() -> impl Strategy<Value = EndReason> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let stage = prop_oneof![Just(Stage::Login), Just(Stage::Connect)];
+    let stage = prop_oneof![Just(Stage::Login), Just(Stage::Connect), Just(Stage::Granted)];
     let input = prop_oneof![
         Just(Input::Start { origin: Origin::User }),
         Just(Input::Start { origin: Origin::Boot }),

@@ -125,6 +125,7 @@ fn inputs() -> Vec<Input<Proof>> {
     for class in classes {
         inputs.extend([failed(G1, class, Stage::Login), failed(G1, class, Stage::Connect)]);
     }
+    inputs.push(failed(G1, FailClass::Fatal, Stage::Granted));
     for kind in [LossKind::Eof, LossKind::Reset, LossKind::Timeout, LossKind::Protocol] {
         inputs.push(Input::ControlLost { g: G1, kind });
     }
