@@ -50,6 +50,28 @@ pub fn session_end(gateway: &Process, reason: &str) -> Result<String> {
     gateway.wait_for_line(Mark::default(), &["session.end", reason], PATIENCE)
 }
 
+/// The value of a field in a line of our log, without quotes: of a line with all of `texts` after `mark`.
+///
+/// # Errors
+/// If no such line comes, or it has no such field.
+pub fn field(process: &Process, mark: Mark, texts: &[&str], name: &str) -> Result<String> {
+    let line = process.wait_for_line(mark, texts, PATIENCE)?;
+    let start = line.split_once(&format!(" {name}="));
+    let value = start.map(|(_, rest)| match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next().unwrap_or_default(),
+        None => rest.split(' ').next().unwrap_or_default(),
+    });
+    value.map(str::to_owned).with_context(|| format!("no {name} in {line}"))
+}
+
+/// The addresses our client was granted at first.
+///
+/// # Errors
+/// If it did not come up.
+pub fn addresses(client: &Process) -> Result<String> {
+    field(client, Mark::default(), &["session.start"], "addresses")
+}
+
 /// A command that must fail.
 #[derive(Debug)]
 pub struct Failing<'a> {

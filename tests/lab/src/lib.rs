@@ -27,7 +27,7 @@ mod wait;
 pub use harness::{Test, run, run_long};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
-    start_gateway, users_file,
+    start_client, start_gateway, users_file,
 };
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses};

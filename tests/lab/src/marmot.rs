@@ -12,7 +12,7 @@ use argon2::password_hash::{PasswordHasher, SaltString};
 use platform::netns::Namespace;
 
 use crate::pki::write_private;
-use crate::{GATEWAY_NAME, Lab, PATIENCE, Process, Settings, Site};
+use crate::{GATEWAY_NAME, Lab, Mark, PATIENCE, Process, Settings, Site};
 
 /// The user that every gateway of the lab knows.
 pub const USER: &str = "alice";
@@ -192,6 +192,16 @@ pub fn start_gateway(lab: &Lab, site: &Site, name: &str, settings: &Settings) ->
 /// If it cannot be started.
 pub fn spawn_gateway(lab: &Lab, site: &Site, name: &str, settings: &Settings) -> Result<Process> {
     spawn(lab, &site.gateway, "gateway", name, settings)
+}
+
+/// Starts a client and waits until its tunnel is up.
+///
+/// # Errors
+/// If it does not come up.
+pub fn start_client(lab: &Lab, host: &Namespace, name: &str, settings: &Settings) -> Result<Process> {
+    let process = spawn_client(lab, host, name, settings)?;
+    process.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
+    Ok(process)
 }
 
 /// Starts a client.

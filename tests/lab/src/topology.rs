@@ -21,7 +21,7 @@ use platform::netns::{ChildView, Namespace};
 use tempfile::TempDir;
 
 use crate::process::{Log, Mark, Process};
-use crate::{Pki, harness, host};
+use crate::{PATIENCE, Pki, harness, host, until};
 
 /// Most lines of a program's output that a failure shows; the end tells the story.
 const REPORT_LINES: usize = 80;
@@ -352,6 +352,16 @@ fn cable(a: &Namespace, a_name: &str, a_nets: &[IpNet], b: &Namespace, b_name: &
             end.address(name, *net)?;
         }
         end.up(name)?;
+    }
+    // The kernel adds link-local addresses once both ends are up; a test must not see them come.
+    for (end, name) in [(a, a_name), (b, b_name)] {
+        until("a link-local address", PATIENCE, || {
+            let state = end.snapshot()?;
+            let found = state
+                .lines()
+                .any(|line| line.starts_with("address fe80:") && line.ends_with(&format!("dev {name}")));
+            Ok(found)
+        })?;
     }
     Ok(())
 }
