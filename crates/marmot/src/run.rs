@@ -4,15 +4,14 @@
 
 use std::path::Path;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::{load, logging};
 
 /// Runs a tunnel until it is told to stop.
 pub(crate) fn client(path: &Path) -> Result<(), Failure> {
     let config = load::client(path)?;
     logging::start(config.log)?;
-    // client::run(config, path.to_path_buf()).map_err(|error| Failure::with_code(error.exit_code(), error))
-    Err(Failure::new(Exit::Error, "the client is not there yet"))
+    client::run(config, path.to_path_buf()).map_err(|error| Failure::with_code(error.exit_code(), error))
 }
 
 /// Runs a gateway until it is told to stop.
