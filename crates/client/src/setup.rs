@@ -56,7 +56,7 @@ fn identity(config: &ClientConfig) -> Identity {
     Identity {
         host: config.gateway.url.authority(),
         path: config.gateway.url.path.clone(),
-        user_agent: format!("Marmot {version}"),
+        user_agent: wire::offer::user_agent(&format!("marmot {version}")),
         device: "linux-64".to_owned(),
         version: version.to_owned(),
         hostname: config.session.hostname.clone().or_else(own_name),
