@@ -1,12 +1,13 @@
 //! Act 3: the client process is frozen for longer than dead-peer detection, beside a naive one.
 
+use std::io;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::event::Event;
-use super::kernel::{Connection, Timer};
+use super::kernel::Connection;
 use super::naive::{self, MISSES};
 use super::patience::{pause, wait_for};
 use super::setup::{DPD, GIVE_UP_AFTER_S};
@@ -20,18 +21,19 @@ const FREEZE: Duration = Duration::from_secs(8);
 /// How often the gateway's kernel is asked meanwhile.
 const SAMPLE: Duration = Duration::from_millis(100);
 
+/// Probes that must have been sent and answered: one a second, but for the first and the last one.
+const LEAST_PROBES: u64 = FREEZE.as_secs() - 2;
+
 /// How long the thawed client is watched: a verdict about the silence would fall within dead-peer detection.
 const WATCH: Duration = Duration::from_secs(3);
 
-/// How long the first ping may be tried again, and how long one answer may take.
+/// How long the first ping is tried, and how long the first try waits, the second one twice as long, and so on: a packet that
+/// arrives while the client still throws away what is old may be lost.
 const FIRST_PING: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_millis(500);
+const FIRST_TRY: Duration = Duration::from_millis(50);
 
 /// How long starting and logging in may take.
 const SOON: Duration = Duration::from_secs(10);
-
-/// The kernel re-arms the keepalive timer after an answered probe; in hundredths of a second, anything that is no jitter.
-const REARMED: u64 = 20;
 
 /// Plays it.
 pub(crate) fn act(stage: &mut Stage) -> Result<()> {
@@ -41,8 +43,8 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
         .act(&format!("Frozen for {freeze} s; dead-peer detection is {dpd} s"));
     stage.story.say(&format!(
         "The naive client logs in to a naive gateway. Both beat every {dpd} s and give up after {MISSES} missed beats. Then \
-         both clients get SIGSTOP: they do not run, as if their host slept, but their kernel does. Ours gets kernel \
-         keepalive from its gateway, which would drop the connection after {GIVE_UP_AFTER_S} s without an answer."
+         both clients get SIGSTOP: they do not run, as if their host slept, but its kernel does. Our gateway's kernel sends \
+         keepalive probes, and would drop the connection after {GIVE_UP_AFTER_S} s without an answer."
     ));
     let listener = stage.naive_listener()?;
     let naive_address = listener
@@ -57,24 +59,34 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
         through.get("/", SOON, |_| {})?;
     }
     let before = Standing::of(stage)?;
+    if !freeze_both(stage)? {
+        stage
+            .story
+            .skip("the session survives a freeze", "this system cannot freeze a process");
+        return Ok(());
+    }
+    let seen = watch_frozen(stage, &verdicts)?;
 
-    let seen = freeze_both(stage, &verdicts)?;
     let thawed = Instant::now();
     stage.client()?.thaw()?;
     let ping = first_ping(stage, thawed)?;
     stage.naive.as_ref().context("the naive client does not run")?.thaw()?;
     stage.story.say(&format!(
-        "Thawed. The first ping was answered after {:.1} ms. Watching for {} s more, in case of a late verdict.",
+        "Thawed. The first ping was answered {:.1} ms later. Watching for {} s more, in case of a late verdict.",
         ping.as_secs_f64() * 1e3,
         WATCH.as_secs()
     ));
     let second = wait_for_naive(stage, Some(thawed))?;
     keep_using(stage)?;
-    let still_open = through.as_mut().map(|through| through.get("/", SOON, |_| {}).is_ok());
     let after = Standing::of(stage)?;
-
-    compare(stage, &before, &after, first, second);
-    claims(stage, &seen, (&before, &after), ping, still_open, first != second);
+    let ending = Ending {
+        ping,
+        still_serves: through.as_mut().map(|through| through.get("/", SOON, |_| {}).is_ok()),
+        path_changed: stage.client()?.events().iter().any(signs::path_change),
+        naive: (first, second),
+    };
+    compare(stage, &before, &after, &ending)?;
+    claim(stage, &seen, (&before, &after), &ending);
     Ok(())
 }
 
@@ -116,76 +128,87 @@ impl Standing {
 #[derive(Default)]
 struct Seen {
     samples: u32,
-    /// Samples in which the connection was open.
-    open: u32,
-    answered: u32,
-    /// The most probes that were unanswered at once; 1 while one is on its way.
-    unanswered: u32,
-    last: Option<Connection>,
+    /// Samples in which the process was stopped; `None` where the kernel does not tell.
+    stopped: Option<u32>,
+    /// Samples in which the connection was open; `None` where the kernel does not tell.
+    open: Option<u32>,
+    /// Probes that the gateway's kernel had sent before, and sent since.
+    probes: Option<(u64, u64)>,
+    /// Probes without an answer, now and at most; 1 while one is on its way.
+    unanswered: (u32, u32),
     /// The naive gateway dropped its client.
     naive_lost: Option<String>,
 }
 
 impl Seen {
-    fn sample(&mut self, connections: Option<Vec<Connection>>) {
-        let Some(connections) = connections else { return };
+    fn sample(&mut self, stage: &mut Stage) -> Result<()> {
         self.samples += 1;
-        let Some(now) = connections.into_iter().next() else {
-            return;
-        };
-        self.open += 1;
-        self.unanswered = self.unanswered.max(now.unanswered_probes);
-        let timer = |connection: &Connection| match connection.timer {
-            Some((Timer::Keepalive, when)) => Some(when),
-            Some((Timer::Other, _)) | None => None,
-        };
-        let earlier = self.last.as_ref().and_then(timer);
-        if let (Some(earlier), Some(later)) = (earlier, timer(&now))
-            && later > earlier + REARMED
-        {
-            self.answered += 1;
+        if let Some(stopped) = stage.client()?.is_frozen() {
+            *self.stopped.get_or_insert(0) += u32::from(stopped);
         }
-        self.last = Some(now);
+        if let Some(connections) = stage.accepted()? {
+            let open = self.open.get_or_insert(0);
+            if let Some(connection) = connections.first() {
+                *open += 1;
+                let now = connection.unanswered_probes;
+                self.unanswered = (now, self.unanswered.1.max(now));
+            }
+        }
+        if let Some(now) = stage.probes_sent()? {
+            let (before, _) = *self.probes.get_or_insert((now, 0));
+            self.probes = Some((before, now - before));
+        }
+        Ok(())
+    }
+
+    fn is(&self, count: Option<u32>) -> bool {
+        count == Some(self.samples)
     }
 
     fn line(&self, second: u64) -> String {
-        let ours = match &self.last {
-            None => "the kernel does not tell here".to_owned(),
-            Some(_) if self.open < self.samples => "connection LOST".to_owned(),
-            Some(last) => {
-                let plural = if self.answered == 1 { "" } else { "s" };
-                format!(
-                    "open, its kernel answered {} probe{plural} ({} open)",
-                    self.answered, last.unanswered_probes
-                )
-            }
+        let ours = match (self.open, self.probes) {
+            (None, _) => "the kernel does not tell here".to_owned(),
+            (Some(_), _) if !self.is(self.open) => "connection LOST".to_owned(),
+            (Some(_), Some((_, sent))) => format!("open, {sent} probes sent, {} unanswered", self.unanswered.0),
+            (Some(_), None) => format!("open, {} probes unanswered", self.unanswered.0),
         };
         let naive = self.naive_lost.as_deref().unwrap_or("waiting for a beat");
-        format!("{second:2} s  marmot: {ours:<49} naive: {naive}")
+        format!("{second:2} s   marmot: {ours:<36} naive: {naive}")
     }
 }
 
-/// Freezes both clients and watches from outside until the time is over.
-fn freeze_both(stage: &mut Stage, verdicts: &Receiver<naive::Event>) -> Result<Seen> {
+/// Stops both clients. `false` if this system cannot.
+fn freeze_both(stage: &mut Stage) -> Result<bool> {
     let naive = stage.naive.as_ref().context("the naive client does not run")?;
-    naive.freeze()?;
     let naive_pid = naive.pid();
+    let unsupported = |error: &anyhow::Error| {
+        let error = error.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::Unsupported)
+    };
+    match naive.freeze() {
+        Err(error) if unsupported(&error) => return Ok(false),
+        frozen => frozen?,
+    }
     let client = stage.client()?;
     client.freeze()?;
-    let client_pid = client.pid();
-    let frozen_at = Instant::now();
-    stage.story.say(&format!(
-        "Frozen: processes {client_pid} (marmot) and {naive_pid} (naive)."
-    ));
+    let pid = client.pid();
+    stage
+        .story
+        .say(&format!("Frozen: processes {pid} (marmot) and {naive_pid} (naive)."));
+    Ok(true)
+}
 
+/// Watches from outside until the time is over.
+fn watch_frozen(stage: &mut Stage, verdicts: &Receiver<naive::Event>) -> Result<Seen> {
+    let frozen_at = Instant::now();
     let mut seen = Seen::default();
     let mut second = 0;
     while frozen_at.elapsed() < FREEZE {
         pause(SAMPLE)?;
-        seen.sample(stage.accepted()?);
+        seen.sample(stage)?;
         for event in verdicts.try_iter() {
             if let naive::Event::Lost { end, .. } = event {
-                seen.naive_lost = Some(format!("DROPPED ({end})"));
+                seen.naive_lost = Some(format!("DROPPED, {end}"));
             }
         }
         if frozen_at.elapsed().as_secs() > second {
@@ -193,20 +216,16 @@ fn freeze_both(stage: &mut Stage, verdicts: &Receiver<naive::Event>) -> Result<S
             stage.story.block(&seen.line(second));
         }
     }
-    let frozen = stage.client()?.is_frozen();
-    if let Some(frozen) = frozen {
-        stage.story.claim(
-            format!("the client process was stopped all that time, {} s", FREEZE.as_secs()),
-            frozen,
-        );
-    }
     Ok(seen)
 }
 
 /// Pings until an answer comes; the time is that since the thaw.
 fn first_ping(stage: &mut Stage, thawed: Instant) -> Result<Duration> {
+    let mut tries = 0;
     wait_for("the first ping after the thaw", FIRST_PING, || {
-        Ok(stage.ping(world::HOST.into(), ANSWER).ok().map(|_| thawed.elapsed()))
+        tries += 1;
+        let answered = stage.ping(world::HOST.into(), FIRST_TRY * tries);
+        Ok(answered.ok().map(|_| thawed.elapsed()))
     })
 }
 
@@ -227,65 +246,87 @@ fn wait_for_naive(stage: &mut Stage, since: Option<Instant>) -> Result<u64> {
     naive.wait_for("the naive client's login", since, SOON, session)
 }
 
-fn compare(stage: &mut Stage, before: &Standing, after: &Standing, first: u64, second: u64) {
-    let row = |name: &str, ours: String, naive: String| format!("{name:<18}{ours:<48}{naive}");
-    let (ours, now) = (&before.session, &after.session);
-    let reconnects = now.connections.saturating_sub(ours.connections);
-    let arrow = |then: String, now: String| {
+/// What became of both.
+struct Ending {
+    ping: Duration,
+    /// A connection through the tunnel that was opened before; `None` where there is none.
+    still_serves: Option<bool>,
+    /// Our client says that it lost or replaced its connection.
+    path_changed: bool,
+    /// Sessions of the naive client, before and after.
+    naive: (u64, u64),
+}
+
+fn compare(stage: &mut Stage, before: &Standing, after: &Standing, ending: &Ending) -> Result<()> {
+    let change = |then: String, now: String| {
         if then == now {
             format!("{now} (the same)")
         } else {
             format!("{then} -> {now}")
         }
     };
+    let (then, now) = (&before.session, &after.session);
+    let (first, second) = ending.naive;
+    let noticed = stage.client()?.events().iter().filter_map(signs::clock_gap).last();
     let rows = [
-        row("", "marmot".to_owned(), "naive heartbeats".to_owned()),
-        row(
+        ("", "marmot".to_owned(), "naive heartbeats".to_owned()),
+        (
             "session",
-            arrow(ours.short_id(), now.short_id()),
-            arrow(first.to_string(), second.to_string()),
+            change(then.short_id(), now.short_id()),
+            change(first.to_string(), second.to_string()),
         ),
-        row(
+        (
             "epoch",
-            arrow(ours.epoch.to_string(), now.epoch.to_string()),
-            "-".to_owned(),
+            change(then.epoch.to_string(), now.epoch.to_string()),
+            String::new(),
         ),
-        row(
+        (
             "tcp connection",
-            arrow(before.connection(), after.connection()),
+            change(before.connection(), after.connection()),
             "a new one".to_owned(),
         ),
-        row(
+        (
             "reconnects",
-            reconnects.to_string(),
+            reconnects(before, after).to_string(),
             second.saturating_sub(first).to_string(),
         ),
+        (
+            "noticed",
+            noticed.map_or_else(String::new, |gap| format!("did not run for {gap:.1} s")),
+            String::new(),
+        ),
     ];
-    stage.story.block(&rows.join("\n"));
+    for (name, ours, naive) in rows {
+        stage.story.block(format!("{name:<18}{ours:<40}{naive}").trim_end());
+    }
+    Ok(())
 }
 
-fn claims(
-    stage: &mut Stage,
-    seen: &Seen,
-    (before, after): (&Standing, &Standing),
-    ping: Duration,
-    still_open: Option<bool>,
-    naive_is_new: bool,
-) {
+fn reconnects(before: &Standing, after: &Standing) -> usize {
+    after.session.connections.saturating_sub(before.session.connections)
+}
+
+fn claim(stage: &mut Stage, seen: &Seen, (before, after): (&Standing, &Standing), ending: &Ending) {
     let story = &mut stage.story;
-    if seen.samples > 0 {
-        story.claim(
-            format!(
-                "its kernel answered {} keepalive probes meanwhile; the connection stayed open",
-                seen.answered
-            ),
-            seen.open == seen.samples && seen.unanswered <= 1 && seen.answered >= 3,
+    if seen.stopped.is_some() {
+        let text = format!(
+            "the client process was stopped in all {} looks within {} s",
+            seen.samples,
+            FREEZE.as_secs()
         );
-    } else {
-        story.skip(
-            "the kernel of the frozen client answered keepalive",
-            "this system does not tell",
-        );
+        story.claim(text, seen.is(seen.stopped));
+    }
+    let quiet = seen.is(seen.open) && seen.unanswered.0 == 0 && seen.unanswered.1 <= 1;
+    match (seen.open, seen.probes) {
+        (None, _) => story.skip("its kernel answered keepalive probes", "this system does not tell"),
+        (Some(_), Some((_, sent))) => story.claim(
+            format!("its kernel answered all {sent} keepalive probes; the connection stayed open"),
+            quiet && sent >= LEAST_PROBES,
+        ),
+        (Some(_), None) => story.claim(
+            "its kernel left no keepalive probe unanswered; the connection stayed open",
+            quiet,
+        ),
     }
     let same = before.session.id == after.session.id && before.session.epoch == after.session.epoch;
     story.claim(
@@ -300,23 +341,24 @@ fn claims(
         Some(same) => story.claim("same TCP connection: ports and kernel socket", same),
         None => story.skip("same TCP connection", "this system does not list them"),
     }
+    let ping = ending.ping.as_secs_f64() * 1e3;
     story.claim(
-        format!("first ping {:.1} ms after the thaw", ping.as_secs_f64() * 1e3),
-        ping < FIRST_PING,
+        format!("first ping {ping:.1} ms after the thaw"),
+        ending.ping < FIRST_PING,
     );
-    if let Some(still_open) = still_open {
+    if let Some(still_serves) = ending.still_serves {
         story.claim(
             "a connection through the tunnel, opened before the freeze, still serves",
-            still_open,
+            still_serves,
         );
     }
-    let reconnects = after.session.connections.saturating_sub(before.session.connections);
-    story.claim(
-        format!("{reconnects} reconnects, also {} s later", WATCH.as_secs()),
-        reconnects == 0,
+    let reconnects = reconnects(before, after);
+    let text = format!(
+        "{reconnects} reconnects, also {} s later; client and gateway agree",
+        WATCH.as_secs()
     );
-    story.claim(
-        "the naive client lost its session and had to log in again",
-        naive_is_new && seen.naive_lost.is_some(),
-    );
+    story.claim(text, reconnects == 0 && !ending.path_changed);
+    let (first, second) = ending.naive;
+    let naive_lost = first != second && seen.naive_lost.is_some();
+    story.claim("the naive client lost its session and had to log in again", naive_lost);
 }

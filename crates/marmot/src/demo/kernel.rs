@@ -8,6 +8,9 @@ const TABLE: &str = "/proc/thread-self/net/tcp";
 /// Where it counts what its interfaces carried.
 const DEVICES: &str = "/proc/thread-self/net/dev";
 
+/// Where it counts events of the TCP of this network, over all connections.
+const EVENTS: &str = "/proc/thread-self/net/netstat";
+
 /// Number of `TCP_ESTABLISHED` in include/net/tcp_states.h.
 const ESTABLISHED: u8 = 1;
 
@@ -20,23 +23,10 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// Whether it is open in both directions.
     pub(crate) established: bool,
-    /// Bytes sent and not acknowledged.
-    pub(crate) unacknowledged: u32,
-    /// Time until the running timer fires, in hundredths of a second (USER_HZ).
-    pub(crate) timer: Option<(Timer, u64)>,
     /// Keepalive probes sent and not answered.
     pub(crate) unanswered_probes: u32,
     /// Number of the socket; another socket between the same ends has another one.
     pub(crate) inode: u64,
-}
-
-/// Which timer runs (`tcp_timer_pending` in net/ipv4/tcp_ipv4.c).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timer {
-    /// Keepalive.
-    Keepalive,
-    /// Retransmission, zero window probe, and what else there is.
-    Other,
 }
 
 /// What an interface carried.
@@ -67,6 +57,20 @@ fn parse_counters(line: &str, device: &str) -> Option<Counters> {
     })
 }
 
+/// Keepalive probes that this thread's network has sent, over all connections (`LINUX_MIB_TCPKEEPALIVE`); `None` where the
+/// kernel does not tell.
+pub(crate) fn keepalive_probes_sent() -> Option<u64> {
+    parse_event(&std::fs::read_to_string(EVENTS).ok()?, "TCPKeepAlive")
+}
+
+/// Two lines for each protocol, names and numbers.
+fn parse_event(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let column = names.split(' ').position(|word| word == name)?;
+    numbers.split(' ').nth(column)?.parse().ok()
+}
+
 /// The IPv4 connections of this thread's network; `None` where the kernel does not tell.
 pub(crate) fn connections() -> Option<Vec<Connection>> {
     let text = std::fs::read_to_string(TABLE).ok()?;
@@ -84,19 +88,10 @@ pub(crate) fn accepted_at(local: SocketAddr) -> Option<Vec<Connection>> {
 /// One line: `sl local remote st tx:rx tr:when retransmits uid probes inode ...` (get_tcp4_sock in net/ipv4/tcp_ipv4.c).
 fn parse(line: &str) -> Option<Connection> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let pair = |index: usize| fields.get(index)?.split_once(':');
-    let (send_queue, _) = pair(4)?;
-    let (timer, when) = pair(5)?;
     Some(Connection {
         local: address(fields.get(1)?)?,
         peer: address(fields.get(2)?)?,
         established: u8::from_str_radix(fields.get(3)?, 16).ok()? == ESTABLISHED,
-        unacknowledged: u32::from_str_radix(send_queue, 16).ok()?,
-        timer: match timer {
-            "00" => None,
-            "02" => Some((Timer::Keepalive, u64::from_str_radix(when, 16).ok()?)),
-            _ => Some((Timer::Other, u64::from_str_radix(when, 16).ok()?)),
-        },
         unanswered_probes: fields.get(8)?.parse().ok()?,
         inode: fields.get(9)?.parse().ok()?,
     })
@@ -124,11 +119,16 @@ mod tests {
             assert_eq!(connection.peer, "192.0.2.2:40000".parse().expect("address"));
         }
         assert!(connection.established);
-        assert_eq!(connection.unacknowledged, 16);
-        assert_eq!(connection.timer, Some((Timer::Keepalive, 100)));
         assert_eq!((connection.unanswered_probes, connection.inode), (0, 4711));
         assert_eq!(parse("  sl  local_address rem_address"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn an_event_is_found_by_its_column() {
+        let text = "TcpExt: SyncookiesSent TCPKeepAlive\nTcpExt: 3 17\nIpExt: InNoRoutes\nIpExt: 0\n";
+        assert_eq!(parse_event(text, "TCPKeepAlive"), Some(17));
+        assert_eq!(parse_event(text, "InNoRoutes"), None);
     }
 
     #[test]

@@ -39,8 +39,8 @@ use anyhow::Result;
 use self::children::Role;
 use self::claims::Outcome;
 use self::patience::Interrupted;
-use self::stage::{Site, Stage};
-use self::story::Story;
+use self::stage::{Left, Site, Stage};
+use self::story::{Story, line};
 use self::world::World;
 
 /// The largest download, in MiB.
@@ -79,7 +79,7 @@ pub(crate) fn run(args: DemoArgs) -> Result<ExitCode> {
     let site = match obstacle(&args) {
         None => Site::Namespaces(Box::new(World::build()?)),
         Some(reason) => {
-            explain(&story, &reason);
+            explain(&story, &args, &reason);
             Site::Loopback
         }
     };
@@ -113,22 +113,24 @@ fn introduce(story: &Story) {
 /// Why the story cannot be played in namespaces, if it cannot.
 fn obstacle(args: &DemoArgs) -> Option<String> {
     if args.loopback {
-        return Some("it was asked for (--loopback)".to_owned());
+        return Some(String::new());
     }
     children::probe().err().map(|error| format!("{error:#}"))
 }
 
-fn explain(story: &Story, reason: &str) {
-    story.say("");
-    story.say("Namespaces or TUN devices cannot be used here:");
-    story.fact("", reason);
-    let missing = platform::capabilities::explain_missing();
-    for sentence in missing.iter().filter(|sentence| !reason.contains(sentence.as_str())) {
-        story.fact("", sentence);
+fn explain(story: &Story, args: &DemoArgs, reason: &str) {
+    line("");
+    if !args.loopback {
+        story.say("Namespaces or TUN devices cannot be used here:");
+        story.fact("", reason);
+        let missing = platform::capabilities::explain_missing();
+        for sentence in missing.iter().filter(|sentence| !reason.contains(sentence.as_str())) {
+            story.fact("", sentence);
+        }
     }
     story.say(
-        "So the real client and gateway talk over loopback, with packet devices in memory and an IP stack of their own \
-         (smoltcp) behind each. What needs a real host is marked with a dash.",
+        "The real client and gateway talk over loopback, with packet devices in memory and an IP stack of their own \
+         (smoltcp) behind each. What needs a host with namespaces is marked with a dash.",
     );
 }
 
@@ -140,40 +142,46 @@ fn conclude(mut stage: Stage, outcome: Result<()>) -> ExitCode {
     {
         stage.story.claim(format!("{error:#}"), false);
     }
-    let good = outcome.is_ok() && stage.story.claims().hold();
-    if !good && !interrupted {
+    let told = outcome.is_ok() && stage.story.claims().hold();
+    if !told && !interrupted {
         stage.show_logs(TAIL);
     }
-    // From here on no process is left, and no folder unless it is wanted.
-    let (story, kept) = stage.clear(!good && !interrupted);
+    let (mut story, left) = stage.clear(!told && !interrupted);
     if interrupted {
         story.verdict("Interrupted; everything is cleaned up.", false);
         return ExitCode::FAILURE;
     }
-    story.say("");
+    match &left {
+        Left::Nothing => story.claim("nothing is left: no process, no folder", true),
+        Left::Wanted(_) => {}
+        Left::Unwanted(what) => story.claim(format!("something is left: {what}"), false),
+    }
+    line("");
     story.title("What was claimed");
     story.table();
-    let true_claims = story.claims().count(|outcome| *outcome == Outcome::True);
-    let skipped = story.claims().count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-    let seconds = story.elapsed().as_secs_f64();
+    let good = told && story.claims().hold();
+    story.verdict(&verdict(&story, good), good);
+    if let Left::Wanted(folder) = left {
+        story.fact("kept", folder.display());
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn verdict(story: &Story, good: bool) -> String {
+    let count = |which: fn(&Outcome) -> bool| story.claims().count(which);
+    let (held, skipped) = (
+        count(|outcome| *outcome == Outcome::True),
+        count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+    );
     let skipped = if skipped > 0 {
         format!(", {skipped} not shown here")
     } else {
         String::new()
     };
+    let seconds = story.elapsed().as_secs_f64();
     if good {
-        story.verdict(
-            &format!("All {true_claims} true{skipped}, in {seconds:.1} s. Everything is cleaned up."),
-            true,
-        );
+        format!("All {held} true{skipped}, in {seconds:.1} s.")
     } else {
-        story.verdict(
-            &format!("Not everything was true{skipped}, after {seconds:.1} s."),
-            false,
-        );
+        format!("Not everything was true{skipped}, after {seconds:.1} s.")
     }
-    if let Some(folder) = kept {
-        story.fact("kept", folder.display());
-    }
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

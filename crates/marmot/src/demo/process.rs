@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -148,10 +148,14 @@ impl Process {
         Some(rest.split_whitespace().next() == Some("T"))
     }
 
-    /// Asks it to stop (SIGTERM) and says how it ended and how long that took.
+    /// Asks it to stop (SIGTERM; where there are no signals, the end of its input) and says how it ended and how long that
+    /// took.
     pub(crate) fn stop(&mut self, limit: Duration) -> Result<(ExitStatus, Duration)> {
         let asked = Instant::now();
-        signals::send(self.pid(), Signal::Terminate).with_context(|| format!("cannot stop the {}", self.name))?;
+        match signals::send(self.pid(), Signal::Terminate) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => self.input = None,
+            sent => sent.with_context(|| format!("cannot stop the {}", self.name))?,
+        }
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
                 return Ok((status, asked.elapsed()));

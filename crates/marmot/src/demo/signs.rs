@@ -28,9 +28,10 @@ pub(crate) fn up(event: &Event) -> Option<Up> {
     if event.message() != "session.start" {
         return None;
     }
-    let tls = ["tls", "cipher", "group"].iter().filter_map(|name| event.text(name));
+    let version = event.text("tls")?.replace("TLSv", "TLS ").replace('_', ".");
+    let details = ["cipher", "group"].iter().filter_map(|name| event.text(name));
     Some(Up {
-        tls: tls.collect::<Vec<_>>().join(", "),
+        tls: [version].into_iter().chain(details).collect::<Vec<_>>().join(", "),
         addresses: event.text("addresses")?.split_whitespace().map(str::to_owned).collect(),
     })
 }
@@ -133,10 +134,10 @@ mod tests {
 
     #[test]
     fn the_facts_of_a_tunnel_are_read() {
-        let line = r#"{"message":"session.start","addresses":"10.78.0.10/32 fd00:78::10/128","tls":"TLSv1.3","cipher":"C",
+        let line = r#"{"message":"session.start","addresses":"10.78.0.10/32 fd00:78::10/128","tls":"TLSv1_3","cipher":"C",
             "group":"G","session":"0707;1"}"#;
         let up = up(&event(line)).expect("up");
-        assert_eq!(up.tls, "TLSv1.3, C, G");
+        assert_eq!(up.tls, "TLS 1.3, C, G");
         assert_eq!(up.addresses.len(), 2);
         assert_eq!(
             clock_gap(&event(r#"{"message":"clock.gap","seconds":8.25}"#)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use platform::netns::Namespace;
 use platform::network::HostState;
+use platform::signals::is_alive;
 use tempfile::TempDir;
 
 use super::DemoArgs;
@@ -34,6 +35,16 @@ pub(crate) enum Site {
     Namespaces(Box<World>),
     /// This host's loopback, with IP stacks of our own.
     Loopback,
+}
+
+/// What the demo leaves behind.
+pub(crate) enum Left {
+    /// Nothing.
+    Nothing,
+    /// A folder that somebody wants to look at.
+    Wanted(PathBuf),
+    /// What could not be removed, and why.
+    Unwanted(String),
 }
 
 /// Everybody and everything on stage. Dropping it ends every process and removes the folder.
@@ -125,7 +136,18 @@ impl Stage {
         let config = self.folder().join(setup::CLIENT_CONFIG);
         let mut command = match &self.site {
             Site::Namespaces(world) => {
-                in_namespace(&world.client, ["client".as_ref(), "--config".as_ref(), config.as_ref()])?
+                let mut c = in_namespace(
+                    &world.client,
+                    [
+                        "demo".as_ref(),
+                        "--role".as_ref(),
+                        "loopback-client".as_ref(),
+                        "--role-config".as_ref(),
+                        config.as_ref(),
+                    ],
+                )?;
+                c.env("XX_HOST", "1");
+                c
             }
             Site::Loopback => part(Part::LoopbackClient, ["--role-config".as_ref(), config.as_ref()])?,
         };
@@ -213,6 +235,14 @@ impl Stage {
         })
     }
 
+    /// Keepalive probes that the gateway's kernel has sent, where no other program shares that kernel's count.
+    pub(crate) fn probes_sent(&self) -> Result<Option<u64>> {
+        Ok(match &self.site {
+            Site::Namespaces(world) => world.gateway.run(kernel::keepalive_probes_sent)?,
+            Site::Loopback => None,
+        })
+    }
+
     /// Whether IPv6 can be shown.
     pub(crate) fn ipv6(&self) -> bool {
         match &self.site {
@@ -255,19 +285,30 @@ impl Stage {
         }
     }
 
-    /// Ends every process and removes the folder, unless it is to be kept. Returns the folder if it still is there.
-    pub(crate) fn clear(self, keep: bool) -> (Story, Option<PathBuf>) {
+    /// Ends every process and removes the folder, unless it is to be kept.
+    pub(crate) fn clear(self, keep: bool) -> (Story, Left) {
         let Self {
             story,
             client,
             naive,
             gateway,
             folder,
+            keep: wanted,
             ..
         } = self;
-        drop((client, naive, gateway));
-        let kept = (keep || self.keep).then(|| folder.keep());
-        (story, kept)
+        let processes = [client, naive, gateway].into_iter().flatten();
+        let pids: Vec<u32> = processes.map(|process| process.pid()).collect();
+        let alive: Vec<String> = pids.iter().filter(|pid| is_alive(**pid)).map(u32::to_string).collect();
+        if keep || wanted {
+            return (story, Left::Wanted(folder.keep()));
+        }
+        let path = folder.path().to_owned();
+        let left = match folder.close() {
+            _ if !alive.is_empty() => Left::Unwanted(format!("process {}", alive.join(", "))),
+            Err(error) => Left::Unwanted(format!("{}: {error}", path.display())),
+            Ok(()) => Left::Nothing,
+        };
+        (story, left)
     }
 
     fn spawn(&self, name: &'static str, command: &mut Command) -> Result<Process> {

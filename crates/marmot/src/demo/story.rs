@@ -167,8 +167,8 @@ impl Story {
     }
 }
 
-/// One line on standard output. A reader that left is no reason to leave processes behind, so errors are ignored.
-fn line(text: &str) {
+/// Prints one line. A reader that left is no reason to leave processes behind, so errors are ignored.
+pub(crate) fn line(text: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

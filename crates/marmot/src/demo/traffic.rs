@@ -7,6 +7,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::stage::Stage;
+use super::story::line;
 use super::{http, setup, stream, world};
 
 /// Pings to each address.
@@ -117,7 +118,7 @@ impl Progress {
             Self::Bar(bar) => bar.set_position(arrived),
             Self::Lines { size, next } => {
                 while *next <= STEPS && arrived >= *size / STEPS * *next {
-                    println!("   {:3} % of {} MiB", 100 / STEPS * *next, *size >> 20);
+                    line(&format!("   {:3} % of {} MiB", 100 / STEPS * *next, *size >> 20));
                     *next += 1;
                 }
             }

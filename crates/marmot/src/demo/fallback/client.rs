@@ -3,14 +3,14 @@
 //! Commands come as lines on standard input, answers go as lines of JSON to standard output; each carries the number of the
 //! command, so that an answer that came too late is not taken for another.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use ::client::{Hooks, MemoryDevice, Place};
+use ::client::{Hooks, MemoryDevice, Place, SignalSource};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -24,13 +24,10 @@ use super::super::event::Event;
 use super::super::process::Process;
 use super::super::stream::Hash;
 use super::super::{http, setup, world};
-use super::gateway::{QUEUE, told};
 use super::host::Host;
 use super::lan::socket;
+use super::{QUEUE, listen, play_on_runtime, told, told_to_stop};
 use crate::{load, logging};
-
-/// Commands that may wait. The storyteller waits for each answer.
-const COMMANDS: usize = 8;
 
 /// How much longer than the command's own limit the storyteller waits for the answer.
 const GRACE: Duration = Duration::from_secs(2);
@@ -38,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Progress is told every so many bytes.
 const TELL_EVERY: u64 = 1 << 20;
 
-/// Numbers the commands.
+/// Numbers the commands of the storyteller.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// Asks the client's host to ping `to`.
@@ -110,48 +107,35 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Runs the client and its host until SIGTERM.
+/// Runs the client and its host until SIGTERM or the end of standard input.
 pub(crate) fn play(path: &Path) -> Result<()> {
     let config = load::client(path).map_err(told)?;
     logging::start(config.log).map_err(told)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async {
+    play_on_runtime(async {
         let (device, host) = MemoryDevice::pair(QUEUE);
+        let (orders, signals) = channel(1);
         let hooks = Hooks {
             place: Place::Memory(device),
+            signals: SignalSource::Channel(signals),
             ..Hooks::default()
         };
         let commands = listen()?;
+        let host = async {
+            // Stays where it is: without a host the device would be gone before the goodbye is said.
+            let mut host = pin!(obey(commands, (host.from_tunnel, host.to_tunnel)));
+            tokio::select! {
+                () = told_to_stop() => {}
+                ended = &mut host => ended?,
+            }
+            // The client takes it for SIGTERM, and decides when this ends.
+            drop(orders);
+            std::future::pending::<Result<()>>().await
+        };
         tokio::select! {
             ran = ::client::run_with(config, path.to_owned(), hooks) => Ok(ran?),
-            host = obey(commands, (host.from_tunnel, host.to_tunnel)) => host,
+            failed = host => failed,
         }
-    });
-    runtime.shutdown_background();
-    outcome
-}
-
-/// Reads commands on a thread of its own: standard input cannot be waited for otherwise on every system.
-fn listen() -> Result<Receiver<Value>> {
-    let (sender, commands) = channel(COMMANDS);
-    let read = move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            let Ok(command) = serde_json::from_str(&line) else {
-                continue;
-            };
-            if sender.blocking_send(command).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("commands".into())
-        .spawn(read)
-        .context("cannot start a thread for commands")?;
-    Ok(commands)
+    })
 }
 
 async fn obey(mut commands: Receiver<Value>, cable: (Receiver<Bytes>, Sender<Bytes>)) -> Result<()> {
@@ -188,7 +172,7 @@ async fn carry_out(host: &mut Host, number: u64, command: &Value) -> Result<Valu
     let text = |name: &str| command.get(name).and_then(Value::as_str);
     let limit = Duration::from_millis(command.get("limit_ms").and_then(Value::as_u64).unwrap_or_default());
     if let Some(to) = text("ping") {
-        let took = echo(host, to.parse().context("no address")?, limit).await?;
+        let took = echo(host, to.parse().context("no address")?, number, limit).await?;
         return Ok(json!({ "pong_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX) }));
     }
     let path = text("get").context("not a command")?;
@@ -204,10 +188,11 @@ async fn carry_out(host: &mut Host, number: u64, command: &Value) -> Result<Valu
 }
 
 /// One echo request and its answer.
-async fn echo(host: &mut Host, to: IpAddr, limit: Duration) -> Result<Duration> {
+async fn echo(host: &mut Host, to: IpAddr, number: u64, limit: Duration) -> Result<Duration> {
     let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 1024]);
     let mut socket = icmp::Socket::new(buffer(), buffer());
-    let identifier = u16::try_from(std::process::id() & 0xffff).unwrap_or_default();
+    // Each request has its own, so that a late answer to another never gets here.
+    let identifier = u16::try_from(number & 0xffff).unwrap_or_default();
     socket
         .bind(icmp::Endpoint::Ident(identifier))
         .map_err(|error| anyhow!("cannot ping: {error:?}"))?;
@@ -220,7 +205,6 @@ async fn echo(host: &mut Host, to: IpAddr, limit: Duration) -> Result<Duration> 
     let answered = host
         .until(&format!("the answer of {to}"), limit, |_, sockets| {
             let socket = sockets.get_mut::<icmp::Socket<'_>>(handle);
-            // Only answers with our identifier get here.
             Ok(socket.can_recv().then(|| sent.elapsed()))
         })
         .await;
@@ -381,9 +365,15 @@ mod tests {
     fn the_lan_host_answers_pings_of_both_families() {
         with_hosts(async |host| {
             for to in [IpAddr::from(world::HOST), IpAddr::from(world::HOST_V6)] {
-                echo(host, to, Duration::from_secs(5)).await.expect("answer");
+                echo(host, to, 1, Duration::from_secs(5)).await.expect("answer");
             }
-            let nobody = echo(host, "10.20.0.99".parse().expect("address"), Duration::from_millis(20)).await;
+            let nobody = echo(
+                host,
+                "10.20.0.99".parse().expect("address"),
+                2,
+                Duration::from_millis(20),
+            )
+            .await;
             nobody.expect_err("nobody there");
         });
     }

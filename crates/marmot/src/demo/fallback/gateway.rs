@@ -3,48 +3,29 @@
 use std::path::Path;
 
 use ::gateway::{Device, Gateway, MemoryDevice};
-use anyhow::{Context, Result};
-use platform::signals::{Signal, Signals};
+use anyhow::Result;
 
-use super::lan;
-use crate::exit::Failure;
+use super::{QUEUE, lan, listen, play_on_runtime, told, told_to_stop};
 use crate::{load, logging};
 
-/// Packets that each end of the device may be ahead of the other.
-pub(crate) const QUEUE: usize = 1024;
-
-/// Runs it until SIGTERM.
+/// Runs it until SIGTERM or the end of standard input.
 pub(crate) fn play(config: &Path) -> Result<()> {
     let config = load::gateway(config).map_err(told)?;
     logging::start(config.log).map_err(told)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async {
-        let stop = until_stopped(Signals::new().context("cannot listen for signals")?);
+    play_on_runtime(async {
+        let mut commands = listen()?;
+        let stop = async {
+            tokio::select! {
+                () = told_to_stop() => {}
+                // There are no commands for the gateway, only their end.
+                () = async { while commands.recv().await.is_some() {} } => {}
+            }
+        };
         let (near, far) = MemoryDevice::pair(QUEUE);
         let gateway = Gateway::open(config, None, Device::Memory(near))?;
         tokio::select! {
             served = gateway.serve(stop) => Ok(served?),
             lan = lan::serve(far.into_parts()) => lan.map(|never| match never {}),
         }
-    });
-    runtime.shutdown_background();
-    outcome
-}
-
-/// Waits for a signal that ends a process.
-pub(crate) async fn until_stopped(mut signals: Signals) {
-    loop {
-        match signals.next().await {
-            Signal::Terminate | Signal::Interrupt | Signal::Quit => return,
-            Signal::TunnelDown | Signal::TunnelUp | Signal::Reload => {}
-        }
-    }
-}
-
-/// A failure of the command line as an error.
-pub(crate) fn told(failure: Failure) -> anyhow::Error {
-    anyhow::anyhow!("{failure}")
+    })
 }
