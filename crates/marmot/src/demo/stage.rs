@@ -136,18 +136,7 @@ impl Stage {
         let config = self.folder().join(setup::CLIENT_CONFIG);
         let mut command = match &self.site {
             Site::Namespaces(world) => {
-                let mut c = in_namespace(
-                    &world.client,
-                    [
-                        "demo".as_ref(),
-                        "--role".as_ref(),
-                        "loopback-client".as_ref(),
-                        "--role-config".as_ref(),
-                        config.as_ref(),
-                    ],
-                )?;
-                c.env("XX_HOST", "1");
-                c
+                in_namespace(&world.client, ["client".as_ref(), "--config".as_ref(), config.as_ref()])?
             }
             Site::Loopback => part(Part::LoopbackClient, ["--role-config".as_ref(), config.as_ref()])?,
         };
