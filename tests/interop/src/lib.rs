@@ -1,5 +1,6 @@
 //! Stories that several test programs tell: traffic through a tunnel, ends of sessions, and what must hold around them.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -70,6 +71,20 @@ pub fn field(process: &Process, mark: Mark, texts: &[&str], name: &str) -> Resul
 /// If it did not come up.
 pub fn addresses(client: &Process) -> Result<String> {
     field(client, Mark::default(), &["session.start"], "addresses")
+}
+
+/// Both ends of the only TCP connection of a client.
+///
+/// # Errors
+/// If it has none, or several.
+pub fn only_connection(client: &Process) -> Result<(SocketAddr, SocketAddr)> {
+    let connections = client.connections()?;
+    ensure!(
+        connections.len() == 1,
+        "{} TCP connections instead of one",
+        connections.len()
+    );
+    Ok(connections[0].ends())
 }
 
 /// A command that must fail.

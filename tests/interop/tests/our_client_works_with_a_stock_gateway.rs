@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use interop::{Failing, addresses, bulk, field, no_way, ping_both};
+use interop::{Failing, addresses, bulk, field, no_way, only_connection, ping_both};
 use lab::{
     Flow, Lab, Mark, Ocserv, PATIENCE, Process, Server, Settings, Signal, StockFigures, StockLogin, USER,
     client_settings, start_client, stop_ocserv,
@@ -154,17 +154,6 @@ fn stock(lab: &Lab, login: StockLogin, figures: StockFigures) -> Result<Ocserv<'
 fn up(lab: &Lab, change: impl FnOnce(Settings) -> Settings) -> Result<Process> {
     let settings = change(client_settings(lab, lab.site())?);
     start_client(lab, lab.client(), "client", &settings)
-}
-
-/// Both ends of the client's one TCP connection.
-fn only_connection(client: &Process) -> Result<(std::net::SocketAddr, std::net::SocketAddr)> {
-    let connections = client.connections()?;
-    ensure!(
-        connections.len() == 1,
-        "{} TCP connections instead of one",
-        connections.len()
-    );
-    Ok(connections[0].ends())
 }
 
 /// The words of lifecycle.md in a log, in order.

@@ -32,6 +32,7 @@ static SEED: AtomicU64 = AtomicU64::new(1);
 #[derive(Debug)]
 pub struct Server {
     listener: Arc<TcpListener>,
+    moved: Arc<AtomicU64>,
 }
 
 impl Server {
@@ -43,14 +44,21 @@ impl Server {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
         let listener = host.run(|| TcpListener::bind(address))?;
         let listener = Arc::new(listener.context("cannot listen in the lab")?);
-        let door = Arc::clone(&listener);
+        let moved = Arc::new(AtomicU64::new(0));
+        let (door, total) = (Arc::clone(&listener), Arc::clone(&moved));
         thread::spawn(move || {
             while let Ok((stream, _)) = door.accept() {
+                let total = Arc::clone(&total);
                 // A broken connection is for the client's end to notice.
-                thread::spawn(move || serve(stream));
+                thread::spawn(move || serve(stream, &total));
             }
         });
-        Ok(Self { listener })
+        Ok(Self { listener, moved })
+    }
+
+    /// Bytes that transfers have moved at this end so far, both ways together.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
     }
 }
 
@@ -162,7 +170,7 @@ fn upload(mut stream: TcpStream, bytes: u64) -> Result<f64> {
     let seed = SEED.fetch_add(1, Ordering::Relaxed);
     let began = Instant::now();
     stream.write_all(&request(UPLOAD, bytes, seed))?;
-    let sent = send(&mut stream, bytes, seed)?;
+    let sent = send(&mut stream, bytes, seed, &AtomicU64::new(0))?;
     let mut received = [0; HASH];
     stream.read_exact(&mut received)?;
     ensure!(sent == received, "the server received something else");
@@ -173,7 +181,7 @@ fn download(mut stream: TcpStream, bytes: u64) -> Result<f64> {
     let seed = SEED.fetch_add(1, Ordering::Relaxed);
     let began = Instant::now();
     stream.write_all(&request(DOWNLOAD, bytes, seed))?;
-    let received = receive(&mut stream, bytes)?;
+    let received = receive(&mut stream, bytes, &AtomicU64::new(0))?;
     let mut sent = [0; HASH];
     stream.read_exact(&mut sent)?;
     ensure!(sent == received, "the server sent something else");
@@ -191,17 +199,17 @@ fn request(what: u8, bytes: u64, seed: u64) -> Vec<u8> {
     request
 }
 
-fn serve(mut stream: TcpStream) -> Result<()> {
+fn serve(mut stream: TcpStream, moved: &AtomicU64) -> Result<()> {
     let mut request = [0; 17];
     stream.read_exact(&mut request)?;
     let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| request[at + i]));
     match request[0] {
         UPLOAD => {
-            let received = receive(&mut stream, number(1))?;
+            let received = receive(&mut stream, number(1), moved)?;
             stream.write_all(&received)?;
         }
         DOWNLOAD => {
-            let sent = send(&mut stream, number(1), number(9))?;
+            let sent = send(&mut stream, number(1), number(9), moved)?;
             stream.write_all(&sent)?;
         }
         _ => {
@@ -214,7 +222,7 @@ fn serve(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-fn send(stream: &mut TcpStream, bytes: u64, seed: u64) -> Result<[u8; HASH]> {
+fn send(stream: &mut TcpStream, bytes: u64, seed: u64, moved: &AtomicU64) -> Result<[u8; HASH]> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut block = vec![0; BLOCK];
     let mut hash = Hash::new(&SHA256);
@@ -230,11 +238,12 @@ fn send(stream: &mut TcpStream, bytes: u64, seed: u64) -> Result<[u8; HASH]> {
         hash.update(&block[..length]);
         stream.write_all(&block[..length])?;
         left -= length as u64;
+        moved.fetch_add(length as u64, Ordering::Relaxed);
     }
     finish(hash)
 }
 
-fn receive(stream: &mut TcpStream, bytes: u64) -> Result<[u8; HASH]> {
+fn receive(stream: &mut TcpStream, bytes: u64, moved: &AtomicU64) -> Result<[u8; HASH]> {
     let mut block = vec![0; BLOCK];
     let mut hash = Hash::new(&SHA256);
     let mut left = bytes;
@@ -244,6 +253,7 @@ fn receive(stream: &mut TcpStream, bytes: u64) -> Result<[u8; HASH]> {
         ensure!(length > 0, "the connection ended {left} bytes too early");
         hash.update(&block[..length]);
         left -= length as u64;
+        moved.fetch_add(length as u64, Ordering::Relaxed);
     }
     finish(hash)
 }
