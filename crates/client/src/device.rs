@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 /// A source and sink of the host's packets.
 #[derive(Debug)]
-pub enum Device {
+pub(crate) enum Device {
     /// The kernel's.
     Tun(Tun),
     /// Another task's.

@@ -53,6 +53,7 @@ impl Shell {
     fn begin_release(&mut self, g: Generation) {
         self.cookie = None;
         self.addresses.clear();
+        self.lost_at = None;
         let how = if std::mem::take(&mut self.goodbye) {
             Stop::WithGoodbye
         } else {

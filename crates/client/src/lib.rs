@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use config::client::ClientConfig;
 use tokio::sync::watch;
 
-pub use device::{Device, MemoryDevice, MemoryHost};
+pub use device::{MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;
 pub use signals::SignalSource;

@@ -101,6 +101,11 @@ impl SessionLog {
         );
     }
 
+    /// Whether this is what is on the host for it.
+    pub(crate) fn has_plan(&self, plan: &NetworkPlan) -> bool {
+        self.plan == *plan
+    }
+
     pub(crate) fn status(&self) -> TunnelStatus {
         TunnelStatus {
             addresses: self.plan.addresses.clone(),

@@ -25,8 +25,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+use crate::ClientError;
 use crate::attempt::{Failure, Link, Opened};
 use crate::clock;
+use crate::device::Device;
 use crate::grant::{Accepted, accept};
 use crate::host::{Host, InstallError, Proof};
 use crate::pump::{Finished, Outcome, Pump, PumpEvent, Stop, say_goodbye};
@@ -35,7 +37,6 @@ use crate::report::{self, SessionLog};
 use crate::setup::{Setup, changed_sections, read_config};
 use crate::signals::SignalStream;
 use crate::status::Status;
-use crate::{ClientError, Device};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -245,6 +246,9 @@ impl Shell {
                     changed,
                     "configuration read again; it counts from the next connection on"
                 );
+                if self.setup.config.log != setup.config.log {
+                    warn!("[log] counts from the next start of the client on");
+                }
                 self.machine.set_backoff(setup.backoff());
                 self.setup = Arc::new(setup);
                 self.known.clear();
@@ -295,7 +299,14 @@ impl Shell {
             }
         };
         self.cookie = Some(cookie);
-        report::accepted(&accepted, link.established.grant());
+        self.ended_by = None;
+        if self
+            .session
+            .as_ref()
+            .is_none_or(|session| !session.has_plan(&accepted.plan))
+        {
+            report::accepted(&accepted, link.established.grant());
+        }
         let addresses: Vec<IpAddr> = link.established.addresses().collect();
         if !self.addresses.is_empty() && self.addresses != addresses {
             info!(

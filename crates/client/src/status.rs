@@ -16,7 +16,7 @@ pub struct Status {
     pub path_losses: u64,
     /// Gaps in which this process did not run.
     pub clock_gaps: u64,
-    /// Packets and bytes over connections that are over, of all sessions.
+    /// Packets and bytes of the sessions that are over.
     pub traffic: Traffic,
     /// Time from the last stop to its acknowledgement, in microseconds.
     pub stop_ack_us: Option<u64>,
