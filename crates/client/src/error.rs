@@ -155,6 +155,10 @@ impl ClientError {
             | Self::Ended(_)
             | Self::DeviceGone(_) => FailClass::Fatal,
             Self::Tls { class, .. } => *class,
+            // What a trusted gateway sends on purpose it sends again: asking once more would never end.
+            Self::Exchange(ExchangeError::Http(error)) if !matches!(error, wire::HttpError::Truncated) => {
+                FailClass::Fatal
+            }
             Self::Resolve { .. } | Self::Dial(_) | Self::Exchange(_) | Self::TooSlow { .. } => FailClass::Network,
             Self::LoginRefused(_) => FailClass::AuthRefused,
             Self::Login(error) => class_of_login(error),
@@ -198,6 +202,15 @@ mod tests {
         };
         assert_eq!(ClientError::from(forbidden).exit_code(), 5);
         assert_eq!(ClientError::from(ConnectError::CookieRefused).exit_code(), 1);
+    }
+
+    #[test]
+    fn http_that_cannot_be_taken_is_final_and_a_broken_connection_is_not() {
+        let endless = ExchangeError::Http(wire::HttpError::TooManyHeaders { limit: 1 });
+        assert_eq!(ClientError::from(endless).class(), FailClass::Fatal);
+        assert_eq!(ClientError::from(ExchangeError::Truncated).class(), FailClass::Network);
+        let cut = ExchangeError::Http(wire::HttpError::Truncated);
+        assert_eq!(ClientError::from(cut).class(), FailClass::Network);
     }
 
     #[test]
