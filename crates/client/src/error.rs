@@ -154,6 +154,8 @@ impl ClientError {
             | Self::Grant(_)
             | Self::Ended(_)
             | Self::DeviceGone(_) => FailClass::Fatal,
+            // What is no HTTP, or too much of it, will not be better in a second.
+            Self::Exchange(ExchangeError::Http(_)) => FailClass::Fatal,
             Self::Tls { class, .. } => *class,
             // What a trusted gateway sends on purpose it sends again: asking once more would never end.
             Self::Exchange(ExchangeError::Http(error)) if !matches!(error, wire::HttpError::Truncated) => {
@@ -211,6 +213,13 @@ mod tests {
         assert_eq!(ClientError::from(ExchangeError::Truncated).class(), FailClass::Network);
         let cut = ExchangeError::Http(wire::HttpError::Truncated);
         assert_eq!(ClientError::from(cut).class(), FailClass::Network);
+    }
+
+    #[test]
+    fn a_flood_of_headers_is_final_and_a_broken_connection_is_not() {
+        let flood = ExchangeError::Http(wire::HttpError::TooManyHeaders { limit: 10 });
+        assert_eq!(ClientError::from(flood).class(), FailClass::Fatal);
+        assert_eq!(ClientError::from(ExchangeError::Truncated).class(), FailClass::Network);
     }
 
     #[test]
