@@ -1,12 +1,11 @@
 //! Act 3: the client process is frozen for longer than dead-peer detection, beside a naive one.
 
-use std::io;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::event::Event;
+use super::frozen::{Seen, freeze_both, watch_frozen};
 use super::kernel::Connection;
 use super::naive::{self, MISSES};
 use super::patience::{pause, wait_for};
@@ -18,14 +17,14 @@ use super::world;
 /// How long both clients are frozen: four times dead-peer detection, so longer than any usual multiple of it.
 const FREEZE: Duration = Duration::from_secs(8);
 
-/// How often the gateway's kernel is asked meanwhile.
-const SAMPLE: Duration = Duration::from_millis(100);
-
 /// Probes that must have been sent and answered: one a second, but for the first and the last one.
 const LEAST_PROBES: u64 = FREEZE.as_secs() - 2;
 
 /// How long the thawed client is watched: a verdict about the silence would fall within dead-peer detection.
 const WATCH: Duration = Duration::from_secs(3);
+
+/// Time between two pings meanwhile.
+const PING_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the first ping is tried, and how long the first try waits, the second one twice as long, and so on: a packet that
 /// arrives while the client still throws away what is old may be lost.
@@ -65,7 +64,7 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
             .skip("the session survives a freeze", "this system cannot freeze a process");
         return Ok(());
     }
-    let seen = watch_frozen(stage, &verdicts)?;
+    let seen = watch_frozen(stage, &verdicts, FREEZE)?;
 
     let thawed = Instant::now();
     stage.client()?.thaw()?;
@@ -124,101 +123,6 @@ impl Standing {
     }
 }
 
-/// What was seen during the freeze.
-#[derive(Default)]
-struct Seen {
-    samples: u32,
-    /// Samples in which the process was stopped; `None` where the kernel does not tell.
-    stopped: Option<u32>,
-    /// Samples in which the connection was open; `None` where the kernel does not tell.
-    open: Option<u32>,
-    /// Probes that the gateway's kernel had sent before, and sent since.
-    probes: Option<(u64, u64)>,
-    /// Probes without an answer, now and at most; 1 while one is on its way.
-    unanswered: (u32, u32),
-    /// The naive gateway dropped its client.
-    naive_lost: Option<String>,
-}
-
-impl Seen {
-    fn sample(&mut self, stage: &mut Stage) -> Result<()> {
-        self.samples += 1;
-        if let Some(stopped) = stage.client()?.is_frozen() {
-            *self.stopped.get_or_insert(0) += u32::from(stopped);
-        }
-        if let Some(connections) = stage.accepted()? {
-            let open = self.open.get_or_insert(0);
-            if let Some(connection) = connections.first() {
-                *open += 1;
-                let now = connection.unanswered_probes;
-                self.unanswered = (now, self.unanswered.1.max(now));
-            }
-        }
-        if let Some(now) = stage.probes_sent()? {
-            let (before, _) = *self.probes.get_or_insert((now, 0));
-            self.probes = Some((before, now - before));
-        }
-        Ok(())
-    }
-
-    fn is(&self, count: Option<u32>) -> bool {
-        count == Some(self.samples)
-    }
-
-    fn line(&self, second: u64) -> String {
-        let ours = match (self.open, self.probes) {
-            (None, _) => "the kernel does not tell here".to_owned(),
-            (Some(_), _) if !self.is(self.open) => "connection LOST".to_owned(),
-            (Some(_), Some((_, sent))) => format!("open, {sent} probes sent, {} unanswered", self.unanswered.0),
-            (Some(_), None) => format!("open, {} probes unanswered", self.unanswered.0),
-        };
-        let naive = self.naive_lost.as_deref().unwrap_or("waiting for a beat");
-        format!("{second:2} s   marmot: {ours:<36} naive: {naive}")
-    }
-}
-
-/// Stops both clients. `false` if this system cannot.
-fn freeze_both(stage: &mut Stage) -> Result<bool> {
-    let naive = stage.naive.as_ref().context("the naive client does not run")?;
-    let naive_pid = naive.pid();
-    let unsupported = |error: &anyhow::Error| {
-        let error = error.downcast_ref::<io::Error>();
-        error.is_some_and(|error| error.kind() == io::ErrorKind::Unsupported)
-    };
-    match naive.freeze() {
-        Err(error) if unsupported(&error) => return Ok(false),
-        frozen => frozen?,
-    }
-    let client = stage.client()?;
-    client.freeze()?;
-    let pid = client.pid();
-    stage
-        .story
-        .say(&format!("Frozen: processes {pid} (marmot) and {naive_pid} (naive)."));
-    Ok(true)
-}
-
-/// Watches from outside until the time is over.
-fn watch_frozen(stage: &mut Stage, verdicts: &Receiver<naive::Event>) -> Result<Seen> {
-    let frozen_at = Instant::now();
-    let mut seen = Seen::default();
-    let mut second = 0;
-    while frozen_at.elapsed() < FREEZE {
-        pause(SAMPLE)?;
-        seen.sample(stage)?;
-        for event in verdicts.try_iter() {
-            if let naive::Event::Lost { end, .. } = event {
-                seen.naive_lost = Some(format!("DROPPED, {end}"));
-            }
-        }
-        if frozen_at.elapsed().as_secs() > second {
-            second = frozen_at.elapsed().as_secs();
-            stage.story.block(&seen.line(second));
-        }
-    }
-    Ok(seen)
-}
-
 /// Pings until an answer comes; the time is that since the thaw.
 fn first_ping(stage: &mut Stage, thawed: Instant) -> Result<Duration> {
     let mut tries = 0;
@@ -234,7 +138,7 @@ fn keep_using(stage: &mut Stage) -> Result<()> {
     let until = Instant::now() + WATCH;
     while Instant::now() < until {
         stage.ping(world::HOST.into(), FIRST_PING)?;
-        pause(SAMPLE * 2)?;
+        pause(PING_EVERY)?;
     }
     Ok(())
 }
@@ -267,7 +171,7 @@ fn compare(stage: &mut Stage, before: &Standing, after: &Standing, ending: &Endi
     };
     let (then, now) = (&before.session, &after.session);
     let (first, second) = ending.naive;
-    let noticed = stage.client()?.events().iter().filter_map(signs::clock_gap).last();
+    let noticed = stage.client()?.events().iter().filter_map(signs::clock_gap).next_back();
     let rows = [
         ("", "marmot".to_owned(), "naive heartbeats".to_owned()),
         (

@@ -15,6 +15,7 @@ mod download;
 mod event;
 mod fallback;
 mod freeze;
+mod frozen;
 mod http;
 mod kernel;
 mod naive;
@@ -38,7 +39,6 @@ use anyhow::Result;
 
 use self::children::Role;
 use self::claims::Outcome;
-use self::patience::Interrupted;
 use self::stage::{Left, Site, Stage};
 use self::story::{Story, line};
 use self::world::World;
@@ -122,10 +122,15 @@ fn explain(story: &Story, args: &DemoArgs, reason: &str) {
     line("");
     if !args.loopback {
         story.say("Namespaces or TUN devices cannot be used here:");
-        story.fact("", reason);
+        story.fact("-", reason);
         let missing = platform::capabilities::explain_missing();
-        for sentence in missing.iter().filter(|sentence| !reason.contains(sentence.as_str())) {
-            story.fact("", sentence);
+        let said = |sentence: &str| {
+            sentence
+                .split_once(": ")
+                .is_some_and(|(_, cause)| reason.contains(cause))
+        };
+        for sentence in missing.iter().filter(|sentence| !said(sentence)) {
+            story.fact("-", sentence);
         }
     }
     story.say(
@@ -136,7 +141,7 @@ fn explain(story: &Story, args: &DemoArgs, reason: &str) {
 
 /// The table, the verdict, and the exit code.
 fn conclude(mut stage: Stage, outcome: Result<()>) -> ExitCode {
-    let interrupted = outcome.as_ref().is_err_and(|error| error.is::<Interrupted>());
+    let interrupted = outcome.is_err() && patience::was_interrupted();
     if let Err(error) = &outcome
         && !interrupted
     {

@@ -10,6 +10,9 @@ use anyhow::{Result, bail};
 /// How often a condition is looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// How far a signal may arrive at one process after another.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Somebody asked the demo to stop. Set once by the signal thread, read by every wait.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -52,6 +55,12 @@ pub(crate) fn check() -> Result<()> {
         return Err(Interrupted.into());
     }
     Ok(())
+}
+
+/// Whether the demo was asked to stop. A Ctrl-C reaches all processes of a terminal, and a child may have ended of it before
+/// we hear of it ourselves; so the answer takes a moment if it is no.
+pub(crate) fn was_interrupted() -> bool {
+    wait_for("an interruption", GRACE, || Ok(None::<()>)).is_err_and(|error| error.is::<Interrupted>())
 }
 
 /// Looks until `look` finds something, at most for `limit`.

@@ -232,3 +232,49 @@ fn follow(output: impl Read + Send + 'static, lines: SyncSender<Event>, mut log:
         .context("cannot start a thread for a log")?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This test program, which lists its tests and ends.
+    fn talker(folder: &Path) -> Process {
+        let program = std::env::current_exe().expect("this program");
+        Process::spawn("talker", Command::new(program).arg("--list"), folder).expect("started")
+    }
+
+    #[test]
+    fn what_a_program_says_is_heard_and_written_down() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut talker = talker(folder.path());
+        let own_name = |event: &Event| event.in_words().contains("is_heard_and_written_down").then_some(());
+        let limit = Duration::from_secs(10);
+        talker.wait_for("our own name", None, limit, own_name).expect("said");
+        talker
+            .wait_for("the same again", None, limit, own_name)
+            .expect("remembered");
+        let log = fs::read_to_string(talker.log()).expect("log");
+        assert!(log.contains("is_heard_and_written_down"));
+    }
+
+    #[test]
+    fn a_program_that_ends_before_its_word_is_reported() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut talker = talker(folder.path());
+        let nothing = |_: &Event| None::<()>;
+        let error = talker
+            .wait_for("a miracle", None, Duration::from_secs(10), nothing)
+            .expect_err("ended");
+        assert!(error.to_string().starts_with("the talker ended"), "{error}");
+        assert!(!talker.tail(3).is_empty());
+    }
+
+    #[test]
+    fn a_dropped_program_is_gone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let talker = talker(folder.path());
+        let pid = talker.pid();
+        drop(talker);
+        assert!(!signals::is_alive(pid));
+    }
+}

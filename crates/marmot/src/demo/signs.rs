@@ -72,7 +72,7 @@ impl Session {
 /// The newest session and its newest connection, from all that the gateway said.
 pub(crate) fn session(events: &VecDeque<Event>) -> Option<Session> {
     let starts = |event: &&Event| matches!(event.message(), "session.start" | "session attached again");
-    let newest = events.iter().filter(starts).next_back()?;
+    let newest = events.iter().rfind(starts)?;
     Some(Session {
         id: newest.text("session")?,
         epoch: newest.number("epoch").unwrap_or(1),

@@ -16,8 +16,9 @@ const PINGS: usize = 5;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// How long the download may take.
-const DOWNLOAD: Duration = Duration::from_secs(30);
+/// How long the download may take: so long, and a second more for every so many bytes (32 Mbit/s).
+const DOWNLOAD: Duration = Duration::from_secs(20);
+const SLOWEST: u64 = 4 << 20;
 
 /// Plain lines of progress, where no bar can move.
 const STEPS: u64 = 4;
@@ -59,7 +60,8 @@ fn download(stage: &mut Stage) -> Result<()> {
     let mebibytes = size >> 20;
     let before = stage.device_counters()?;
     let mut progress = Progress::new(size, stage.bar);
-    let download = stage.get(&http::data_path(SEED, size), DOWNLOAD, &mut |arrived| {
+    let limit = DOWNLOAD + Duration::from_secs(size / SLOWEST);
+    let download = stage.get(&http::data_path(SEED, size), limit, &mut |arrived| {
         progress.show(arrived)
     });
     progress.end();

@@ -163,7 +163,7 @@ impl Device for Wire {
     }
 
     fn transmit(&mut self, _: StackInstant) -> Option<Leaving<'_>> {
-        (self.outgoing.capacity() > 0).then(|| Leaving(&self.outgoing))
+        (self.outgoing.capacity() > 0).then_some(Leaving(&self.outgoing))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

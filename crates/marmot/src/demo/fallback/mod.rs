@@ -9,6 +9,7 @@
 //! ```
 
 pub(crate) mod client;
+mod errand;
 pub(crate) mod gateway;
 mod host;
 mod lan;
