@@ -154,8 +154,6 @@ impl ClientError {
             | Self::Grant(_)
             | Self::Ended(_)
             | Self::DeviceGone(_) => FailClass::Fatal,
-            // What is no HTTP, or too much of it, will not be better in a second.
-            Self::Exchange(ExchangeError::Http(_)) => FailClass::Fatal,
             Self::Tls { class, .. } => *class,
             // What a trusted gateway sends on purpose it sends again: asking once more would never end.
             Self::Exchange(ExchangeError::Http(error)) if !matches!(error, wire::HttpError::Truncated) => {
