@@ -214,13 +214,6 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_headers_is_final_and_a_broken_connection_is_not() {
-        let flood = ExchangeError::Http(wire::HttpError::TooManyHeaders { limit: 10 });
-        assert_eq!(ClientError::from(flood).class(), FailClass::Fatal);
-        assert_eq!(ClientError::from(ExchangeError::Truncated).class(), FailClass::Network);
-    }
-
-    #[test]
     fn a_wrong_password_is_never_tried_again_and_a_busy_gateway_is() {
         let rejected = AuthError::Rejected { message: "no".into() };
         assert_eq!(ClientError::from(rejected).class(), FailClass::AuthRefused);
