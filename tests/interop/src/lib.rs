@@ -156,7 +156,8 @@ impl<'a> Failing<'a> {
     }
 }
 
-/// Runs a command that must end with `code` and say all of `texts`, and no escape sequence. Notes what it said first of them.
+/// Runs a command that must end with `code` and say all of `texts`, and no escape sequence. Notes the last line with the
+/// first of them.
 ///
 /// # Errors
 /// If it does anything else.

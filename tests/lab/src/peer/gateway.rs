@@ -35,8 +35,12 @@ pub struct Answer {
     pub grant: Vec<String>,
     /// How its frames lie in records.
     pub records: Records,
-    /// A frame that it sends right after the grant.
-    pub greeting: Option<Cstp>,
+    /// The whole reply to CONNECT instead of a grant.
+    pub connect: Option<String>,
+    /// Records that it sends right after the grant.
+    pub greeting: Vec<Vec<u8>>,
+    /// It answers nothing at all after the TLS handshake.
+    pub silent: bool,
 }
 
 impl Answer {
@@ -56,7 +60,9 @@ impl Answer {
                 "X-CSTP-Base-MTU: 1500".to_owned(),
             ],
             records: Records::FrameEach,
-            greeting: None,
+            connect: None,
+            greeting: Vec::new(),
+            silent: false,
         }
     }
 
@@ -76,11 +82,31 @@ impl Answer {
         self
     }
 
-    /// Any login reply: status line, headers, body.
+    /// Any login reply: status, headers, body.
     #[must_use]
     pub fn login_reply(mut self, status: &str, headers: &[&str], body: &str) -> Self {
         self.login = Some(message(status, headers, body));
         self
+    }
+
+    /// Any reply to CONNECT: status and headers.
+    #[must_use]
+    pub fn connect_reply(mut self, status: &str, headers: &[&str]) -> Self {
+        self.connect = Some(message(status, headers, ""));
+        self
+    }
+
+    /// With a record right after the grant.
+    #[must_use]
+    pub fn greeting(mut self, record: Vec<u8>) -> Self {
+        self.greeting.push(record);
+        self
+    }
+
+    /// With frames that lie in records like this.
+    #[must_use]
+    pub fn records(self, records: Records) -> Self {
+        Self { records, ..self }
     }
 }
 
@@ -133,6 +159,9 @@ fn serve(socket: TcpStream, identity: &Identity, answer: &Answer, heard: &Mutex<
         let first = head.lines().next().unwrap_or_default().to_owned();
         let connect = first.starts_with("CONNECT ");
         heard.lock().unwrap_or_else(PoisonError::into_inner).push(first);
+        if answer.silent {
+            continue;
+        }
         if connect {
             return tunnel(line, answer);
         }
@@ -141,11 +170,14 @@ fn serve(socket: TcpStream, identity: &Identity, answer: &Answer, heard: &Mutex<
 }
 
 fn tunnel(mut line: Line, answer: &Answer) -> Result<()> {
+    if let Some(reply) = &answer.connect {
+        return line.send(reply.as_bytes());
+    }
     let grant = format!("HTTP/1.1 200 CONNECTED\r\n{}\r\n\r\n", answer.grant.join("\r\n"));
     line.send(grant.as_bytes())?;
     line.socket().set_read_timeout(None)?;
-    if let Some(frame) = &answer.greeting {
-        line.send_record(&frame.bytes())?;
+    for record in &answer.greeting {
+        line.send_record(record)?;
     }
     loop {
         let frame = line.receive(Cstp::take)?;
