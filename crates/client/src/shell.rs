@@ -414,7 +414,7 @@ impl Shell {
         if !proof.residue().is_empty() {
             warn!(
                 residue = proof.residue().join("; "),
-                "could not restore all of this host; run `marmot cleanup`"
+                "could not restore all of this host; the next start of this tunnel tries again"
             );
         }
         self.feed(Input::Released { g, restored: proof });
