@@ -102,10 +102,10 @@ impl Standing {
         Ok(Self { session, connections })
     }
 
-    /// The connection that the session has, as `client -> gateway`.
+    /// The connection that the session has, as `client to gateway`.
     fn connection(&self) -> String {
         match self.connections.as_deref() {
-            Some([one]) => format!("port {} -> {}", one.peer.port(), one.local.port()),
+            Some([one]) => format!("port {} to {}", one.peer.port(), one.local.port()),
             Some(several) => format!("{} of them", several.len()),
             None => "unknown here".to_owned(),
         }
@@ -258,7 +258,7 @@ fn claim(stage: &mut Stage, seen: &Seen, (before, after): (&Standing, &Standing)
     }
     let reconnects = reconnects(before, after);
     let text = format!(
-        "{reconnects} reconnects, also {} s later; client and gateway agree",
+        "reconnects: {reconnects}, also {} s later; client and gateway agree",
         WATCH.as_secs()
     );
     story.claim(text, reconnects == 0 && !ending.path_changed);

@@ -206,4 +206,46 @@ mod tests {
         }
         assert_eq!(events.try_iter().collect::<Vec<_>>(), [Event::LoggedIn { session: 1 }]);
     }
+
+    /// Takes so many lines, then refuses.
+    struct Page(Vec<u8>, usize);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            let lines = self.0.iter().filter(|byte| **byte == b'\n').count();
+            if lines < self.1 {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_hung_up_on_logs_in_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let rude = thread::spawn(move || {
+            for session in 1..=2 {
+                let (socket, _) = listener.accept().expect("accept");
+                assert_eq!(read_line(&socket).expect("login"), "LOGIN");
+                (&socket)
+                    .write_all(format!("SESSION {session}\n").as_bytes())
+                    .expect("welcome");
+            }
+        });
+        let mut page = Page(Vec::new(), 4);
+        client(address, SOON, &mut page).expect_err("the page is full");
+        rude.join().expect("two logins");
+        let told = String::from_utf8(page.0).expect("text");
+        let end = "{\"naive_end\":\"the other end hung up\"}\n";
+        assert_eq!(
+            told,
+            format!("{{\"naive_session\":1}}\n{end}{{\"naive_session\":2}}\n{end}")
+        );
+    }
 }

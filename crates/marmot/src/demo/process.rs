@@ -41,7 +41,7 @@ impl Process {
     /// Starts `command`, with all it says in `folder/NAME.log`. To be called from the main thread: the child is killed when
     /// the thread that spawned it ends.
     pub(crate) fn spawn(name: &'static str, command: &mut Command, folder: &Path) -> Result<Self> {
-        let log = folder.join(format!("{name}.log"));
+        let log = folder.join(format!("{}.log", name.replace(' ', "-")));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         command
             .stdin(Stdio::piped())
