@@ -175,7 +175,7 @@ pub fn fails(lab: &Lab, name: &str, command: Command, code: i32, texts: &[&str])
     no_escapes(&process)?;
     let said = output
         .lines()
-        .find(|line| texts.first().is_some_and(|text| line.contains(text)));
+        .rfind(|line| texts.first().is_some_and(|text| line.contains(text)));
     lab.note(&format!("{name}: {}", said.unwrap_or_default()));
     Ok(())
 }

@@ -346,12 +346,15 @@ fn unusable_files_are_named(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Something an administrator does to files.
+type Change<'a> = Box<dyn Fn() -> Result<()> + 'a>;
+
 fn a_bad_reload_changes_nothing(lab: &Lab) -> Result<()> {
     let settings = gateway_settings(lab, lab.site())?;
     let gateway = start_gateway(lab, lab.site(), "gateway", &settings)?;
     let mut client = PeerClient::connect(lab, lab.client(), lab.site())?;
     let users = users_file(lab, lab.site());
-    let changes: [(&str, Box<dyn Fn() -> Result<()>>); 3] = [
+    let changes: [(&str, Change<'_>); 3] = [
         (
             "users-site-a.toml",
             Box::new(|| Users::alice()?.with(USER, "pasword", "x").write(&users)),

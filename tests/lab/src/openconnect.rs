@@ -1,6 +1,6 @@
 //! Debian's openconnect on a client's host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use platform::netns::Namespace;
@@ -85,11 +85,24 @@ impl<'a> Openconnect<'a> {
         }
     }
 
+    /// Trusting another authority than the lab's.
+    #[must_use]
+    pub fn trusting(mut self, ca: &Path) -> Self {
+        self.arguments.retain(|argument| !argument.starts_with("--cafile="));
+        self.with(&format!("--cafile={}", ca.display()))
+    }
+
+    /// Logs in with a name and a password.
+    #[must_use]
+    pub fn login_as(mut self, user: &str, password: &str) -> Self {
+        self.input = format!("{password}\n");
+        self.with(&format!("--user={user}")).with("--passwd-on-stdin")
+    }
+
     /// Logs in with the lab's user and this password.
     #[must_use]
-    pub fn password(mut self, password: &str) -> Self {
-        self.input = format!("{password}\n");
-        self.with(&format!("--user={USER}")).with("--passwd-on-stdin")
+    pub fn password(self, password: &str) -> Self {
+        self.login_as(USER, password)
     }
 
     /// Logs in with the lab's user and the right password.
