@@ -90,9 +90,6 @@ fn a_certificate_and_a_password_get_in_together_only(lab: &Lab) -> Result<()> {
 }
 
 fn a_group_is_chosen_and_anothers_is_refused(lab: &Lab) -> Result<()> {
-    Users::alice()?
-        .with(USER, "groups", vec!["staff"])
-        .write(&users_file(lab, lab.site()))?;
     let settings = gateway_settings(lab, lab.site())?.with("auth.groups", vec!["guests", "staff"]);
     Users::alice()?
         .with(USER, "groups", vec!["staff"])

@@ -1,5 +1,7 @@
 //! What every test program here starts with: leave the host, look for what is missing, run the tests one by one.
 //!
+//! A test also fails if a password or cookie is in the output of any program.
+//!
 //! Where the kernel or the machine lacks something a test needs, it says `SKIPPED name: reason` and passes. With
 //! `MARMOT_LAB=required` it fails instead. With `MARMOT_LONG=1` only the tests given to [`run_long`] run, without it only the
 //! others. `MARMOT_LAB=keep` keeps the folders with configurations and outputs.
@@ -113,6 +115,9 @@ fn show(test: Test) -> Result<(), Failed> {
     let lab = Lab::build(test.name).map_err(|e| format!("cannot build the lab: {e:#}"))?;
     let outcome = catch_unwind(AssertUnwindSafe(|| (test.show)(&lab)));
     let problem = match outcome {
+        Ok(Ok(())) if !lab.told_secrets().is_empty() => {
+            format!("a password or cookie is in the output of {:?}", lab.told_secrets())
+        }
         Ok(Ok(())) => {
             lab.note(&format!("took {:.1} s", began.elapsed().as_secs_f64()));
             return Ok(());

@@ -20,6 +20,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use platform::netns::{ChildView, Namespace};
 use tempfile::TempDir;
 
+use crate::marmot::PASSWORD;
+use crate::peer::COOKIE;
 use crate::process::{Log, Mark, Process};
 use crate::{PATIENCE, Pki, harness, host, until};
 
@@ -258,6 +260,20 @@ impl Lab {
     /// Prints a figure or remark after the tests.
     pub fn note(&self, text: &str) {
         harness::note(&self.test, text);
+    }
+
+    /// The programs that said a secret.
+    pub(crate) fn told_secrets(&self) -> Vec<String> {
+        let secrets = [PASSWORD, COOKIE];
+        let told = |log: &Log| {
+            let output = log.output_since(Mark::default());
+            secrets.iter().any(|secret| output.contains(secret))
+        };
+        let logs = self.logs();
+        logs.iter()
+            .filter(|(_, log)| told(log))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// What all programs said last.

@@ -15,6 +15,9 @@ use crate::{Identity, PATIENCE, Site};
 /// The address it grants.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 
+/// The cookie it gives to everybody.
+pub(crate) const COOKIE: &str = "bm90IGEgc2VjcmV0";
+
 /// How frames lie in TLS records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Records {
@@ -228,7 +231,10 @@ fn complete(inner: &str) -> String {
     );
     message(
         "200 OK",
-        &["Set-Cookie: webvpn=bm90IGEgc2VjcmV0; Secure", "Content-Type: text/xml"],
+        &[
+            &format!("Set-Cookie: webvpn={COOKIE}; Secure"),
+            "Content-Type: text/xml",
+        ],
         &body,
     )
 }

@@ -13,5 +13,6 @@ mod line;
 
 pub use client::{PeerClient, echo_packet, spoofed_packet};
 pub use cstp::{Cstp, DATA, DISCONNECT, DPD_REQUEST, DPD_RESPONSE, KEEPALIVE, TERMINATE};
+pub(crate) use gateway::COOKIE;
 pub use gateway::{Answer, PeerGateway, Records};
 pub use line::Line;
