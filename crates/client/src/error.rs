@@ -182,6 +182,7 @@ fn class_of_login(error: &AuthError) -> FailClass {
         AuthError::Redirect { .. }
         | AuthError::NotUnderstood { .. }
         | AuthError::Protocol(_)
+        | AuthError::NoSuchGroup
         | AuthError::TooManyRounds => FailClass::Fatal,
     }
 }

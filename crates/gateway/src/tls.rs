@@ -48,15 +48,13 @@ pub enum TlsError {
     /// The key could be read by others.
     #[error("cannot use the private key: {0}")]
     NotPrivate(#[source] PlatformError),
-    /// The file is not PEM, or is damaged.
-    #[error("cannot use the {role} {}: not valid PEM: {reason}", .path.display())]
+    /// The file is not PEM, or is damaged. What the parser says of it would repeat bytes of the file.
+    #[error("cannot use the {role} {}: it is damaged, or no PEM file", .path.display())]
     NotPem {
         /// What the file is for.
         role: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the parser said.
-        reason: pem::Error,
     },
     /// The file is PEM, but what is wanted is not in it.
     #[error("cannot use the {role} {}: it holds no {wanted} in PEM", .path.display())]
@@ -166,10 +164,9 @@ fn load_key(path: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey
             path: path.to_owned(),
             wanted: "private key",
         },
-        reason => TlsError::NotPem {
+        _ => TlsError::NotPem {
             role: ROLE,
             path: path.to_owned(),
-            reason,
         },
     })?;
     provider
@@ -197,10 +194,9 @@ fn certificates(role: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     let bytes = read(role, path)?;
     let certificates = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|reason| TlsError::NotPem {
+        .map_err(|_| TlsError::NotPem {
             role,
             path: path.to_owned(),
-            reason,
         })?;
     if certificates.is_empty() {
         return Err(TlsError::Empty {

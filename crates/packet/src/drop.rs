@@ -29,6 +29,8 @@ reasons! {
     Malformed => "malformed",
     /// The source address is not one the sender was granted.
     ForeignSource => "foreign_source",
+    /// The destination address is not one the receiver was granted.
+    ForeignDestination => "foreign_destination",
     /// No session and no route leads to the destination.
     NoRoute => "no_route",
     /// Longer than the tunnel carries.

@@ -37,6 +37,22 @@ impl EndReason {
     }
 }
 
+impl EndReason {
+    /// What a gateway tells a client whose session it ends.
+    pub fn phrase(&self) -> &str {
+        match self {
+            Self::UserStop => "logged out",
+            Self::Admin(text) if !text.is_empty() => text,
+            Self::Admin(_) => "ended by the administrator",
+            Self::AuthExpired => "the session's time is over",
+            Self::Idle => "no traffic for too long",
+            Self::ParkTtl => "away for too long",
+            Self::Replaced => "replaced by a newer session",
+            Self::Fatal(_) => "an error of the gateway",
+        }
+    }
+}
+
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -255,7 +255,7 @@ fn a_removed_user_is_ended(lab: &Lab) -> Result<()> {
         .write(&users_file(lab, lab.site()))?;
     gateway.signal(Signal::HUP)?;
     session_end(&gateway, "admin")?;
-    over(lab, &client, "admin")?;
+    over(lab, &client, "the user was removed")?;
     let changes = before.changes(&lab.client().snapshot()?);
     ensure!(changes.is_empty(), "{changes:#?}");
     Ok(())
@@ -267,14 +267,14 @@ fn an_idle_session_ends_and_says_so(lab: &Lab) -> Result<()> {
     // Pings do not keep it; that is what idle means here.
     Ping::new(lab.client(), lab.site().plan.host_v4()).answered(PATIENCE)?;
     session_end(&gateway, "idle")?;
-    over(lab, &client, "idle")
+    over(lab, &client, "no traffic for too long")
 }
 
 fn a_sessions_time_ends_and_says_so(lab: &Lab) -> Result<()> {
     let gateway = gateway(lab, |settings| settings.with("session.session_timeout_s", 2))?;
     let client = client(lab, |settings| settings)?;
     session_end(&gateway, "auth_expired")?;
-    over(lab, &client, "auth_expired")
+    over(lab, &client, "the session's time is over")
 }
 
 fn clients_reach_each_other_only_where_allowed(lab: &Lab) -> Result<()> {

@@ -235,7 +235,7 @@ async fn an_idle_session_is_told_that_it_is_over() {
     assert_eq!(frame.kind, Kind::Disconnect);
     assert_eq!(
         parse_goodbye(&frame.payload),
-        Goodbye::Logout(EndReason::Idle.word().to_owned())
+        Goodbye::Logout(EndReason::Idle.phrase().to_owned())
     );
     soon(tunnel.end()).await;
     house.logged(&["session.end", "idle"]);

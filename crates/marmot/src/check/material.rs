@@ -180,7 +180,8 @@ fn address(bytes: &[u8]) -> Option<String> {
 fn pem_fault(error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) => format!("cannot be read: {error}"),
-        other => format!("is not PEM: {other}"),
+        // What the parser says would repeat bytes of the file.
+        _ => "is damaged, or no PEM file".to_owned(),
     }
 }
 

@@ -43,6 +43,9 @@ pub enum AuthError {
         /// The field's name, escaped.
         field: String,
     },
+    /// The configured group is none of the gateway's.
+    #[error("the gateway has no such group; correct group in [login]")]
+    NoSuchGroup,
     /// The gateway does not understand the XML dialogue; the legacy form may work on a new connection.
     #[error("the gateway answered the login with status {status}")]
     NotUnderstood {
@@ -246,8 +249,11 @@ impl Asking {
         let mut reply = self
             .form
             .answer(&mut pick, group.as_deref())
-            .map_err(|unanswered| AuthError::Unanswered {
-                field: escape(&unanswered.name),
+            .map_err(|unanswered| match group {
+                Some(_) if unanswered.name == auth::GROUP_LIST => AuthError::NoSuchGroup,
+                _ => AuthError::Unanswered {
+                    field: escape(&unanswered.name),
+                },
             })?;
         reply.version = self.dialogue.identity.version.clone();
         reply.device = self.dialogue.identity.device.clone();

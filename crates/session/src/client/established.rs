@@ -153,6 +153,10 @@ impl Established {
 
     fn packet_in(&mut self, payload: &[u8]) -> Received {
         match IpPacket::parse(payload) {
+            // The gateway speaks to the tunnel's addresses only; what listens on others of this host is not its business.
+            Ok(packet) if self.addresses().all(|own| own != packet.destination()) => {
+                self.dropped(DropReason::ForeignDestination)
+            }
             Ok(packet) => {
                 self.traffic.came_in(packet.as_bytes().len());
                 Received::Packet
@@ -376,6 +380,17 @@ mod tests {
             Received::Dropped(DropReason::Malformed)
         );
         assert_eq!(session.traffic().bytes_in, 60);
+    }
+
+    #[test]
+    fn a_packet_from_the_gateway_must_be_for_the_tunnel() {
+        let mut session = established(20);
+        let elsewhere = frame(Kind::Data, &packet([10, 77, 0, 1], [192, 0, 2, 2], 60));
+        assert_eq!(
+            session.received(&elsewhere, now(1)),
+            Received::Dropped(DropReason::ForeignDestination)
+        );
+        assert_eq!(session.traffic().packets_in, 0);
     }
 
     #[test]

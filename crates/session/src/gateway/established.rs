@@ -126,7 +126,7 @@ impl Established {
     pub fn farewell(reason: &EndReason) -> (Kind, Vec<u8>) {
         (
             Kind::Disconnect,
-            goodbye_payload(&Goodbye::Logout(reason.word().to_owned())),
+            goodbye_payload(&Goodbye::Logout(reason.phrase().to_owned())),
         )
     }
 
