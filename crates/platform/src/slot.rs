@@ -1,7 +1,9 @@
 //! Slots: what tells the tunnels of one host apart.
 //!
 //! ```text
-//!   slot n (0..64)   routing table 27904 + n      rule priorities 10000+10n ..= 10009+10n      mark 0x6d610000 + n
+//!   slot n (0..64)   routing table 27904 + n      mark 0x6d610000 + n
+//!                    rule priorities 10000+10n ..= 10009+10n for routes to networks,
+//!                                    11000+10n ..= 11009+10n for default routes
 //! ```
 //! Every tunnel locks one slot while it runs and puts everything on the host under the slot's numbers, so that it can be
 //! found and removed by exact identity, by whoever holds the slot next. Slots belong to a network namespace: lock files
@@ -24,7 +26,11 @@ pub const FIRST_TABLE: u32 = 0x6d00;
 /// First rule priority of slot 0: before the main table (32766), after the local table (0).
 pub const FIRST_RULE_PRIORITY: u32 = 10_000;
 
-/// Rule priorities of one slot.
+/// First rule priority of slot 0 for default routes: behind the networks of every tunnel, so that a tunnel for everything
+/// leaves the others theirs, whichever slots they have.
+pub const FIRST_DEFAULT_RULE_PRIORITY: u32 = 11_000;
+
+/// Rule priorities of one slot, of each kind.
 pub const RULE_PRIORITIES_PER_SLOT: u32 = 10;
 
 /// The part of a mark that all Marmot tunnels share ("ma"). The socket of one tunnel must not go through another either.
@@ -65,9 +71,23 @@ impl Slot {
         FIRST_TABLE + self.0 as u32
     }
 
-    /// Priorities of the tunnel's routing rules.
+    /// Priorities of the tunnel's routing rules for networks.
     pub const fn rule_priorities(self) -> RangeInclusive<u32> {
-        let first = FIRST_RULE_PRIORITY + RULE_PRIORITIES_PER_SLOT * self.0 as u32;
+        self.priorities_from(FIRST_RULE_PRIORITY)
+    }
+
+    /// Priorities of the tunnel's routing rules for default routes.
+    pub const fn default_rule_priorities(self) -> RangeInclusive<u32> {
+        self.priorities_from(FIRST_DEFAULT_RULE_PRIORITY)
+    }
+
+    /// Whether a rule of this priority is one of the tunnel's, if it is one of ours.
+    pub fn has_priority(self, priority: u32) -> bool {
+        self.rule_priorities().contains(&priority) || self.default_rule_priorities().contains(&priority)
+    }
+
+    const fn priorities_from(self, first: u32) -> RangeInclusive<u32> {
+        let first = first + RULE_PRIORITIES_PER_SLOT * self.0 as u32;
         first..=first + RULE_PRIORITIES_PER_SLOT - 1
     }
 
@@ -221,6 +241,8 @@ mod tests {
         assert_eq!(slots.len(), usize::from(SLOTS));
         for pair in slots.windows(2) {
             assert!(pair[0].rule_priorities().end() < pair[1].rule_priorities().start());
+            assert!(pair[0].default_rule_priorities().end() < pair[1].default_rule_priorities().start());
+            assert!(pair[1].rule_priorities().end() < pair[0].default_rule_priorities().start());
             assert!(pair[0].table() < pair[1].table());
             assert_ne!(pair[0].mark(), pair[1].mark());
         }

@@ -87,13 +87,12 @@ fn killing_and_restarting_one_leaves_the_other_alone(lab: &Lab) -> Result<()> {
 
 fn a_default_route_in_one_leaves_the_other_its_network(lab: &Lab) -> Result<()> {
     let (a, b) = (lab.site(), lab.add_site()?);
-    // A takes everything. B's connection must still go beside A, and B's network into B. B comes first and has the lower
-    // slot: of two tunnels that both have a route to a destination, the lower slot wins.
+    // A takes everything, comes first and has the lower slot. B's connection must still go beside A, and B's network into B.
     let everything = gateway_settings(lab, a)?.without("network.routes");
-    let _gateway_b = start_gateway(lab, &b, "gateway-b", &gateway_settings(lab, &b)?)?;
-    let b_client = start_client(lab, lab.client(), "client-b", &client_settings(lab, &b)?)?;
     let _gateway_a = start_gateway(lab, a, "gateway-a", &everything)?;
     let a_client = start_client(lab, lab.client(), "client-a", &client_settings(lab, a)?)?;
+    let _gateway_b = start_gateway(lab, &b, "gateway-b", &gateway_settings(lab, &b)?)?;
+    let b_client = start_client(lab, lab.client(), "client-b", &client_settings(lab, &b)?)?;
     ping_both(lab.client(), a.plan)?;
     ping_both(lab.client(), b.plan)?;
     for client in [&a_client, &b_client] {

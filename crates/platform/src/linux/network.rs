@@ -363,7 +363,7 @@ impl Network {
                 .await;
             let rules = clearing.found(rules, || format!("rules of slot {slot}"));
             for rule in rules {
-                if message::is_ours(&rule) && slot.rule_priorities().contains(&message::priority_of(&rule)) {
+                if message::is_ours(&rule) && slot.has_priority(message::priority_of(&rule)) {
                     let words = message::rule_in_words(&rule);
                     let removed = self.netlink.command(RouteNetlinkMessage::DelRule(rule), 0).await;
                     clearing.note(words, removed.or_else(ignore_absent));

@@ -132,8 +132,8 @@ fn released_plan() {
             "+ link marmot0 up mtu 1380",
             "+ route unicast 0.0.0.0/0 table 27907 dev marmot0 proto 109 scope link",
             "+ route throw 10.9.0.0/16 table 27907 proto 109",
-            "+ rule 10030: from all lookup 254 suppress_prefixlength 0 proto 109 (IPv4)",
-            "+ rule 10031: not from all fwmark 0x6d610000/0xffff0000 lookup 27907 proto 109 (IPv6)",
+            "+ rule 11030: from all lookup 254 suppress_prefixlength 0 proto 109 (IPv4)",
+            "+ rule 11031: not from all fwmark 0x6d610000/0xffff0000 lookup 27907 proto 109 (IPv4)",
         ] {
             assert!(
                 changes.iter().any(|change| change == line),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use plan::{NetworkPlan, RouteKind};
+use plan::{NetworkPlan, Route, RouteKind};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -51,7 +51,7 @@ pub(in super::super) fn address(index: u32, net: IpNet, prefix_route: bool) -> A
 }
 
 /// A route of the slot's table.
-pub(in super::super) fn route(slot: Slot, tun_index: u32, route: &plan::Route) -> RouteMessage {
+pub(in super::super) fn route(slot: Slot, tun_index: u32, route: &Route) -> RouteMessage {
     let mut message = route_to(route.net, Some(slot.table()));
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
     match route.kind {
@@ -95,31 +95,45 @@ pub(in super::super) fn route_lookup(to: IpAddr) -> RouteMessage {
     message
 }
 
-/// The rules of a client tunnel, for each family in use:
+/// The rules of a client tunnel, for each family in use. All but the packets of tunnels themselves ask its table:
 /// ```text
-///   base+0   from all lookup main suppress_prefixlength 0                 with a granted default route only: the host's
-///                                                                         own, more specific routes go on working
-///   base+1   not from all fwmark 0x6d610000/0xffff0000 lookup TABLE      all but the packets of tunnels themselves
+///   networks+0   not from all fwmark 0x6d610000/0xffff0000 lookup TABLE suppress_prefixlength 0    routes to networks
+///   default+0    from all lookup main suppress_prefixlength 0            the host's own, more specific routes go on working
+///   default+1    not from all fwmark 0x6d610000/0xffff0000 lookup TABLE                            a default route
 /// ```
+/// The first is there only with a route to a network, the others only with a default route.
 pub(in super::super) fn rules(slot: Slot, plan: &NetworkPlan) -> Vec<RuleMessage> {
-    let base = *slot.rule_priorities().start();
+    let (networks, default) = (*slot.rule_priorities().start(), *slot.default_rule_priorities().start());
     let mut rules = Vec::new();
     for (v4, family) in [(true, AddressFamily::Inet), (false, AddressFamily::Inet6)] {
-        if !plan.addresses.iter().any(|net| net.addr().is_ipv4() == v4) {
+        let of_family = |net: &IpNet| net.addr().is_ipv4() == v4;
+        if !plan.addresses.iter().any(of_family) {
             continue;
         }
-        if if v4 { plan.default_v4 } else { plan.default_v6 } {
-            let mut keep_specific = lookup(family, base, MAIN_TABLE);
-            keep_specific.attributes.push(RuleAttribute::SuppressPrefixLen(0));
-            rules.push(keep_specific);
+        let to_network =
+            |route: &Route| route.kind == RouteKind::Tunnel && route.net.prefix_len() > 0 && of_family(&route.net);
+        if plan.routes.iter().any(to_network) {
+            rules.push(without_default(into_tunnel(family, networks, slot)));
         }
-        let mut into_tunnel = lookup(family, base + 1, slot.table());
-        into_tunnel.header.flags = RuleFlags::Invert;
-        into_tunnel.attributes.push(RuleAttribute::FwMark(MARK_FAMILY));
-        into_tunnel.attributes.push(RuleAttribute::FwMask(MARK_FAMILY_MASK));
-        rules.push(into_tunnel);
+        if if v4 { plan.default_v4 } else { plan.default_v6 } {
+            rules.push(without_default(lookup(family, default, MAIN_TABLE)));
+            rules.push(into_tunnel(family, default + 1, slot));
+        }
     }
     rules
+}
+
+fn into_tunnel(family: AddressFamily, priority: u32, slot: Slot) -> RuleMessage {
+    let mut rule = lookup(family, priority, slot.table());
+    rule.header.flags = RuleFlags::Invert;
+    rule.attributes.push(RuleAttribute::FwMark(MARK_FAMILY));
+    rule.attributes.push(RuleAttribute::FwMask(MARK_FAMILY_MASK));
+    rule
+}
+
+fn without_default(mut rule: RuleMessage) -> RuleMessage {
+    rule.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+    rule
 }
 
 fn lookup(family: AddressFamily, priority: u32, table: u32) -> RuleMessage {
