@@ -31,10 +31,10 @@ pub(crate) struct Question {
 }
 
 /// What the room says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Yes, and these addresses are reserved for the user.
-    Granted(Reservation),
+    /// Yes, as far as these users say.
+    Granted(Admitted),
     /// No: unknown, disabled, wrong password, or not one of its groups. Which one is not said.
     Denied,
     /// Too many are asking.
@@ -43,6 +43,24 @@ pub(crate) enum Answer {
 
 /// Addresses that the users file reserves for a user.
 pub(crate) use session::gateway::Reservation;
+
+/// What a yes says, and by which users file: a reload may have replaced that while argon2 was at work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    pub(crate) reservation: Reservation,
+    users: Option<Arc<Users>>,
+}
+
+impl Admitted {
+    /// Whether `users` would say the same of `user`: its password, its groups, and that it may come in at all.
+    pub(crate) fn still_holds(&self, user: &str, users: Option<&Arc<Users>>) -> bool {
+        match (&self.users, users) {
+            (Some(asked), Some(current)) => asked.0.get(user) == current.0.get(user),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}
 
 struct Request {
     question: Question,
@@ -109,20 +127,28 @@ async fn answer(question: Question, users: Option<Arc<Users>>) -> Answer {
     let Some(users) = users else {
         // Without a users file only certificates come in, and no password can be right.
         return if question.password.is_none() {
-            Answer::Granted(Reservation::default())
+            Answer::Granted(Admitted {
+                reservation: Reservation::default(),
+                users: None,
+            })
         } else {
             Answer::Denied
         };
     };
     let user = users.0.get(&question.user);
+    let reservation = user.map(|user| Reservation {
+        v4: user.ipv4,
+        v6: user.ipv6,
+    });
     let verified = match question.password {
         None => true,
         Some(secret) => verify(secret, user.and_then(|user| user.password.clone())).await,
     };
-    match user {
-        Some(user) if verified && may_enter(user, question.group.as_deref()) => Answer::Granted(Reservation {
-            v4: user.ipv4,
-            v6: user.ipv6,
+    let may_enter = user.is_some_and(|user| may_enter(user, question.group.as_deref()));
+    match reservation {
+        Some(reservation) if verified && may_enter => Answer::Granted(Admitted {
+            reservation,
+            users: Some(users),
         }),
         _ => Answer::Denied,
     }
@@ -147,12 +173,15 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
     use std::pin::Pin;
+    use std::sync::OnceLock;
     use std::task::{Context, Poll, Waker};
     use tokio::task::LocalSet;
 
     fn users() -> Arc<Users> {
+        static HASH: OnceLock<String> = OnceLock::new();
+        let hash = HASH.get_or_init(|| password::hash("correct horse").expect("hash"));
         let user = |disabled| User {
-            password: Some(password::hash("correct horse").expect("hash")),
+            password: Some(hash.clone()),
             groups: vec!["staff".to_owned()],
             ipv4: Some(Ipv4Addr::new(10, 78, 0, 9)),
             ipv6: None,
@@ -188,9 +217,12 @@ mod tests {
     }
 
     fn granted() -> Answer {
-        Answer::Granted(Reservation {
-            v4: Some(Ipv4Addr::new(10, 78, 0, 9)),
-            v6: None,
+        Answer::Granted(Admitted {
+            reservation: Reservation {
+                v4: Some(Ipv4Addr::new(10, 78, 0, 9)),
+                v6: None,
+            },
+            users: Some(users()),
         })
     }
 
@@ -228,9 +260,31 @@ mod tests {
         assert_eq!(ask(Some(users()), "carol", None, None), granted());
         assert_eq!(
             ask(None, "whoever", None, None),
-            Answer::Granted(Reservation::default())
+            Answer::Granted(Admitted {
+                reservation: Reservation::default(),
+                users: None,
+            })
         );
         assert_eq!(ask(None, "whoever", Some("x"), None), Answer::Denied);
+    }
+
+    #[test]
+    fn a_yes_does_not_outlive_a_reload_that_changes_its_user() {
+        let before = users();
+        let Answer::Granted(admitted) = ask(Some(Arc::clone(&before)), "alice", Some("correct horse"), None) else {
+            panic!("alice may come in");
+        };
+        let after = |change: fn(&mut Users)| {
+            let mut users = Users::clone(&before);
+            change(&mut users);
+            admitted.still_holds("alice", Some(&Arc::new(users)))
+        };
+        assert!(after(|users| _ = users.0.remove("gone")), "others do not matter");
+        assert!(!after(|users| _ = users.0.remove("alice")));
+        assert!(!after(|users| users.0.get_mut("alice").expect("alice").disabled = true));
+        assert!(!after(|users| users.0.get_mut("alice").expect("alice").password = None));
+        assert!(!after(|users| users.0.get_mut("alice").expect("alice").groups.clear()));
+        assert!(!admitted.still_holds("alice", None));
     }
 
     #[test]

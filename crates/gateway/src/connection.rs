@@ -14,7 +14,7 @@ use std::time::Duration;
 use channel::{Channel, Exchange, ExchangeError, Limits, Request};
 use rustls::Connection;
 use session::Traffic;
-use session::gateway::{ConnectRefused, Front, FrontOutput, Reservation, Verdict};
+use session::gateway::{ConnectRefused, Front, FrontOutput, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -27,7 +27,7 @@ use wire::offer::{Offer, Refusal};
 use wire::text::escape;
 
 use crate::admission::{LINGER, Source};
-use crate::authentication::{Answer, Question};
+use crate::authentication::{Admitted, Answer, Question};
 use crate::sessions::{Left, Seat};
 use crate::settings::Settings;
 use crate::shell::Shared;
@@ -100,7 +100,7 @@ async fn log_in(shared: &Shared, stream: Stream, peer: SocketAddr) -> Option<(Tu
         settings: &settings,
         peer,
         exchange,
-        reservation: None,
+        admitted: None,
     };
     match timeout(limits.login_timeout, dialogue.run(certificate_user)).await {
         Ok(Some(tunnel)) => Some((tunnel, dialogue.exchange)),
@@ -130,8 +130,8 @@ struct Dialogue<'a> {
     settings: &'a Settings,
     peer: SocketAddr,
     exchange: Exchange<Stream>,
-    /// What the users file reserves for the user whose password was right.
-    reservation: Option<Reservation>,
+    /// The yes to the password that was right.
+    admitted: Option<Admitted>,
 }
 
 impl Dialogue<'_> {
@@ -188,9 +188,9 @@ impl Dialogue<'_> {
         }
         let answer = self.shared.authenticator.ask(question).await;
         match answer {
-            Answer::Granted(reservation) => {
+            Answer::Granted(admitted) => {
                 self.shared.guests.room().succeeded(source, &user);
-                self.reservation = Some(reservation);
+                self.admitted = Some(admitted);
                 Verdict::Granted
             }
             Answer::Denied => {
@@ -207,8 +207,8 @@ impl Dialogue<'_> {
     /// Opens a session for a user who is authenticated: by the password just checked, or by the certificate, whose user
     /// has yet to be looked up.
     async fn login(&mut self, front: &mut Front, user: String, group: Option<String>) -> FrontOutput {
-        let reservation = match self.reservation.take() {
-            Some(reservation) => reservation,
+        let admitted = match self.admitted.take() {
+            Some(admitted) => admitted,
             None => {
                 let question = Question {
                     user: user.clone(),
@@ -216,7 +216,7 @@ impl Dialogue<'_> {
                     group: group.clone(),
                 };
                 match self.shared.authenticator.ask(question).await {
-                    Answer::Granted(reservation) => reservation,
+                    Answer::Granted(admitted) => admitted,
                     Answer::Denied => {
                         self.denied(&user, "certificate");
                         return reply(401, "Login failed", None);
@@ -227,10 +227,16 @@ impl Dialogue<'_> {
                 }
             }
         };
+        // From this look to the session there is no await: a reload is before both or after both.
+        let settings = self.shared.settings();
+        if !admitted.still_holds(&user, settings.users.as_ref()) {
+            return self.overtaken();
+        }
+        let now = self.shared.clock.now();
         let outcome = self
             .shared
             .sessions
-            .login(&user, group.as_deref(), reservation, self.shared.clock.now());
+            .login(&user, group.as_deref(), admitted.reservation, now);
         if let Err(refused) = &outcome {
             info!(user = %escape(&user), peer = %self.peer.ip(), why = %refused, "login refused");
         }
@@ -286,6 +292,16 @@ impl Dialogue<'_> {
             let _ = self.exchange.send(&message).await;
         }
         None
+    }
+
+    /// A reload came between the check and the session: what was checked may not hold any more.
+    fn overtaken(&self) -> FrontOutput {
+        debug!(peer = %self.peer, "login refused: a reload overtook it");
+        reply(
+            503,
+            "Service Unavailable",
+            Some("the gateway has been reconfigured, try again"),
+        )
     }
 
     fn denied(&self, user: &str, why: &str) {
