@@ -241,8 +241,12 @@ impl Sessions {
         if self.is_over(entry, now.boot).is_some() {
             return Err(ConnectRefused::UnknownCookie);
         }
-        let reserved = entry.reserved;
-        let ended = self.make_way(id, reserved, now);
+        // Only for what this session will lease now: what it holds already it keeps.
+        let missing = Reservation {
+            v4: entry.reserved.v4.filter(|_| v4 && entry.lease.v4.is_none()),
+            v6: entry.reserved.v6.filter(|_| v6 && entry.lease.v6.is_none()),
+        };
+        let ended = self.make_way(id, missing, now);
         let entry = self.entries.get_mut(&id).expect("a session never gives way to itself");
         let Ok(lease) = self.leases.lease(entry.lease, (v4, v6), entry.reserved, now.boot) else {
             self.unreported.extend(ended);
@@ -361,9 +365,9 @@ impl Sessions {
             .map(|(_, id)| id)
     }
 
-    /// A reserved address that the user's own waiting session holds comes free for `id`.
-    fn make_way(&mut self, id: SessionId, reserved: Reservation, now: Now) -> Vec<Ended> {
-        let wanted = [reserved.v4.map(IpAddr::V4), reserved.v6.map(IpAddr::V6)];
+    /// A reserved address that `id` is about to lease comes free if the user's own waiting session holds it.
+    fn make_way(&mut self, id: SessionId, missing: Reservation, now: Now) -> Vec<Ended> {
+        let wanted = [missing.v4.map(IpAddr::V4), missing.v6.map(IpAddr::V6)];
         let wanted = wanted
             .into_iter()
             .flatten()
@@ -565,6 +569,28 @@ mod tests {
             second.ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
             [first.id]
         );
+    }
+
+    #[test]
+    fn a_reconnect_that_needs_no_address_ends_no_sleeping_session() {
+        let mut table = table();
+        let reserved = Reservation {
+            v4: Some([10, 78, 0, 5].into()),
+            v6: None,
+        };
+        table.set_reservations([reserved]);
+        for n in 1..=2 {
+            table
+                .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
+                .expect("room");
+        }
+        let asleep = connect(&mut table, 1, 1).expect("the reserved address");
+        let other = connect(&mut table, 2, 1).expect("an address of the pool");
+        table.detach(asleep.id, 1, now(2));
+        table.detach(other.id, 1, now(2));
+        let back = connect(&mut table, 2, 3).expect("cookie");
+        assert_eq!((back.lease, back.ended), (other.lease, Vec::new()));
+        assert_eq!(connect(&mut table, 1, 4).expect("cookie").lease, asleep.lease);
     }
 
     #[test]
