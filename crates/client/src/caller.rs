@@ -20,6 +20,7 @@ use wire::http::ResponseHead;
 use crate::ClientError;
 use crate::dial::{dial, resolve};
 use crate::setup::Setup;
+use crate::trust::When;
 
 type Conversation = Exchange<TlsStream<TcpStream>>;
 
@@ -143,7 +144,7 @@ impl Caller {
         match timeout(limit, talk).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(match tls_error(&error) {
-                Some(tls) => self.setup.trust.explain(tls),
+                Some(tls) => self.setup.trust.explain(tls, When::Conversation),
                 None => error.into(),
             }),
             Err(_) => Err(ClientError::TooSlow {
@@ -217,7 +218,7 @@ impl Caller {
 
     fn handshake_problem(&self, error: io::Error) -> ClientError {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(tls) => self.setup.trust.explain(tls),
+            Some(tls) => self.setup.trust.explain(tls, When::Handshake),
             None => ExchangeError::Io(error).into(),
         }
     }

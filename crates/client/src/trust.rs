@@ -42,6 +42,16 @@ const CLASSICAL: [&dyn SupportedKxGroup; 2] = [kx_group::SECP256R1, kx_group::X2
 const BOTH_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
 const ONLY_1_3: &[&SupportedProtocolVersion] = &[&version::TLS13];
 
+/// When an error of TLS came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Before the gateway has proved who it is. An alert may be anybody's on the path and proves nothing, so it never
+    /// counts as the gateway's refusal.
+    Handshake,
+    /// After the handshake: every record is the gateway's. TLS 1.3 refuses client certificates here (RFC 8446 section 4.4.2.4).
+    Conversation,
+}
+
 /// How TLS connections to the gateway are made.
 #[derive(Clone)]
 pub(crate) struct Trust {
@@ -110,8 +120,8 @@ impl Trust {
         self.name.clone()
     }
 
-    /// What a failed handshake, or a failed read on a fresh connection, means.
-    pub(crate) fn explain(&self, error: &Error) -> ClientError {
+    /// What an error of TLS means, by when it came.
+    pub(crate) fn explain(&self, error: &Error, when: When) -> ClientError {
         let host = self.host.clone();
         let tls = |problem: String, class| ClientError::Tls {
             host: self.host.clone(),
@@ -124,7 +134,11 @@ impl Trust {
                 problem: self.certificate_problem(fault),
             },
             Error::AlertReceived(alert) if concerns_client_certificate(*alert) => {
-                ClientError::LoginRefused(self.client_certificate_problem(*alert))
+                let problem = self.client_certificate_problem(*alert);
+                match when {
+                    When::Handshake => tls(problem, FailClass::Fatal),
+                    When::Conversation => ClientError::LoginRefused(problem),
+                }
             }
             Error::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure)
             | Error::PeerIncompatible(_) => tls(
@@ -334,7 +348,7 @@ mod tests {
     fn refusal(pki: &Pki, config: &ClientConfig) -> String {
         let trust = Trust::load(config).expect("usable");
         let error = handshake(trust.connector().config(), trust.name(), pki.server_config()).expect_err("refused");
-        let error = trust.explain(&error);
+        let error = trust.explain(&error, When::Handshake);
         assert_eq!(error.class(), FailClass::Fatal);
         error.to_string()
     }
@@ -343,7 +357,7 @@ mod tests {
         let trust = Trust::load(config).expect("usable");
         match handshake(trust.connector().config(), trust.name(), pki.server_config()) {
             Ok(connection) => connection,
-            Err(error) => panic!("{}", trust.explain(&error)),
+            Err(error) => panic!("{}", trust.explain(&error, When::Handshake)),
         }
     }
 
@@ -415,6 +429,26 @@ mod tests {
             &client_config(&pki, &format!("[trust]\npins = [\"{}\"]", pki.pin())),
         );
         assert!(text.contains("not for vpn.test"), "{text}");
+    }
+
+    #[test]
+    fn an_alert_is_the_gateways_refusal_only_once_the_gateway_has_proved_who_it_is() {
+        let pki = Pki::new("vpn.test");
+        let trust = Trust::load(&client_config(&pki, "")).expect("usable");
+        for alert in [
+            AlertDescription::AccessDenied,
+            AlertDescription::BadCertificate,
+            AlertDescription::UnknownCA,
+            AlertDescription::CertificateRequired,
+        ] {
+            let outcome = |when| {
+                let error = trust.explain(&Error::AlertReceived(alert), when);
+                assert!(error.to_string().contains("wants a client certificate; set"), "{error}");
+                (error.class(), error.exit_code())
+            };
+            assert_eq!(outcome(When::Handshake), (FailClass::Fatal, 1), "{alert:?}");
+            assert_eq!(outcome(When::Conversation), (FailClass::AuthRefused, 4), "{alert:?}");
+        }
     }
 
     #[test]
