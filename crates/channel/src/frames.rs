@@ -20,6 +20,9 @@ const READ_CHUNK: usize = 16 * 1024;
 /// Reads of the socket in one turn before the caller gets its turn again.
 const READ_BUDGET: usize = 4;
 
+/// Turns of reading after TCP took nothing more: as much as a socket buffer holds (4 MiB).
+const READS_AFTER_FAILURE: usize = 64;
+
 /// Why a control channel is over.
 #[derive(Debug, Error)]
 pub enum Closed {
@@ -55,12 +58,13 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Takes over an established connection. `received` is plaintext that was read behind the HTTP head.
+    /// Takes over an established connection. `received` is plaintext that was read behind the HTTP head; what the TLS state
+    /// has decrypted beyond that is taken too.
     pub fn new(socket: TcpStream, mut tls: Connection, received: BytesMut) -> Self {
         tls.set_buffer_limit(None);
         let mut incoming = Decoder::new();
         incoming.buffer().unsplit(received);
-        Self {
+        let mut this = Self {
             socket,
             tls,
             incoming,
@@ -68,7 +72,9 @@ impl Channel {
             frame: BytesMut::with_capacity(READ_CHUNK),
             farewell: false,
             ended: None,
-        }
+        };
+        this.ended = this.open_records().err();
+        this
     }
 
     /// The socket, for its options and addresses.
@@ -104,7 +110,13 @@ impl Channel {
         cstp::encode(kind, payload, &mut self.frame)?;
         // With no buffer limit one write takes the whole frame, and a frame never exceeds one record.
         self.tls.writer().write_all(&self.frame)?;
-        self.collect()
+        let before = self.outgoing.len();
+        self.collect()?;
+        // rustls swallows what is written once the keys of a TLS 1.2 connection are used up (2^24 records).
+        if self.outgoing.len() == before && self.ended.is_none() {
+            return Err(rustls::Error::EncryptError.into());
+        }
+        Ok(())
     }
 
     /// Queues the TLS farewell.
@@ -119,6 +131,9 @@ impl Channel {
     /// Why the channel is over. Frames that came before are returned first.
     pub async fn next(&mut self) -> Result<Frame, Closed> {
         loop {
+            // A peer that sends faster than we handle would keep this task busy for ever: reading the socket by hand spends
+            // none of the task's budget by itself.
+            tokio::task::consume_budget().await;
             if let Some(frame) = self.try_next()? {
                 return Ok(frame);
             }
@@ -126,6 +141,9 @@ impl Channel {
                 return Err(closed);
             }
             self.send_some()?;
+            if self.ended.is_some() {
+                continue;
+            }
             let interest = if self.outgoing.is_empty() {
                 Interest::READABLE
             } else {
@@ -150,18 +168,35 @@ impl Channel {
         Ok(self.incoming.next()?)
     }
 
-    /// Gives TCP as much of what is queued as it takes at once. `true` if nothing is left.
+    /// Gives TCP as much of what is queued as it takes at once. `true` if nothing is left to send.
     ///
     /// # Errors
-    /// [`Closed::Broken`] if the kernel gave the connection up.
+    /// [`Closed::Broken`] if the kernel gave the connection up. What the peer said before is not lost by it: while there is
+    /// something to be read, [`Channel::next`] hands it out first and returns the error then.
     pub fn send_some(&mut self) -> Result<bool, Closed> {
-        while !self.outgoing.is_empty() {
+        while !self.outgoing.is_empty() && self.ended.is_none() {
             match self.socket.try_write(&self.outgoing) {
                 Ok(written) => self.outgoing.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error.into()),
+                Err(error) => return self.send_failed(error),
             }
         }
+        Ok(true)
+    }
+
+    /// A goodbye of the peer may wait in a socket that takes nothing any more.
+    fn send_failed(&mut self, error: io::Error) -> Result<bool, Closed> {
+        self.outgoing.clear();
+        for _ in 0..READS_AFTER_FAILURE {
+            match self.receive() {
+                Ok(true) => {}
+                Ok(false) | Err(_) => break,
+            }
+        }
+        if self.incoming.buffer().is_empty() {
+            return Err(error.into());
+        }
+        self.ended = Some(error.into());
         Ok(true)
     }
 
@@ -184,28 +219,33 @@ impl Channel {
         Ok(())
     }
 
-    /// Reads records from the socket and plaintext from the records.
-    fn receive(&mut self) -> Result<(), Closed> {
+    /// Reads records from the socket and plaintext from the records. `true` if there may be more to read.
+    fn receive(&mut self) -> Result<bool, Closed> {
         for _ in 0..READ_BUDGET {
             match self.tls.read_tls(&mut Socket(&self.socket)) {
                 Ok(0) => return Err(Closed::Eof { clean: self.farewell }),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(_) => self.open_records()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
-            let state = match self.tls.process_new_packets() {
-                Ok(state) => state,
-                Err(error) => {
-                    // The alert that says why goes out if the socket takes it.
-                    let _ = self.collect().and_then(|()| self.send_some());
-                    return Err(error.into());
-                }
-            };
-            self.farewell |= state.peer_has_closed();
-            self.take_plaintext(state.plaintext_bytes_to_read())?;
-            self.collect()?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Opens the records that have been read, and takes their plaintext.
+    fn open_records(&mut self) -> Result<(), Closed> {
+        let state = match self.tls.process_new_packets() {
+            Ok(state) => state,
+            Err(error) => {
+                // The alert that says why goes out if the socket takes it.
+                let _ = self.collect();
+                let _ = self.socket.try_write(&self.outgoing);
+                return Err(error.into());
+            }
+        };
+        self.farewell |= state.peer_has_closed();
+        self.take_plaintext(state.plaintext_bytes_to_read())?;
+        self.collect()
     }
 
     fn take_plaintext(&mut self, available: usize) -> Result<(), Closed> {

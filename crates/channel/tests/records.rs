@@ -2,6 +2,7 @@
 
 use std::io::{Cursor, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -198,6 +199,118 @@ async fn frames_before_the_end_are_handed_out_first() {
         matches!(end, Err(Closed::Eof { clean: false } | Closed::Broken(_))),
         "{end:?}"
     );
+}
+
+#[tokio::test]
+async fn a_goodbye_is_heard_though_tcp_takes_nothing_more() {
+    let (mut channel, mut peer) = pair().await;
+    let mut goodbye = BytesMut::new();
+    cstp::encode(Kind::Disconnect, b"\xb0bye", &mut goodbye).expect("encode");
+    // The peer leaves with unread data in its socket, so its kernel resets the connection.
+    channel.queue(Kind::Data, &[0; 1000]).expect("queue");
+    channel.flush().await.expect("sent");
+    peer.socket.readable().await.expect("unread data");
+    peer.send(&goodbye).await;
+    drop(peer);
+    let first = loop {
+        channel.queue(Kind::Data, &[0; 16_000]).expect("queue");
+        match channel.send_some() {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => panic!("the peer is gone, not slow"),
+            Err(_) => break channel.next().await,
+        }
+        if channel.pending() == 0 {
+            break tokio::time::timeout(DEADLINE, channel.next()).await.expect("in time");
+        }
+    };
+    assert_eq!(first.expect("the goodbye").kind, Kind::Disconnect);
+}
+
+#[tokio::test]
+async fn a_flood_leaves_others_their_turn() {
+    let (mut channel, peer) = pair().await;
+    let Peer { socket, mut tls, .. } = peer;
+    let socket = socket.into_std().expect("socket");
+    socket.set_nonblocking(false).expect("blocking");
+    let over = Arc::new(AtomicBool::new(false));
+    // From a thread of its own, so that it is never waited for: records full of empty frames, faster than they are handled.
+    let flood = std::thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut frames = BytesMut::new();
+            for _ in 0..1000 {
+                cstp::encode(Kind::Keepalive, b"", &mut frames).expect("encode");
+            }
+            let mut send = || -> std::io::Result<()> {
+                tls.writer().write_all(&frames)?;
+                while tls.wants_write() {
+                    tls.write_tls(&mut &socket)?;
+                }
+                Ok(())
+            };
+            // An error: the other end is gone.
+            let _ = (0..10_000).try_for_each(|_| send());
+            over.store(true, Ordering::Relaxed);
+        }
+    });
+    let taken = tokio::spawn(async move { while channel.next().await.is_ok() {} });
+    let soon = tokio::time::Instant::now() + Duration::from_millis(20);
+    tokio::time::interval_at(soon, DEADLINE).tick().await;
+    assert!(
+        !over.load(Ordering::Relaxed),
+        "nobody else had a turn before the flood was over"
+    );
+    taken.abort();
+    assert!(taken.await.is_err_and(|ended| ended.is_cancelled()));
+    flood.join().expect("flood");
+}
+
+#[tokio::test]
+async fn frames_that_came_with_the_head_are_not_stranded() {
+    let (client, server) = configs();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let serve = async {
+        let (socket, _) = listener.accept().await.expect("accept");
+        let stream = tokio_rustls::TlsAcceptor::from(server)
+            .accept(socket)
+            .await
+            .expect("handshake");
+        let (mut socket, mut tls) = stream.into_inner();
+        let mut frame = BytesMut::new();
+        // More than one read of the head takes along.
+        cstp::encode(Kind::Data, &[7; 5000], &mut frame).expect("encode");
+        let mut bytes = Vec::new();
+        for part in [&b"HTTP/1.1 200 CONNECTED\r\n\r\n"[..], &frame] {
+            tls.writer().write_all(part).expect("write");
+            tls.write_tls(&mut bytes).expect("seal");
+        }
+        while tls.wants_write() {
+            tls.write_tls(&mut bytes).expect("seal");
+        }
+        socket.write_all(&bytes).await.expect("one write");
+        socket
+    };
+    let connect = async {
+        let socket = TcpStream::connect(address).await.expect("connect");
+        let name = ServerName::try_from("gw.test").expect("name");
+        let stream = tokio_rustls::TlsConnector::from(client)
+            .connect(name, socket)
+            .await
+            .expect("handshake");
+        let mut exchange = Exchange::new(stream, Limits::default());
+        let head = exchange.read_response_head(4096).await.expect("head");
+        assert_eq!(head.status, 200);
+        let (stream, received) = exchange.into_parts();
+        let (socket, tls) = stream.into_inner();
+        let mut channel = Channel::new(socket, tls.into(), received);
+        tokio::time::timeout(DEADLINE, channel.next())
+            .await
+            .expect("not stranded")
+            .expect("frame")
+    };
+    let (_held_open, frame) = tokio::join!(serve, connect);
+    assert_eq!(&frame.payload[..], &[7; 5000]);
 }
 
 #[tokio::test]
