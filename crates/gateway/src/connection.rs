@@ -72,7 +72,7 @@ async fn handshake(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepte
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             shared.tallies.count(|tally| tally.no_tls += 1);
-            debug!(%peer, %error, "no TLS");
+            debug!(%peer, error = error.to_string().as_str(), "no TLS");
             None
         }
         Err(_) => {
@@ -238,7 +238,7 @@ impl Dialogue<'_> {
             .sessions
             .login(&user, group.as_deref(), admitted.reservation, now);
         if let Err(refused) = &outcome {
-            info!(user = %escape(&user), peer = %self.peer.ip(), why = %refused, "login refused");
+            info!(peer = %self.peer.ip(), why = %refused, user = escape(&user).as_str(), "login refused");
         }
         front.logged_in(outcome)
     }
@@ -272,7 +272,7 @@ impl Dialogue<'_> {
 
     /// Tells a client what was wrong with its HTTP, if that is what went wrong.
     async fn refuse(&mut self, error: &ExchangeError) -> Option<Tunnel> {
-        debug!(peer = %self.peer, %error, "no request");
+        debug!(peer = %self.peer, error = error.to_string().as_str(), "no request");
         let ExchangeError::Http(error) = error else { return None };
         self.shared.tallies.count(|tally| tally.bad_http += 1);
         let (status, reason) = match error {
@@ -306,7 +306,8 @@ impl Dialogue<'_> {
 
     fn denied(&self, user: &str, why: &str) {
         self.shared.tallies.count(|tally| tally.denied += 1);
-        info!(user = %escape(user), peer = %self.peer.ip(), why, "login denied");
+        // A string value is quoted in every format: a name cannot pass for more fields of the line.
+        info!(peer = %self.peer.ip(), why, user = escape(user).as_str(), "login denied");
     }
 }
 

@@ -112,7 +112,7 @@ impl SessionRoom {
             .table
             .borrow_mut()
             .login(user, group, reserved, id, hash(&cookie), now)?;
-        debug!(session = %id, user = %escape(user), "logged in");
+        debug!(session = %id, user = escape(user).as_str(), "logged in");
         self.all_over(gave_way);
         Ok(cookie)
     }
@@ -136,7 +136,7 @@ impl SessionRoom {
             let user = escape(&connected.user);
             let v4 = connected.lease.v4.map(tracing::field::display);
             let v6 = connected.lease.v6.map(tracing::field::display);
-            info!(session = %connected.id, %user, v4, v6, from = %peer, "session.start");
+            info!(session = %connected.id, from = %peer, v4, v6, user = user.as_str(), "session.start");
             Record {
                 user,
                 lease: connected.lease,
@@ -249,7 +249,8 @@ impl SessionRoom {
     fn over(&self, ended: Ended) {
         let mut records = self.records.borrow_mut();
         let Some(record) = records.get_mut(&ended.id) else {
-            debug!(session = %ended.id, user = %escape(&ended.user), reason = %ended.reason, "a login was never used");
+            let user = escape(&ended.user);
+            debug!(session = %ended.id, reason = %ended.reason, user = user.as_str(), "a login was never used");
             return;
         };
         record.traffic.drops.add(&self.switch.remove(ended.id, &ended.lease));
@@ -272,7 +273,7 @@ impl SessionRoom {
         };
         info!(
             session = %ended.id,
-            %user,
+            user = user.as_str(),
             reason = %ended.reason.word(),
             age_s = ended.age.as_secs(),
             connections = epoch,

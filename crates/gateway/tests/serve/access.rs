@@ -53,6 +53,20 @@ async fn a_wrong_password_and_an_unknown_user_get_the_same_form_again() {
 }
 
 #[tokio::test]
+async fn a_name_cannot_pass_for_other_fields_of_the_log() {
+    let house = House::new();
+    let name = "bob peer=192.0.2.66 why=&quot;credentials&quot;";
+    Client::connect(&house).await.answer(name, PASSWORD).await;
+    let line = house.logged(&["login denied", "192.0.2.66"]);
+    let (fields, name) = line.split_once("user=").expect("a user");
+    assert!(fields.contains("peer=127.0.0.1"), "{line}");
+    assert!(
+        name.starts_with(r#""bob peer=192.0.2.66 why=\"credentials\"""#),
+        "{line}"
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_guesses_on_is_refused() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
