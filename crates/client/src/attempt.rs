@@ -56,6 +56,15 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// The attempt by cookie that was not made because there is no cookie for this gateway and user.
+    pub(crate) fn without_cookie() -> Self {
+        Self {
+            error: ConnectError::CookieRefused.into(),
+            stage: Stage::Connect,
+            cookie: None,
+        }
+    }
+
     /// What is to be done about it.
     pub(crate) fn class(&self) -> FailClass {
         self.error.class()

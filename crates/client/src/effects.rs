@@ -1,5 +1,6 @@
 //! What the machine says is to be done, done.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use lifecycle::{Acknowledged, Effect, Generation, How, Report};
 use tracing::{debug, info, warn};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Failure};
 use crate::clock;
 use crate::host::Proof;
 use crate::pump::{Stop, say_goodbye};
@@ -34,24 +35,40 @@ impl Shell {
     }
 
     fn connect(&mut self, g: Generation, how: How) {
+        // A reload may have named another gateway or user, who is not to see what the old one gave.
+        if self
+            .ticket
+            .as_ref()
+            .is_some_and(|ticket| !ticket.setup.same_login(&self.setup))
+        {
+            self.ticket = None;
+            self.addresses.clear();
+        }
+        let setup = Arc::clone(&self.setup);
         let dialled = Arc::new(AtomicU32::new(0));
-        let attempt = Attempt {
-            setup: Arc::clone(&self.setup),
+        let attempt = |cookie| Attempt {
+            setup: Arc::clone(&setup),
             mark: self.host.mark(),
             known: self.known.clone(),
-            cookie: self.cookie.clone().filter(|_| how == How::Cookie),
+            cookie,
             previous: self.addresses.clone(),
             dialled: Arc::clone(&dialled),
         };
         self.attempt = Some(Running {
             g,
-            result: Box::pin(attempt.run()),
+            result: match (how, &self.ticket) {
+                (How::Login, _) => Box::pin(attempt(None).run()),
+                (How::Cookie, Some(ticket)) => Box::pin(attempt(Some(ticket.cookie.clone())).run()),
+                // The machine has to know that a login makes another session.
+                (How::Cookie, None) => Box::pin(ready(Err(Failure::without_cookie()))),
+            },
+            setup,
             dialled,
         });
     }
 
     fn begin_release(&mut self, g: Generation) {
-        self.cookie = None;
+        self.ticket = None;
         self.addresses.clear();
         self.lost_at = None;
         let how = if std::mem::take(&mut self.goodbye) {

@@ -41,6 +41,16 @@ impl Setup {
         })
     }
 
+    /// Whether a cookie made under `self` may be shown under `other`: to the same gateway, believed for the same reason,
+    /// for the same user.
+    pub(crate) fn same_login(&self, other: &Self) -> bool {
+        let (old, new) = (&self.config, &other.config);
+        old.gateway.url == new.gateway.url
+            && old.gateway.addresses == new.gateway.addresses
+            && old.trust == new.trust
+            && old.login == new.login
+    }
+
     /// Waits between attempts.
     pub(crate) fn backoff(&self) -> Backoff {
         Backoff::new(self.config.reconnect.first, self.config.reconnect.max)

@@ -40,9 +40,17 @@ use crate::status::Status;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// A cookie, and the settings it was made under: it is for their gateway, and it is their user's.
+pub(crate) struct Ticket {
+    pub(crate) cookie: Authenticated,
+    pub(crate) setup: Arc<Setup>,
+}
+
 /// An attempt that is running.
 pub(crate) struct Running {
     pub(crate) g: Generation,
+    /// What it was started with; a reload may have replaced it since.
+    pub(crate) setup: Arc<Setup>,
     pub(crate) result: Boxed<Result<Box<Opened>, Failure>>,
     pub(crate) dialled: Arc<AtomicU32>,
 }
@@ -56,7 +64,7 @@ pub(crate) struct Released {
 
 enum Event {
     Signal(Signal),
-    Attempt(Generation, Result<Box<Opened>, Failure>, u32),
+    Attempt(Running, Result<Box<Opened>, Failure>),
     Pump(PumpEvent),
     Released(Released),
     Deadline,
@@ -76,7 +84,7 @@ pub(crate) struct Shell {
     pub(crate) device: Option<Device>,
     /// The connection of a pump that stopped by itself, while it is decided what follows.
     pub(crate) parting: Option<Link>,
-    pub(crate) cookie: Option<Authenticated>,
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) known: Vec<SocketAddr>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) goodbye: bool,
@@ -117,7 +125,7 @@ impl Shell {
             release: None,
             device: None,
             parting: None,
-            cookie: None,
+            ticket: None,
             known: Vec::new(),
             addresses: Vec::new(),
             goodbye: false,
@@ -171,10 +179,7 @@ impl Shell {
                 self.release = None;
                 Event::Released(released)
             }
-            (g, result, dialled) = running(&mut self.attempt) => {
-                self.attempt = None;
-                Event::Attempt(g, result, dialled)
-            }
+            (running, result) = running(&mut self.attempt) => Event::Attempt(running, result),
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
         };
@@ -187,11 +192,12 @@ impl Shell {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(signal) => self.signal(signal),
-            Event::Attempt(g, result, dialled) => {
+            Event::Attempt(Running { g, setup, dialled, .. }, result) => {
+                let dialled = dialled.load(Ordering::Relaxed);
                 self.feed(Input::Dialled(dialled.saturating_sub(1)));
                 match result {
-                    Ok(opened) => self.opened(g, *opened).await,
-                    Err(failure) => self.attempt_failed(g, failure),
+                    Ok(opened) => self.opened(g, setup, *opened).await,
+                    Err(failure) => self.attempt_failed(g, setup, failure),
                 }
             }
             Event::Pump(PumpEvent::Finished(finished)) => self.pump_ended(finished),
@@ -264,7 +270,7 @@ impl Shell {
     }
 
     /// Checks the grant, sets the host up, and starts pumping over the new connection.
-    async fn opened(&mut self, g: Generation, opened: Opened) {
+    async fn opened(&mut self, g: Generation, setup: Arc<Setup>, opened: Opened) {
         let Opened {
             mut link,
             cookie,
@@ -272,20 +278,23 @@ impl Shell {
             known,
             tls,
         } = opened;
-        self.known = known;
+        if setup.same_login(&self.setup) {
+            self.known = known;
+        }
         let prepared = self.prepare(&link.established, peer).await;
         let accepted = match prepared {
             Ok(accepted) => accepted,
             Err(error) => {
                 // The grant is not to be used; the gateway need not keep it.
                 say_goodbye(&mut link);
-                self.cookie = None;
+                self.ticket = None;
                 let (error, damaged) = match error {
                     InstallError::Clean(error) => (error, false),
                     InstallError::Damaged(error) => (error, true),
                 };
                 self.attempt_failed(
                     g,
+                    setup,
                     Failure {
                         error,
                         stage: Stage::Granted,
@@ -298,7 +307,6 @@ impl Shell {
                 return;
             }
         };
-        self.cookie = Some(cookie);
         self.ended_by = None;
         if self
             .session
@@ -317,12 +325,14 @@ impl Shell {
         }
         self.addresses = addresses;
         self.upcoming = Some(SessionLog::new(
-            &self.setup,
+            &setup,
             peer,
             tls,
             accepted.plan,
             link.established.session(),
         ));
+
+        self.ticket = Some(Ticket { cookie, setup });
 
         // The connection that this one replaces goes silently: its session goes on, here.
         if let Some((_, mut pump)) = self.pump.take() {
@@ -360,10 +370,10 @@ impl Shell {
         Ok(accepted)
     }
 
-    fn attempt_failed(&mut self, g: Generation, failure: Failure) {
+    fn attempt_failed(&mut self, g: Generation, setup: Arc<Setup>, failure: Failure) {
         let (class, stage) = (failure.class(), failure.stage);
-        if failure.cookie.is_some() {
-            self.cookie = failure.cookie;
+        if let Some(cookie) = failure.cookie {
+            self.ticket = Some(Ticket { cookie, setup });
         }
         debug!(error = %failure.error, ?class, ?stage, "the attempt failed");
         self.failure = Some(failure.error);
@@ -454,14 +464,14 @@ async fn optional<T>(future: &mut Option<Boxed<T>>) -> T {
     }
 }
 
-async fn running(attempt: &mut Option<Running>) -> (Generation, Result<Box<Opened>, Failure>, u32) {
-    match attempt {
-        Some(running) => {
-            let result = (&mut running.result).await;
-            (running.g, result, running.dialled.load(Ordering::Relaxed))
+async fn running(attempt: &mut Option<Running>) -> (Running, Result<Box<Opened>, Failure>) {
+    if let Some(running) = attempt {
+        let result = (&mut running.result).await;
+        if let Some(running) = attempt.take() {
+            return (running, result);
         }
-        None => std::future::pending().await,
     }
+    std::future::pending().await
 }
 
 async fn pumping(pump: &mut Option<(Generation, Pump)>) -> PumpEvent {

@@ -483,6 +483,74 @@ async fn a_reload_with_a_mistake_changes_nothing_and_a_good_one_counts_from_the_
     client.stopped().await;
 }
 
+/// Replaces the configuration by one for `gateway` and `user`, and tells the client.
+async fn reload(client: &Client, pki: &Pki, gateway: &StubGateway, user: &str) {
+    let toml = format!(
+        "[gateway]\nurl = \"https://vpn.test:{}\"\naddresses = [\"127.0.0.1\"]\n[reconnect]\nfirst_s = 0.05\n\
+         [trust]\nca_file = \"ca.pem\"\n{}",
+        gateway.port,
+        LOGIN.replace("alice", user),
+    );
+    pki.write("client.toml", &toml, 0o644);
+    client.signal(Signal::Reload).await;
+}
+
+#[tokio::test]
+async fn another_gateway_after_a_reload_sees_no_cookie_of_the_old_one_and_a_new_session_starts() {
+    let pki = Pki::new("vpn.test");
+    let mut old = StubGateway::start(&pki, Behaviour::default()).await;
+    let mut new = StubGateway::start(&pki, Behaviour::default()).await;
+    let mut client = Client::start(&pki, &old, "");
+    let (_, _orders) = old.tunnel().await;
+    client.up().await;
+    reload(&client, &pki, &new, "alice").await;
+    client.signal(Signal::TunnelUp).await;
+    client.until("a second session", |status| status.sessions == 2).await;
+    client.ping(1).await;
+    client.stopped().await;
+    let seen = new.rest();
+    assert_eq!(logins(&seen), 1);
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::UnknownCookie)), "{seen:?}");
+}
+
+#[tokio::test]
+async fn another_user_after_a_reload_logs_in_when_the_connection_is_lost() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = StubGateway::start(&pki, Behaviour::default()).await;
+    let mut client = Client::start(&pki, &gateway, "");
+    let (_, orders) = gateway.tunnel().await;
+    client.up().await;
+    reload(&client, &pki, &gateway, "carol").await;
+    client.ping(1).await;
+    orders.send(Order::Close).expect("the tunnel lives");
+    client.until("a second session", |status| status.sessions == 2).await;
+    client.stopped().await;
+    let users = gateway.rest().into_iter().filter_map(|seen| match seen {
+        Seen::Login(user) => Some(user),
+        _ => None,
+    });
+    assert_eq!(users.collect::<Vec<_>>(), ["carol"]);
+}
+
+#[tokio::test]
+async fn an_attempt_in_flight_during_a_reload_leaves_no_cookie_behind() {
+    let pki = Pki::new("vpn.test");
+    let busy = Behaviour {
+        refusal: Some(Refusal::Unavailable(Some("full".into()))),
+        ..Behaviour::default()
+    };
+    let mut old = StubGateway::start(&pki, busy).await;
+    let mut new = StubGateway::start(&pki, Behaviour::default()).await;
+    let mut client = Client::start(&pki, &old, "");
+    old.until(|seen| matches!(seen, Seen::Login(_)).then_some(())).await;
+    reload(&client, &pki, &new, "alice").await;
+    client.up().await;
+    client.stopped().await;
+    let seen = new.rest();
+    assert_eq!(logins(&seen), 1);
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::UnknownCookie)), "{seen:?}");
+}
+
 #[tokio::test]
 async fn a_device_that_goes_away_ends_the_client_with_an_error() {
     let pki = Pki::new("vpn.test");

@@ -57,6 +57,8 @@ pub(crate) enum Seen {
     Login(String),
     /// A wrong password.
     Denied,
+    /// A cookie that is none of this gateway's.
+    UnknownCookie,
     /// A tunnel was granted.
     Tunnel {
         epoch: u64,
@@ -246,6 +248,9 @@ impl Call {
     fn refusal(&self, offer: &Offer, behaviour: &Behaviour) -> Option<Refusal> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let known = shared.cookies.iter().any(|cookie| cookie == offer.cookie.expose());
+        if !known {
+            let _ = self.told.send(Seen::UnknownCookie);
+        }
         behaviour.refusal.clone().or((!known).then_some(Refusal::Cookie))
     }
 
