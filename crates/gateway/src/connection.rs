@@ -9,6 +9,7 @@
 //! outlives the connection but what the session room keeps.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use channel::{Channel, Exchange, ExchangeError, Limits, Request};
@@ -39,9 +40,11 @@ const GRANT_TIME: Duration = Duration::from_secs(10);
 /// Serves one connection to its end.
 pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
     let mut stopping = shared.stopping.clone();
+    // One and the same from the handshake to the grant, whatever is reloaded meanwhile.
+    let settings = shared.settings();
     let arrival = async {
-        let stream = handshake(shared, socket, peer, accepted).await?;
-        log_in(shared, stream, peer).await
+        let stream = handshake(shared, &settings, socket, peer, accepted).await?;
+        log_in(shared, &settings, stream, peer).await
     };
     let arrived = tokio::select! {
         arrived = arrival => arrived,
@@ -65,8 +68,13 @@ pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, 
 }
 
 /// The TLS handshake. `None` if it came to nothing.
-async fn handshake(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepted: Instant) -> Option<Stream> {
-    let settings = shared.settings();
+async fn handshake(
+    shared: &Shared,
+    settings: &Settings,
+    socket: TcpStream,
+    peer: SocketAddr,
+    accepted: Instant,
+) -> Option<Stream> {
     let handshake = TlsAcceptor::from(settings.tls.clone()).accept(socket);
     match timeout_at(accepted + settings.config.limits.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => Some(stream),
@@ -84,10 +92,14 @@ async fn handshake(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepte
 }
 
 /// The HTTP part, up to a granted tunnel. `None` if it came to nothing; the connection is then closed.
-async fn log_in(shared: &Shared, stream: Stream, peer: SocketAddr) -> Option<(Tunnel, Exchange<Stream>)> {
-    let settings = shared.settings();
+async fn log_in(
+    shared: &Shared,
+    settings: &Settings,
+    stream: Stream,
+    peer: SocketAddr,
+) -> Option<(Tunnel, Exchange<Stream>)> {
     let limits = &settings.config.limits;
-    let certificate_user = certificate_user(&settings, &stream, peer);
+    let certificate_user = certificate_user(settings, &stream, peer);
     let exchange = Exchange::new(
         stream,
         Limits {
@@ -97,9 +109,10 @@ async fn log_in(shared: &Shared, stream: Stream, peer: SocketAddr) -> Option<(Tu
     );
     let mut dialogue = Dialogue {
         shared,
-        settings: &settings,
+        settings,
         peer,
         exchange,
+        by_certificate: certificate_user.is_some(),
         admitted: None,
     };
     match timeout(limits.login_timeout, dialogue.run(certificate_user)).await {
@@ -130,6 +143,8 @@ struct Dialogue<'a> {
     settings: &'a Settings,
     peer: SocketAddr,
     exchange: Exchange<Stream>,
+    /// Whether the client's certificate names a user.
+    by_certificate: bool,
     /// The yes to the password that was right.
     admitted: Option<Admitted>,
 }
@@ -228,8 +243,8 @@ impl Dialogue<'_> {
             }
         };
         // From this look to the session there is no await: a reload is before both or after both.
-        let settings = self.shared.settings();
-        if !admitted.still_holds(&user, settings.users.as_ref()) {
+        let current = self.shared.settings();
+        if !self.may_log_in_under(&current) || !admitted.still_holds(&user, current.users.as_ref()) {
             return self.overtaken();
         }
         let now = self.shared.clock.now();
@@ -292,6 +307,13 @@ impl Dialogue<'_> {
             let _ = self.exchange.send(&message).await;
         }
         None
+    }
+
+    /// Whether the way this client logs in is one under the settings now in force too. Which authorities vouched for its
+    /// certificate is known only for the settings of its handshake.
+    fn may_log_in_under(&self, current: &Settings) -> bool {
+        let same_authorities = Arc::ptr_eq(&self.settings.tls, &current.tls);
+        self.settings.policy == current.policy && (same_authorities || !self.by_certificate)
     }
 
     /// A reload came between the check and the session: what was checked may not hold any more.

@@ -4,7 +4,7 @@ use channel::Closed;
 use wire::cstp::Kind;
 
 use crate::client::{Client, log_in, packet, tunnel_of};
-use crate::house::{House, Wishes, config_text, users};
+use crate::house::{House, PASSWORD, Wishes, client_authority, client_certificate, config_text, users};
 
 #[tokio::test]
 async fn a_new_certificate_is_used_without_ending_a_session() {
@@ -41,6 +41,39 @@ async fn a_user_who_was_removed_is_told_and_cannot_come_back() {
     );
     bob.send(Kind::DpdRequest, b"").await;
     assert_eq!(bob.next().await.kind, Kind::DpdResponse);
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_verified_before_a_reload_logs_nobody_in() {
+    let auth = "methods = [\"certificate\"]\nclient_ca_file = \"clients.crt\"";
+    let house = House::with(Wishes {
+        auth,
+        ..Wishes::default()
+    });
+    let known = client_certificate("alice", &house.clients);
+    let mut client = Client::connect_with(&house, Some(known)).await.expect("TLS");
+    house.write("clients.crt", &client_authority().pem());
+    house.reload.ask();
+    house.logged(&["configuration reloaded"]);
+    assert_eq!(client.init().await.0.head.status, 503);
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn a_login_begun_before_a_reload_obeys_the_new_rules() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.init().await;
+    house.write(
+        "gateway.toml",
+        &config_text(&Wishes {
+            auth: "methods = [\"password\", \"certificate\"]\nrequire_both = true\nclient_ca_file = \"clients.crt\"",
+            ..Wishes::default()
+        }),
+    );
+    house.reload.ask();
+    house.logged(&["configuration reloaded"]);
+    assert_eq!(client.answer("alice", PASSWORD).await.0.head.status, 503);
 }
 
 #[tokio::test]
