@@ -154,8 +154,25 @@ impl Caller {
         }
     }
 
+    /// A known address may have become somebody else's, who accepts TCP but is not the gateway: then the name is asked for.
     async fn connect(&mut self) -> Result<Live, ClientError> {
-        let socket = self.dial().await?;
+        let Some(socket) = self.dial_known().await else {
+            let socket = self.dial_resolved(None).await?;
+            return self.shake_hands(socket).await;
+        };
+        let peer = peer_of(&socket);
+        let problem = match self.shake_hands(socket).await {
+            Ok(live) => return Ok(live),
+            Err(problem) => problem,
+        };
+        match self.dial_resolved(peer.ok()).await {
+            Ok(socket) => self.shake_hands(socket).await,
+            // What is known is told; that there is nothing else says less.
+            Err(_) => Err(problem),
+        }
+    }
+
+    async fn shake_hands(&self, socket: TcpStream) -> Result<Live, ClientError> {
         let limit = self.setup.config.gateway.handshake_timeout;
         let trust = &self.setup.trust;
         let stream = match timeout(limit, trust.connector().connect(trust.name(), socket)).await {
@@ -175,22 +192,24 @@ impl Caller {
         })
     }
 
-    /// Known addresses first: after a loss the name servers may be reachable through the tunnel only.
-    async fn dial(&mut self) -> Result<TcpStream, ClientError> {
-        let gateway = &self.setup.config.gateway;
-        let options = self.options();
-        let limit = gateway.dial_timeout;
-        if !self.known.is_empty() {
-            let half = Instant::now() + limit / 2;
-            if let Ok(stream) = dial(&self.known, &options, half).await {
-                return Ok(self.reached(stream));
-            }
+    /// Known addresses come first: after a loss the name servers may be reachable through the tunnel only.
+    async fn dial_known(&mut self) -> Option<TcpStream> {
+        if self.known.is_empty() {
+            return None;
         }
-        let deadline = Instant::now() + limit;
+        let half = Instant::now() + self.setup.config.gateway.dial_timeout / 2;
+        let stream = dial(&self.known, &self.options(), half).await.ok()?;
+        Some(self.reached(stream))
+    }
+
+    /// Asks for the addresses of the gateway, and connects to one of them that is not `tried`.
+    async fn dial_resolved(&mut self, tried: Option<IpAddr>) -> Result<TcpStream, ClientError> {
+        let gateway = &self.setup.config.gateway;
+        let deadline = Instant::now() + gateway.dial_timeout;
         let mut found = resolve(&gateway.url.host, gateway.url.port, &gateway.addresses, deadline).await?;
-        let stream = dial(&found, &options, deadline).await?;
-        self.known.clear();
-        self.known.append(&mut found);
+        found.retain(|address| Some(address.ip()) != tried);
+        let stream = dial(&found, &self.options(), deadline).await?;
+        self.known = found;
         Ok(self.reached(stream))
     }
 
@@ -286,4 +305,60 @@ fn closed_while_idle(error: &ClientError) -> bool {
 /// The address of a peer, for checks of what it grants.
 pub(crate) fn peer_of(socket: &TcpStream) -> Result<IpAddr, ClientError> {
     Ok(socket.peer_addr().map_err(ExchangeError::Io)?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::secrets::Secrets;
+    use crate::testing::{Behaviour, Pki, StubGateway, client_config};
+
+    fn setup(pki: &Pki, port: u16, addresses: &str) -> Arc<Setup> {
+        let toml = format!("[gateway]\nurl = \"https://vpn.test:{port}\"\naddresses = [{addresses}]\n");
+        Arc::new(Setup::new(client_config(pki, &toml), Secrets::default()).expect("usable"))
+    }
+
+    /// Somebody at `address` who takes connections and speaks no TLS.
+    async fn stranger(address: SocketAddr) {
+        let listener = TcpListener::bind(address).await.expect("bind");
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, b"220 not a gateway\r\n").await;
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn a_remembered_address_that_is_somebody_elses_now_is_looked_up_again() {
+        let pki = Pki::new("vpn.test");
+        let gateway = StubGateway::start(&pki, Behaviour::default()).await;
+        let moved = SocketAddr::from(([127, 0, 0, 2], gateway.port));
+        let current = SocketAddr::from(([127, 0, 0, 1], gateway.port));
+        stranger(moved).await;
+        let setup = setup(&pki, gateway.port, "\"127.0.0.2\", \"127.0.0.1\"");
+        let dialled = Arc::new(AtomicU32::new(0));
+        let mut caller = Caller::new(setup, None, vec![moved], Arc::clone(&dialled));
+        caller.connect().await.map(|_| ()).expect("found again");
+        assert_eq!(caller.known(), [current]);
+        assert_eq!(dialled.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_the_remembered_address_did_is_told_if_there_is_no_other() {
+        let pki = Pki::new("vpn.test");
+        let port = TcpListener::bind("127.0.0.2:0")
+            .await
+            .expect("bind")
+            .local_addr()
+            .expect("address")
+            .port();
+        let moved = SocketAddr::from(([127, 0, 0, 2], port));
+        stranger(moved).await;
+        let setup = setup(&pki, port, "\"127.0.0.2\"");
+        let mut caller = Caller::new(setup, None, vec![moved], Arc::default());
+        let error = caller.connect().await.err().expect("no gateway");
+        assert!(error.to_string().contains("does not speak tls"), "{error}");
+    }
 }
