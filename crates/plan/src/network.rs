@@ -81,7 +81,7 @@ pub struct NetworkPlan {
 
 impl NetworkPlan {
     /// Makes the plan of a vetted grant. `local` are the networks the host reaches directly, with their interfaces: they
-    /// stay reachable. One that is narrower than a granted route is thrown back to the host's own tables; a granted route
+    /// stay reachable. One that is narrower than a granted network is thrown back to the host's own tables; a granted route
     /// equal to or inside one is left out and reported.
     pub fn new(vetted: &Vetted, local: &[(String, IpNet)]) -> (Self, Vec<Overlap>) {
         let mut overlaps = Vec::new();
@@ -98,11 +98,15 @@ impl NetworkPlan {
                 None => tunnel.push(*net),
             }
         }
+        // The host's own networks need no exception from a default route: a rule asks the host's tables for them first, and
+        // goes on being right when the host moves to another network.
+        let narrower = |own: &IpNet| tunnel.iter().any(|route| route.prefix_len() > 0 && route.contains(own));
+        let own = local.iter().map(|(_, own)| own.trunc()).filter(narrower);
+        let covered = |net: &IpNet| tunnel.iter().any(|route| route.contains(net));
+        let excluded = vetted.exclude.iter().copied().filter(covered);
         let mut thrown: Vec<IpNet> = Vec::new();
-        let inside = |net: &IpNet| tunnel.iter().any(|route| route.contains(net));
-        for net in vetted.exclude.iter().chain(local.iter().map(|(_, own)| own)) {
-            let net = net.trunc();
-            if inside(&net) && !tunnel.contains(&net) && !thrown.contains(&net) {
+        for net in excluded.chain(own) {
+            if !tunnel.contains(&net) && !thrown.contains(&net) {
                 thrown.push(net);
             }
         }
@@ -205,6 +209,10 @@ mod tests {
     fn a_default_route_is_known_as_such() {
         let (plan, _) = plan(&[], &[], &["192.168.1.0/24"]);
         assert!(plan.default_v4 && !plan.default_v6);
+        assert!(
+            routes(&plan, RouteKind::Throw).is_empty(),
+            "a rule serves the local network"
+        );
         assert!(plan.uses(true) && !plan.uses(false));
     }
 }

@@ -101,15 +101,6 @@ pub enum Refused {
     /// Loopback, multicast, link-local.
     #[error("the gateway pushed the route {0} into {1} addresses")]
     RouteInto(IpNet, &'static str),
-    /// More than [`MAX_DNS_SERVERS`] or [`MAX_DOMAINS`].
-    #[error("the gateway pushed {0} name servers or domains; at most {MAX_DNS_SERVERS} and {MAX_DOMAINS} are taken")]
-    TooManyNames(usize),
-    /// Loopback, multicast or unspecified.
-    #[error("the gateway pushed the name server {0}, which cannot be one")]
-    NameServer(IpAddr),
-    /// Not a domain name. The name itself is the peer's text and not repeated.
-    #[error("the gateway pushed a search domain that is not a domain name")]
-    Domain,
 }
 
 /// A grant that passed [`vet`]: canonical networks, no duplicates, IPv6 switched off where the MTU is too small.
@@ -161,8 +152,8 @@ pub fn vet(granted: &Granted, gateway: IpAddr, policy: Policy) -> Result<Vetted,
     if granted.include.len() + granted.exclude.len() > MAX_ROUTES {
         return Err(Refused::TooManyRoutes(granted.include.len() + granted.exclude.len()));
     }
-    let mut include = vet_routes(&granted.include, gateway)?;
-    let mut exclude = vet_routes(&granted.exclude, gateway)?;
+    let mut include = whole_families(vet_routes(&granted.include, gateway)?);
+    let mut exclude = harmless_exceptions(&granted.exclude);
     for family_is_v4 in [true, false] {
         let any = include.iter().any(|net| net.addr().is_ipv4() == family_is_v4);
         if has(family_is_v4) && !any {
@@ -175,7 +166,11 @@ pub fn vet(granted: &Granted, gateway: IpAddr, policy: Policy) -> Result<Vetted,
 
     Ok(Vetted {
         ipv6_off: !ipv6 && granted.addresses.iter().any(IpAddr::is_ipv6),
-        dns: if policy.dns { vet_dns(granted)? } else { Dns::default() },
+        dns: if policy.dns {
+            usable_dns(granted)
+        } else {
+            Dns::default()
+        },
         addresses,
         include,
         exclude,
@@ -230,9 +225,37 @@ fn vet_routes(nets: &[IpNet], gateway: IpAddr) -> Result<Vec<IpNet>, Refused> {
     Ok(routes)
 }
 
+/// Networks that lead back to the host's own tables. None can harm; those that no tunnel carries anyway are left out:
+/// administrators exclude link-local and multicast networks, and some gateways say `0.0.0.0/32` for "the local network".
+fn harmless_exceptions(nets: &[IpNet]) -> Vec<IpNet> {
+    let mut exceptions: Vec<IpNet> = Vec::with_capacity(nets.len());
+    for net in nets.iter().map(IpNet::trunc) {
+        if special(net.addr()).is_none() && !exceptions.contains(&net) {
+            exceptions.push(net);
+        }
+    }
+    exceptions
+}
+
+/// Spells a family that is included in parts (`0.0.0.0/1` and `128.0.0.0/1`) as its default route, which is what it is:
+/// the user may decline one, and the host's own networks keep their precedence over it. Real networks beside it stay.
+fn whole_families(mut include: Vec<IpNet>) -> Vec<IpNet> {
+    for everything in [everything(true), everything(false)] {
+        if !include.contains(&everything) && IpNet::aggregate(&include).contains(&everything) {
+            let is_part = |net: &IpNet| everything.contains(net) && net.prefix_len() < NETWORK_PREFIX;
+            include.retain(|net| !is_part(net));
+            include.push(everything);
+        }
+    }
+    include
+}
+
+/// Shorter prefixes are parts of "everything", not networks of somebody (the largest allocations are /8).
+const NETWORK_PREFIX: u8 = 8;
+
 /// `0.0.0.0/1` and the like, by which some gateways spell a default route.
 fn halves_of_everything(net: IpNet) -> bool {
-    net.addr().is_unspecified() && net.prefix_len() <= 7
+    net.addr().is_unspecified() && net.prefix_len() < NETWORK_PREFIX
 }
 
 /// What kind of address that never belongs on a tunnel this is, if it is one.
@@ -252,24 +275,23 @@ fn special(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn vet_dns(granted: &Granted) -> Result<Dns, Refused> {
-    let names = granted.domains.len() + granted.split_domains.len();
-    if granted.dns.len() > MAX_DNS_SERVERS || names > MAX_DOMAINS {
-        return Err(Refused::TooManyNames(granted.dns.len().max(names)));
+/// Name servers and domains that can be such, as many as are kept. The others are left out: none of them is worth the
+/// tunnel.
+fn usable_dns(granted: &Granted) -> Dns {
+    let domains = |list: &[String], room: usize| -> Vec<String> {
+        list.iter().filter_map(|name| domain(name)).take(room).collect()
+    };
+    let servers = granted.dns.iter().filter(|server| special(**server).is_none());
+    let search = domains(&granted.domains, MAX_DOMAINS);
+    Dns {
+        servers: servers.copied().take(MAX_DNS_SERVERS).collect(),
+        split: domains(&granted.split_domains, MAX_DOMAINS - search.len()),
+        search,
     }
-    if let Some(server) = granted.dns.iter().find(|server| special(**server).is_some()) {
-        return Err(Refused::NameServer(*server));
-    }
-    let domains = |list: &[String]| -> Result<Vec<String>, Refused> { list.iter().map(|name| domain(name)).collect() };
-    Ok(Dns {
-        servers: granted.dns.clone(),
-        search: domains(&granted.domains)?,
-        split: domains(&granted.split_domains)?,
-    })
 }
 
 /// A domain name in lower case without its final dot: labels of letters, digits, hyphens and underscores.
-fn domain(name: &str) -> Result<String, Refused> {
+fn domain(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -279,11 +301,7 @@ fn domain(name: &str) -> Result<String, Refused> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if name.len() <= MAX_DOMAIN_LENGTH && name.split('.').all(label) {
-        Ok(name)
-    } else {
-        Err(Refused::Domain)
-    }
+    (name.len() <= MAX_DOMAIN_LENGTH && name.split('.').all(label)).then_some(name)
 }
 
 #[cfg(test)]
@@ -395,10 +413,46 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_with_an_escape_sequence_is_refused() {
+    fn names_that_cannot_be_such_are_left_out() {
+        let granted = Granted {
+            domains: vec!["a\u{1b}[31m.test".into(), "Corp.Test.".into()],
+            split_domains: vec!["*.corp.test".into()],
+            dns: vec![[224, 0, 0, 1].into(), [10, 77, 0, 1].into()],
+            ..grant()
+        };
+        let vetted = vet(&granted, GATEWAY, Policy::default()).expect("harmless");
+        assert_eq!(vetted.dns().search, ["corp.test"]);
+        assert!(vetted.dns().split.is_empty());
+        assert_eq!(vetted.dns().servers, [IpAddr::from([10, 77, 0, 1])]);
+    }
+
+    #[test]
+    fn exceptions_cannot_harm() {
+        let exclude: Vec<IpNet> = ["198.51.100.1/32", "169.254.0.0/16", "224.0.0.0/4", "0.0.0.0/32"]
+            .map(net)
+            .into();
+        let vetted = vet(&Granted { exclude, ..grant() }, GATEWAY, Policy::default()).expect("harmless");
+        assert_eq!(vetted.exclude, [net("198.51.100.1/32")]);
+    }
+
+    #[test]
+    fn a_default_route_in_two_halves_is_one() {
+        let halves = ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1", "10.77.0.0/24"]
+            .map(net)
+            .to_vec();
+        let granted = Granted {
+            include: halves,
+            ..grant()
+        };
+        let vetted = vet(&granted, GATEWAY, Policy::default()).expect("harmless");
+        assert_eq!(vetted.include, [net("10.77.0.0/24"), net("0.0.0.0/0"), net("::/0")]);
+        let declined = Policy {
+            default_route: false,
+            ..Policy::default()
+        };
         assert_eq!(
-            refusal(|granted| granted.domains = vec!["a\u{1b}[31m.test".into()]),
-            Refused::Domain
+            vet(&granted, GATEWAY, declined).expect("harmless").include,
+            [net("10.77.0.0/24")]
         );
     }
 
