@@ -108,10 +108,13 @@ impl SessionRoom {
     ) -> Result<Secret, LoginRefused> {
         let cookie = Secret::new(URL_SAFE_NO_PAD.encode(self.random_bytes::<COOKIE_BYTES>()));
         let id = SessionId(self.random_bytes());
-        let gave_way = self
+        let outcome = self
             .table
             .borrow_mut()
-            .login(user, group, reserved, id, hash(&cookie), now)?;
+            .login(user, group, reserved, id, hash(&cookie), now);
+        // The new session has a deadline, and a refusal may leave something to report.
+        self.changed.notify_one();
+        let gave_way = outcome?;
         debug!(session = %id, user = escape(user).as_str(), "logged in");
         self.all_over(gave_way);
         Ok(cookie)
@@ -125,7 +128,10 @@ impl SessionRoom {
         peer: SocketAddr,
         now: Now,
     ) -> Result<Seat, ConnectRefused> {
-        let connected = self.table.borrow_mut().connect(&hash(cookie), v4, v6, now)?;
+        let outcome = self.table.borrow_mut().connect(&hash(cookie), v4, v6, now);
+        // Also after a refusal: it may leave something to report.
+        self.changed.notify_one();
+        let connected = outcome?;
         self.all_over(connected.ended.clone());
         let (queue, packets) = mpsc::channel(SESSION_QUEUE);
         let (tunnel, orders) = oneshot::channel();
@@ -155,8 +161,6 @@ impl SessionRoom {
             // Whoever is gone already needs no order.
             let _ = old.send(Order::GiveWay);
         }
-        drop(records);
-        self.changed.notify_one();
         Ok(Seat {
             connected,
             packets,
@@ -305,6 +309,7 @@ mod tests {
     use super::*;
     use crate::device::{MemoryDevice, of_memory};
     use session::gateway::Leases;
+    use std::task::{Context, Waker};
     use std::time::Duration;
 
     fn room() -> SessionRoom {
@@ -346,6 +351,24 @@ mod tests {
         let (one, other) = (login(&room), login(&room));
         assert_ne!(one, other);
         assert_eq!(one.expose().len(), 43);
+    }
+
+    #[test]
+    fn the_timer_hears_of_every_login_and_connect() {
+        let room = room();
+        let woken = || {
+            let notified = std::pin::pin!(room.changed.notified());
+            notified.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        assert!(!woken());
+        let cookie = login(&room);
+        assert!(woken() && !woken());
+        connect(&room, &cookie, 1);
+        assert!(woken() && !woken());
+        let peer = SocketAddr::from(([192, 0, 2, 1], 40_000));
+        room.connect(&Secret::from("unknown"), (true, true), peer, at(2))
+            .expect_err("refused");
+        assert!(woken());
     }
 
     #[test]

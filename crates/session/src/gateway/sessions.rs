@@ -154,7 +154,7 @@ pub struct Sessions {
     leases: Leases,
     entries: BTreeMap<SessionId, Entry>,
     by_cookie: BTreeMap<CookieHash, SessionId>,
-    /// Sessions that gave way to one that got no tunnel all the same; [`Sessions::expire`] reports them.
+    /// Sessions that ended in a call that failed all the same; [`Sessions::expire`] reports them.
     unreported: Vec<Ended>,
 }
 
@@ -191,7 +191,8 @@ impl Sessions {
     }
 
     /// Opens a session for a user who has been authenticated. `id` and the cookie are fresh random values of the caller's.
-    /// Where a limit is reached, the user's own session that has waited longest gives way; sessions of others never do.
+    /// Where a limit is reached, sessions whose time is over go first; then the user's own session that has waited longest
+    /// gives way. Sessions of others never do.
     ///
     /// # Errors
     /// See [`LoginRefused`].
@@ -205,15 +206,14 @@ impl Sessions {
         now: Now,
     ) -> Result<Vec<Ended>, LoginRefused> {
         let mut ended = Vec::new();
-        let of_user = self.entries.values().filter(|entry| entry.user == user).count();
-        let full = self.entries.len() >= self.limits.sessions;
-        if full || of_user >= self.limits.per_user {
-            let refused = if of_user >= self.limits.per_user {
-                LoginRefused::TooManyOfUser
-            } else {
-                LoginRefused::Full
+        if self.no_room_for(user).is_some() {
+            ended = self.expire(now);
+        }
+        if let Some(refused) = self.no_room_for(user) {
+            let Some(oldest) = self.longest_waiting(user) else {
+                self.unreported.extend(ended);
+                return Err(refused);
             };
-            let oldest = self.longest_waiting(user).ok_or(refused)?;
             ended.extend(self.end(oldest, None, EndReason::Replaced, now));
         }
         let entry = Entry {
@@ -355,6 +355,14 @@ impl Sessions {
         self.waits_until(entry)
             .is_some_and(|until| until <= now)
             .then_some(EndReason::ParkTtl)
+    }
+
+    fn no_room_for(&self, user: &str) -> Option<LoginRefused> {
+        let of_user = self.entries.values().filter(|entry| entry.user == user).count();
+        if of_user >= self.limits.per_user {
+            return Some(LoginRefused::TooManyOfUser);
+        }
+        (self.entries.len() >= self.limits.sessions).then_some(LoginRefused::Full)
     }
 
     fn longest_waiting(&self, user: &str) -> Option<SessionId> {
@@ -527,6 +535,40 @@ mod tests {
         login(&mut table, "bob", 5, 13).expect("room");
         login(&mut table, "bob", 6, 13).expect("room");
         assert_eq!(login(&mut table, "carol", 7, 14), Err(LoginRefused::Full));
+    }
+
+    #[test]
+    fn a_session_whose_time_is_over_takes_no_room() {
+        let mut table = table();
+        for (user, n) in [("alice", 1), ("alice", 2), ("bob", 3), ("bob", 4)] {
+            login(&mut table, user, n, 0).expect("room");
+        }
+        for n in 2..=4 {
+            connect(&mut table, n, 1).expect("cookie");
+        }
+        assert_eq!(login(&mut table, "carol", 5, 899), Err(LoginRefused::Full));
+        let ended = login(&mut table, "carol", 5, 900).expect("session 1 is over");
+        assert_eq!(
+            (ended[0].id, &ended[0].reason),
+            (SessionId([1; 16]), &EndReason::ParkTtl)
+        );
+    }
+
+    #[test]
+    fn what_ended_at_a_login_that_was_refused_is_reported_by_the_next_look() {
+        let mut table = table();
+        for (user, n) in [("alice", 1), ("bob", 2), ("bob", 3)] {
+            login(&mut table, user, n, 0).expect("room");
+        }
+        for n in 2..=3 {
+            connect(&mut table, n, 1).expect("cookie");
+        }
+        assert_eq!(login(&mut table, "bob", 4, 900), Err(LoginRefused::TooManyOfUser));
+        assert_eq!(
+            table.deadline(now(900)).map(|deadline| deadline.at),
+            Some(now(900).awake)
+        );
+        assert_eq!(table.expire(now(900)).len(), 1);
     }
 
     #[test]
