@@ -192,7 +192,7 @@ impl Sessions {
 
     /// Opens a session for a user who has been authenticated. `id` and the cookie are fresh random values of the caller's.
     /// Where a limit is reached, sessions whose time is over go first; then the user's own session that has waited longest
-    /// gives way. Sessions of others never do.
+    /// gives way, one that never had a connection before any other. Sessions of others never do.
     ///
     /// # Errors
     /// See [`LoginRefused`].
@@ -365,12 +365,13 @@ impl Sessions {
         (self.entries.len() >= self.limits.sessions).then_some(LoginRefused::Full)
     }
 
+    /// The user's session that is missed least: a login that was never used before a laptop that sleeps.
     fn longest_waiting(&self, user: &str) -> Option<SessionId> {
         let waiting = self.iter().filter(|(_, entry)| entry.user == user);
         waiting
-            .filter_map(|(id, entry)| entry.waiting_since.map(|since| (since, id)))
+            .filter_map(|(id, entry)| entry.waiting_since.map(|since| (entry.epoch > 0, since, id)))
             .min()
-            .map(|(_, id)| id)
+            .map(|(_, _, id)| id)
     }
 
     /// A reserved address that `id` is about to lease comes free if the user's own waiting session holds it.
@@ -535,6 +536,21 @@ mod tests {
         login(&mut table, "bob", 5, 13).expect("room");
         login(&mut table, "bob", 6, 13).expect("room");
         assert_eq!(login(&mut table, "carol", 7, 14), Err(LoginRefused::Full));
+    }
+
+    #[test]
+    fn at_the_limit_a_login_that_was_never_used_goes_before_a_client_that_sleeps() {
+        let mut table = table();
+        login(&mut table, "alice", 1, 0).expect("room");
+        let laptop = connect(&mut table, 1, 1).expect("cookie");
+        table.detach(laptop.id, 1, now(2));
+        login(&mut table, "alice", 2, 10).expect("room");
+        let ended = login(&mut table, "alice", 3, 20).expect("session 2 gives way");
+        assert_eq!(
+            ended.iter().map(|ended| ended.id).collect::<Vec<_>>(),
+            [SessionId([2; 16])]
+        );
+        assert_eq!(connect(&mut table, 1, 30).expect("cookie").lease, laptop.lease);
     }
 
     #[test]
