@@ -113,10 +113,19 @@ pub(crate) async fn dial(
             () = sleep_until(deadline) => break,
             () = sleep_until(next_start), if !waiting.is_empty() => {
                 if let Some(address) = waiting.pop_front() {
-                    let socket = open(address, options)?;
-                    running.spawn(async move { (address, socket.connect(address).await) });
+                    match open(address, options) {
+                        Ok(socket) => {
+                            running.spawn(async move { (address, socket.connect(address).await) });
+                            next_start = Instant::now() + STAGGER;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(not_permitted()),
+                        // A host may have no sockets of one family at all (EAFNOSUPPORT).
+                        Err(error) => {
+                            failures.push((address, error.to_string()));
+                            next_start = Instant::now();
+                        }
+                    }
                 }
-                next_start = Instant::now() + STAGGER;
             }
             Some(done) = running.join_next(), if !running.is_empty() => {
                 match done {
@@ -143,29 +152,20 @@ pub(crate) async fn dial(
     Err(DialError { failures }.into())
 }
 
-fn open(address: SocketAddr, options: &ClientTcp) -> Result<TcpSocket, ClientError> {
-    let configured = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
-        tcp::configure_client(&socket, options)?;
-        io::Result::Ok(socket)
-    };
-    configured().map_err(|source| {
-        let problem = if source.kind() == io::ErrorKind::PermissionDenied {
-            platform::PlatformError::NotPermitted {
-                what: "mark the tunnel's own packets".to_owned(),
-                hint: "CAP_NET_ADMIN is needed; run as root, or give the service the capability".to_owned(),
-            }
-        } else {
-            platform::PlatformError::Io {
-                what: "open a socket to the gateway".to_owned(),
-                source,
-            }
-        };
-        ClientError::Platform(problem)
+fn open(address: SocketAddr, options: &ClientTcp) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    tcp::configure_client(&socket, options)?;
+    Ok(socket)
+}
+
+fn not_permitted() -> ClientError {
+    ClientError::Platform(platform::PlatformError::NotPermitted {
+        what: "mark the tunnel's own packets".to_owned(),
+        hint: "CAP_NET_ADMIN is needed; run as root, or give the service the capability".to_owned(),
     })
 }
 
@@ -265,6 +265,20 @@ mod tests {
             .to_string();
         assert!(error.contains(&format!("{bad}: Connection refused")), "{error}");
         assert!(error.contains(&format!("{hole}: no answer in time")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_socket_fails_alone() {
+        let mut options = ClientTcp::default();
+        // Beyond what Linux takes (32,767 s): no socket can be had for any address.
+        options.keepalive.idle = Duration::from_secs(100_000);
+        let addresses = ["192.0.2.1:443", "[2001:db8::1]:443"].map(address);
+        let error = dial(&addresses, &options, soon()).await.expect_err("no sockets");
+        let ClientError::Dial(error) = error else {
+            panic!("{error}")
+        };
+        let failed: Vec<_> = error.failures.iter().map(|(address, _)| *address).collect();
+        assert_eq!(failed, addresses);
     }
 
     #[tokio::test]
