@@ -61,6 +61,12 @@ impl GapDetector {
         self.due
     }
 
+    /// Says that the next look is expected at `due` already, because the timer is set to a deadline before the tick. Time
+    /// after it is time in which the process did not run. A later instant changes nothing.
+    pub fn expect(&mut self, due: Awake) {
+        self.due = self.due.min(due);
+    }
+
     /// Looks at the clocks, and expects the next look within `tick`.
     pub fn look(&mut self, now: Now, tick: Duration) -> Option<Gap> {
         let expected = self.due.since(self.last.0);
@@ -133,6 +139,22 @@ mod tests {
         let mut later = now.plus(TICK);
         later.wall = later.wall.plus(Duration::from_secs(3600));
         assert_eq!(detector.look(later, TICK), None);
+    }
+
+    #[test]
+    fn a_timer_set_before_the_tick_measures_the_gap_from_there() {
+        let (now, _) = start();
+        let mut detector = GapDetector::new(now, Duration::from_secs(5));
+        let armed = now.awake.plus(Duration::from_secs(1));
+        detector.expect(armed);
+        detector.expect(armed.plus(Duration::from_secs(3)));
+        let gap = detector
+            .look(now.plus(Duration::from_millis(4500)), TICK)
+            .expect("3.5 s late");
+        assert_eq!(
+            (gap.length, gap.awake),
+            (Duration::from_millis(3500), Duration::from_millis(3500))
+        );
     }
 
     #[test]
