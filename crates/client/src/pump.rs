@@ -30,6 +30,10 @@ use crate::device::Device;
 /// 90 kB, a few milliseconds at 100 Mbit/s.
 const BATCH: usize = 64;
 
+/// Turns after which the shell gets its turn, whatever waits here: signals are read on the same thread. A full batch counts
+/// as that many.
+const TURNS: usize = 16;
+
 /// Larger than any packet that fits the tunnel.
 const BUFFER: usize = plan::MAX_MTU as usize + 256;
 
@@ -136,6 +140,8 @@ struct Worker {
     timer: Pin<Box<Sleep>>,
     last_traffic: Awake,
     buffer: Box<[u8]>,
+    /// Turns since the shell had its own.
+    turns: usize,
 }
 
 enum Woken {
@@ -156,6 +162,7 @@ impl Worker {
             timer: Box::pin(sleep(ACTIVE_TICK)),
             last_traffic: now.awake,
             buffer: vec![0; BUFFER].into_boxed_slice(),
+            turns: 0,
         }
     }
 
@@ -166,6 +173,11 @@ impl Worker {
         let outcome = loop {
             if let Err(outcome) = self.turn(&mut stopped).await {
                 break outcome;
+            }
+            self.turns += 1;
+            if self.turns >= TURNS {
+                self.turns = 0;
+                tokio::task::yield_now().await;
             }
         };
         Box::new(Finished {
@@ -251,9 +263,10 @@ impl Worker {
         for _ in 1..BATCH {
             match self.link.channel.try_next().map_err(lost)? {
                 Some(frame) => self.frame(&frame, now)?,
-                None => break,
+                None => return Ok(()),
             }
         }
+        self.turns = TURNS;
         Ok(())
     }
 
@@ -283,7 +296,11 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => self.link.established.drop_packet(DropReason::DeviceRefused),
             }
-            if last == 0 || !self.link.channel.has_room() {
+            if last == 0 {
+                self.turns = TURNS;
+                break;
+            }
+            if !self.link.channel.has_room() {
                 break;
             }
             received = self.device.try_recv(&mut self.buffer);
