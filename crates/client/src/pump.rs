@@ -241,10 +241,13 @@ impl Worker {
         if let Some(deadline) = self.link.established.deadline() {
             next = next.min(deadline.at);
         }
-        let at = Instant::now() + next.since(clock::now().awake);
+        let (instant, awake) = (Instant::now(), clock::now().awake);
+        let at = instant + next.since(awake);
         if self.timer.is_elapsed() || at < self.timer.deadline() {
             self.timer.as_mut().reset(at);
         }
+        let armed = self.timer.deadline().saturating_duration_since(instant);
+        self.detector.expect(awake.plus(armed));
     }
 
     /// Whether the process did not run for a while; then deadlines are re-based and the shell is told.

@@ -483,6 +483,30 @@ async fn a_reload_with_a_mistake_changes_nothing_and_a_good_one_counts_from_the_
     client.stopped().await;
 }
 
+#[tokio::test]
+async fn a_freeze_shorter_than_the_idle_tick_condemns_nobody_while_a_probe_is_out() {
+    let pki = Pki::new("vpn.test");
+    let mut behaviour = Behaviour::default();
+    behaviour.grant.dpd = Some(Duration::from_secs(2));
+    let mut gateway = StubGateway::start(&pki, behaviour).await;
+    let mut client = Client::start(&pki, &gateway, "");
+    let (_, _orders) = gateway.tunnel().await;
+    client.up().await;
+    // So long that traffic is forgotten, and the clocks are looked at every 5 s only.
+    crate::clock::freeze(Duration::from_secs(600));
+    client.until("the long gap", |status| status.clock_gaps == 1).await;
+    gateway
+        .until(|seen| matches!(seen, Seen::Frame(Kind::DpdRequest, _)).then_some(()))
+        .await;
+    crate::clock::freeze(Duration::from_millis(4500));
+    let status = client.until("the short gap", |status| status.clock_gaps == 2).await;
+    assert_eq!(status.path_losses, 0);
+    client.ping(1).await;
+    let status = client.status.borrow().clone();
+    assert_eq!((status.path_losses, status.sessions), (0, 1));
+    client.stopped().await;
+}
+
 /// Replaces the configuration by one for `gateway` and `user`, and tells the client.
 async fn reload(client: &Client, pki: &Pki, gateway: &StubGateway, user: &str) {
     let toml = format!(
