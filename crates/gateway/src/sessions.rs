@@ -208,7 +208,7 @@ impl SessionRoom {
     pub(crate) fn reload(
         &self,
         limits: Limits,
-        reservations: Vec<Reservation>,
+        reservations: Vec<(String, Reservation)>,
         may_stay: impl Fn(&str) -> bool,
         now: Now,
     ) {

@@ -65,13 +65,16 @@ impl Settings {
         }
     }
 
-    /// All addresses set aside.
-    pub(crate) fn reservations(&self) -> Vec<Reservation> {
-        let users = self.users.iter().flat_map(|users| users.0.values());
+    /// All addresses set aside, by user.
+    pub(crate) fn reservations(&self) -> Vec<(String, Reservation)> {
+        let users = self.users.iter().flat_map(|users| &users.0);
         users
-            .map(|user| Reservation {
-                v4: user.ipv4,
-                v6: user.ipv6,
+            .map(|(name, user)| {
+                let reservation = Reservation {
+                    v4: user.ipv4,
+                    v6: user.ipv6,
+                };
+                (name.clone(), reservation)
             })
             .collect()
     }

@@ -180,9 +180,13 @@ impl Sessions {
         self.limits = limits;
     }
 
-    /// Replaces the addresses that only their users get. Leases that others hold stay until they end.
-    pub fn set_reservations(&mut self, reservations: impl IntoIterator<Item = Reservation>) {
-        self.leases.reserve(reservations);
+    /// Replaces the addresses that only their users get, by user. Leases that anybody holds stay until they end.
+    pub fn set_reservations(&mut self, reservations: impl IntoIterator<Item = (String, Reservation)>) {
+        let by_user: BTreeMap<_, _> = reservations.into_iter().collect();
+        for entry in self.entries.values_mut() {
+            entry.reserved = by_user.get(&entry.user).copied().unwrap_or_default();
+        }
+        self.leases.reserve(by_user.into_values());
     }
 
     /// Sessions with and without a connection.
@@ -612,7 +616,7 @@ mod tests {
             v4: Some([10, 78, 0, 5].into()),
             v6: None,
         };
-        table.set_reservations([reserved]);
+        table.set_reservations([("alice".to_owned(), reserved)]);
         for n in 1..=2 {
             table
                 .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
@@ -630,13 +634,33 @@ mod tests {
     }
 
     #[test]
+    fn a_login_from_before_a_reload_gets_what_is_reserved_now() {
+        let mut table = table();
+        let of = |last| Reservation {
+            v4: Some([10, 78, 0, last].into()),
+            v6: None,
+        };
+        table.set_reservations([("alice".to_owned(), of(5))]);
+        for (user, n) in [("alice", 1), ("bob", 2)] {
+            let reserved = if user == "alice" { of(5) } else { Reservation::default() };
+            table
+                .login(user, None, reserved, SessionId([n; 16]), cookie(n), now(0))
+                .expect("room");
+        }
+        table.set_reservations([("bob".to_owned(), of(5))]);
+        let alice = connect(&mut table, 1, 1).expect("an address of the pool");
+        assert_ne!(alice.lease.v4, of(5).v4);
+        assert_eq!(connect(&mut table, 2, 1).expect("reserved").lease.v4, of(5).v4);
+    }
+
+    #[test]
     fn a_reconnect_that_needs_no_address_ends_no_sleeping_session() {
         let mut table = table();
         let reserved = Reservation {
             v4: Some([10, 78, 0, 5].into()),
             v6: None,
         };
-        table.set_reservations([reserved]);
+        table.set_reservations([("alice".to_owned(), reserved)]);
         for n in 1..=2 {
             table
                 .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
@@ -660,7 +684,7 @@ mod tests {
             v4: Some([10, 78, 0, 5].into()),
             v6: None,
         };
-        table.set_reservations([reserved]);
+        table.set_reservations([("alice".to_owned(), reserved)]);
         for n in 1..=2 {
             login(&mut table, "bob", n, 0).expect("room");
             connect(&mut table, n, 0).expect("both addresses of the small pool go");
