@@ -7,7 +7,7 @@
 //! ```
 //! Every tunnel locks one slot while it runs and puts everything on the host under the slot's numbers, so that it can be
 //! found and removed by exact identity, by whoever holds the slot next. Slots belong to a network namespace: lock files
-//! carry its number.
+//! carry its number. All tunnels of a host must keep them in the same folder, or two would take one slot.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -205,6 +205,7 @@ fn lock(path: &PathBuf) -> Result<Attempt, PlatformError> {
         .truncate(false)
         .open(path)
         .map_err(failed)?;
+    crate::os::files::give_to_folder_owner(&file, path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(Attempt::Locked(file)),
         Err(TryLockError::WouldBlock) => Ok(Attempt::Held(read_note(path))),

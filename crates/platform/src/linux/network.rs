@@ -379,8 +379,8 @@ impl Network {
             request.attributes.push(RouteAttribute::Table(slot.table()));
             let routes = self
                 .routes(request, |route| {
-                    (message::table_of(&route) == slot.table() && route.header.address_family == family)
-                        .then_some(route)
+                    let of_table = message::table_of(&route) == slot.table() && route.header.address_family == family;
+                    (of_table && route.header.protocol == RouteProtocol::Other(PROTOCOL)).then_some(route)
                 })
                 .await;
             for route in clearing.found(routes, || format!("routes of table {}", slot.table())) {

@@ -23,6 +23,19 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), PlatformError> {
     }
 }
 
+/// Gives `file` to the owner and group of the folder it lies in, if that is somebody else: what root makes in a service's
+/// folder by hand must not lock the service out. Only root can; for anybody else it does nothing.
+pub(crate) fn give_to_folder_owner(file: &File, path: &Path) -> io::Result<()> {
+    let (own, folder) = (file.metadata()?, fs::metadata(folder_of(path))?);
+    if (own.uid(), own.gid()) == (folder.uid(), folder.gid()) {
+        return Ok(());
+    }
+    match fchown(file, Some(folder.uid()), Some(folder.gid())) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn write(path: &Path, bytes: &[u8], old: Option<&Metadata>) -> Result<(), PlatformError> {
     let failed = |source| PlatformError::io(format!("write {}", path.display()), source);
     let temporary = temporary_beside(path).map_err(failed)?;

@@ -222,6 +222,13 @@ fn sweep_after_crash() {
         let neighbour = tun("work");
         let split = plan(&["10.99.0.9/32"], &["172.20.0.0/16"], &["172.20.5.0/24"]);
         network.apply(&slot(1), neighbour.index(), &split).await.expect("apply");
+        // An administrator's route that happens to lie in the slot's table.
+        let foreign = ["route", "add", "throw", "192.0.2.0/24", "table", "27904"];
+        let added = std::process::Command::new("ip")
+            .args(foreign)
+            .status()
+            .expect("ip of iproute2");
+        assert!(added.success());
         let before = network.snapshot().await.expect("state");
 
         // A killed process: its descriptors close, and nothing else happens.
