@@ -109,7 +109,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The exit code of `marmot client`: 1 error, 3 configuration, 4 login refused, 5 not permitted. 0 is success.
+    /// The exit code of `marmot client`: 1 error, 3 configuration, 4 login refused, 5 not permitted, 6 session ended by the
+    /// gateway. 0 is success.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Unreadable { .. } | Self::Unusable { .. } => 3,
@@ -120,12 +121,14 @@ impl ClientError {
             {
                 5
             }
+            Self::Login(AuthError::NoSuchGroup) => 3,
             Self::LoginRefused(_) => 4,
             Self::Login(error) if class_of_login(error) == FailClass::AuthRefused => 4,
             Self::Tls {
                 class: FailClass::AuthRefused,
                 ..
             } => 4,
+            Self::Ended(_) => 6,
             Self::Local(_)
             | Self::Platform(_)
             | Self::Resolve { .. }
@@ -137,7 +140,6 @@ impl ClientError {
             | Self::TooSlow { .. }
             | Self::Connect(_)
             | Self::Grant(_)
-            | Self::Ended(_)
             | Self::DeviceGone(_) => 1,
         }
     }
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_tell_configuration_login_and_permission_apart() {
+    fn exit_codes_tell_configuration_login_permission_and_the_gateways_end_apart() {
         let config = ClientError::Config(ConfigErrors::unreadable("client.toml", "no such file"));
         assert_eq!(config.exit_code(), 3);
         let rejected = AuthError::Rejected { message: "no".into() };
@@ -202,6 +204,8 @@ mod tests {
             hint: "run as root".into(),
         };
         assert_eq!(ClientError::from(forbidden).exit_code(), 5);
+        assert_eq!(ClientError::from(AuthError::NoSuchGroup).exit_code(), 3);
+        assert_eq!(ClientError::Ended(session::EndReason::Idle).exit_code(), 6);
         assert_eq!(ClientError::from(ConnectError::CookieRefused).exit_code(), 1);
     }
 

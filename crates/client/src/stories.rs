@@ -334,7 +334,7 @@ async fn the_gateways_goodbye_is_the_end_with_its_reason() {
         .send(Order::Send(Kind::Disconnect, b"\xb0maintenance\x1b[2J".to_vec()))
         .expect("the tunnel lives");
     let error = client.ended().await.expect_err("ended");
-    assert_eq!(error.exit_code(), 1);
+    assert_eq!(error.exit_code(), 6);
     assert_eq!(error.to_string(), "the session is over: admin: maintenance\\u{1b}[2J");
 }
 

@@ -17,6 +17,7 @@ Exit codes:
   3  a configuration file, or a file that it names, is wrong
   4  the gateway refused the login; trying again does not help
   5  this host does not allow it: a privilege or a device is missing
+  6  the gateway ended the session: kicked, idle, or its time was over
 
 Environment:
   MARMOT_LOG  what is logged, instead of [log] level: \"debug\", \"info,client=trace\"";

@@ -151,7 +151,7 @@ fn an_end_by_the_gateway_is_clean(lab: &Lab) -> Result<()> {
         .write(&users_file(lab, lab.site()))?;
     gateway.signal(Signal::HUP)?;
     let status = client.wait_exit(PATIENCE)?;
-    ensure!(status.code() == Some(1), "the client ended with {status}");
+    ensure!(status.code() == Some(6), "the client ended with {status}");
     restored(lab.client(), &before)
 }
 

@@ -339,7 +339,7 @@ fn granted(client: &Process) -> Result<Vec<IpAddr>> {
 /// Waits until the client has ended because its session has, for a reason that it says.
 fn over(lab: &Lab, client: &Process, reason: &str) -> Result<()> {
     let status = client.wait_exit(PATIENCE)?;
-    ensure!(status.code() == Some(1), "the client ended with {status}");
+    ensure!(status.code() == Some(6), "the client ended with {status}");
     let line = client.wait_for_line(Mark::default(), &["marmot: the session is over", reason], PATIENCE)?;
     lab.note(&line);
     Ok(())
