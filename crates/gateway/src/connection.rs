@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use channel::{Channel, Exchange, ExchangeError, Limits, Request};
+use now::Now;
 use rustls::Connection;
 use session::Traffic;
 use session::gateway::{ConnectRefused, Front, FrontOutput, Verdict};
@@ -27,7 +28,7 @@ use wire::http::{Headers, ResponseHead};
 use wire::offer::{Offer, Refusal};
 use wire::text::escape;
 
-use crate::admission::{LINGER, Source};
+use crate::admission::{LINGER, Refused, Source};
 use crate::authentication::{Admitted, Answer, Question};
 use crate::sessions::{Left, Seat};
 use crate::settings::Settings;
@@ -198,7 +199,7 @@ impl Dialogue<'_> {
         let user = question.user.clone();
         let now = self.shared.clock.now();
         if let Err(refused) = self.shared.guests.room().attempt(source, &user, now) {
-            self.denied(&user, refused.word());
+            self.too_many(&user, refused, now);
             return Verdict::TooMany;
         }
         let answer = self.shared.authenticator.ask(question).await;
@@ -324,6 +325,15 @@ impl Dialogue<'_> {
             "Service Unavailable",
             Some("the gateway has been reconfigured, try again"),
         )
+    }
+
+    /// An attempt that was refused before any work was done for it: as cheap to make as a line is to write.
+    fn too_many(&self, user: &str, refused: Refused, now: Now) {
+        self.shared.tallies.count(|tally| tally.denied += 1);
+        if let Some(more) = self.shared.too_many.pass(now) {
+            let (why, user) = (refused.word(), escape(user));
+            info!(peer = %self.peer.ip(), why, more, user = user.as_str(), "login denied");
+        }
     }
 
     fn denied(&self, user: &str, why: &str) {

@@ -78,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) exhausted: Throttle,
     pub(crate) full: Throttle,
+    pub(crate) too_many: Throttle,
     pub(crate) cannot_accept: Throttle,
 }
 
@@ -200,6 +201,7 @@ impl Shared {
             stopping,
             exhausted: Throttle::default(),
             full: Throttle::default(),
+            too_many: Throttle::default(),
             cannot_accept: Throttle::default(),
             settings: RefCell::new(Rc::new(settings)),
             config_path,
