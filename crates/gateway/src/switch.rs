@@ -109,11 +109,14 @@ impl Switch {
     ///
     /// # Errors
     /// Why it was dropped; the caller counts it under its session.
-    pub(crate) fn uplink(&self, packet: Bytes) -> Result<(), DropReason> {
-        let destination = IpPacket::parse(&packet)?.destination();
+    pub(crate) fn uplink(&self, mut packet: Bytes) -> Result<(), DropReason> {
+        let parsed = IpPacket::parse(&packet)?;
+        let (destination, length) = (parsed.destination(), parsed.as_bytes().len());
+        // What follows the packet in its frame is none of the receiver's business.
+        packet.truncate(length);
         let is_client = |pool: &IpNet| pool.contains(&destination) && pool.addr() != destination;
         if self.pools.iter().any(is_client) {
-            self.to_client(destination, packet)
+            self.to_client(destination, &packet)
         } else {
             self.writer.try_send(packet)
         }
@@ -138,9 +141,12 @@ impl Switch {
     }
 
     /// A packet between two clients. It never reaches the device: the kernel would send it back to us.
-    fn to_client(&self, destination: IpAddr, packet: Bytes) -> Result<(), DropReason> {
+    ///
+    /// The queue gets a copy: `packet` is a part of the buffer that a whole TLS record was decrypted to, and a small packet
+    /// that waits must not keep 16 KiB with it.
+    fn to_client(&self, destination: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
         if self.client_to_client.get() {
-            self.deliver(destination, packet)
+            self.deliver(destination, Bytes::copy_from_slice(packet))
         } else {
             Err(DropReason::ClientToClient)
         }
@@ -263,5 +269,23 @@ mod tests {
         assert_eq!(switch.uplink(packet_to(address(2))), Ok(()));
         assert_eq!(packets.try_recv(), Ok(packet_to(address(2))));
         assert!(out.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_follows_a_packet_in_its_frame_goes_nowhere_and_is_not_kept() {
+        let (switch, device) = switch(true);
+        let (mut out, _) = device.into_parts();
+        let (queue, mut packets) = mpsc::channel(1);
+        switch.plug(ONE, &lease(2), queue);
+        for to in [address(2), Ipv4Addr::new(192, 168, 7, 7)] {
+            let frame = Bytes::from([&packet_to(to)[..], b"trailing"].concat());
+            assert_eq!(switch.uplink(frame.clone()), Ok(()));
+            if to == address(2) {
+                assert_eq!(packets.try_recv(), Ok(packet_to(to)));
+                assert!(frame.is_unique(), "nothing holds the buffer of the frame");
+            } else {
+                assert_eq!(out.try_recv(), Ok(packet_to(to)));
+            }
+        }
     }
 }
