@@ -168,13 +168,13 @@ impl AuthError {
 /// A CONNECT request that cannot be granted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OfferError {
-    /// Not `CONNECT /CSCOSSLC/tunnel`: answer 404.
+    /// Not `CONNECT /CSCOSSLC/tunnel`.
     #[error("peer asked for something other than a tunnel")]
     NotATunnel,
-    /// No `webvpn` cookie: answer 401.
+    /// No `webvpn` cookie.
     #[error("peer asked for a tunnel without a cookie")]
     NoCookie,
-    /// A header that does not parse: answer 400.
+    /// A header that does not parse.
     #[error("peer asked for a tunnel with a malformed {0}")]
     Header(&'static str),
     /// The peer accepts neither IPv4 nor IPv6.
