@@ -13,6 +13,7 @@ use now::Now;
 use session::gateway::Established;
 use session::{EndReason, Output, Received};
 use socket2::SockRef;
+use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use wire::cstp::{Frame, Kind};
 
@@ -20,7 +21,7 @@ use crate::clock::instant;
 use crate::sessions::{Left, Order, Seat};
 use crate::shell::Shared;
 
-/// Frames or packets handled before the other direction gets its turn.
+/// Frames or packets handled before the other direction, and after as many frames the other tasks, get their turn.
 const BATCH: usize = 64;
 
 /// How long a last frame may take to reach the kernel's send buffer.
@@ -111,7 +112,14 @@ async fn run(shared: &Shared, seat: &mut Seat, channel: &mut Channel, establishe
             established.rebase(&gap);
         }
         let handled = match event {
-            Event::Frame(Ok(frame)) => take_frames(shared, channel, established, frame, now),
+            Event::Frame(Ok(frame)) => {
+                let taken = take_frames(shared, channel, established, frame, now);
+                if let Ok(BATCH) = taken {
+                    // There are likely more: a client that sends without end must not have the only thread to itself.
+                    yield_now().await;
+                }
+                taken.map(drop)
+            }
             Event::Frame(Err(closed)) => Err(closed),
             Event::Packet(Some(packet)) => send_packets(seat, channel, established, packet),
             // The switch has let go of this tunnel; with that comes the order that says why.
@@ -129,14 +137,14 @@ async fn run(shared: &Shared, seat: &mut Seat, channel: &mut Channel, establishe
     }
 }
 
-/// Takes this frame and those that have arrived with it.
+/// Takes this frame and those that have arrived with it, at most [`BATCH`], and says how many.
 fn take_frames(
     shared: &Shared,
     channel: &mut Channel,
     established: &mut Established,
     first: Frame,
     now: Now,
-) -> Result<(), Closed> {
+) -> Result<usize, Closed> {
     let mut take = |frame: Frame| {
         let forwarded = match established.received(&frame, now) {
             Received::Packet => shared.switch.uplink(frame.payload.freeze()),
@@ -148,13 +156,13 @@ fn take_frames(
         }
     };
     take(first);
-    for _ in 1..BATCH {
+    for taken in 1..BATCH {
         match channel.try_next()? {
             Some(frame) => take(frame),
-            None => break,
+            None => return Ok(taken),
         }
     }
-    Ok(())
+    Ok(BATCH)
 }
 
 /// Queues this packet and those behind it, as long as TCP keeps up.
