@@ -16,7 +16,7 @@ use crate::ClientError;
 /// The most bytes of a password. No gateway takes more.
 const MAX_PASSWORD: u64 = 4096;
 
-/// The file name that stands for standard input.
+/// What messages call standard input, as the configuration does.
 const STDIN: &str = "-";
 
 /// Where the passwords of this process come from.
@@ -29,7 +29,7 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// Reads standard input if `password_file` is `-`. Blocks until a line is there.
     pub(crate) fn read_stdin(login: &Login) -> Result<Self, ClientError> {
-        if !wants_stdin(login) {
+        if login.password != Some(PasswordSource::Stdin) {
             return Ok(Self::default());
         }
         let path = Path::new(STDIN);
@@ -45,7 +45,7 @@ impl Secrets {
     pub(crate) fn password(&self, login: &Login) -> Result<Option<Secret>, ClientError> {
         let path = match &login.password {
             None => return Ok(None),
-            Some(PasswordSource::File(_)) if wants_stdin(login) => return Ok(self.stdin.clone()),
+            Some(PasswordSource::Stdin) => return self.stdin.clone().map(Some).ok_or_else(nothing_read),
             Some(PasswordSource::File(path)) => path.clone(),
             Some(PasswordSource::Credential(name)) => credential(name)?,
         };
@@ -87,8 +87,12 @@ fn ask_terminal(prompt: &str, hidden: bool) -> Result<Secret, ClientError> {
     Ok(Secret::new(answer.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-fn wants_stdin(login: &Login) -> bool {
-    matches!(&login.password, Some(PasswordSource::File(path)) if path.file_name().is_some_and(|name| name == STDIN))
+fn nothing_read() -> ClientError {
+    ClientError::Unusable {
+        what: "login.password_file",
+        path: STDIN.into(),
+        problem: "standard input is read at the start only; restart the client, or name a file".to_owned(),
+    }
 }
 
 fn credential(name: &str) -> Result<PathBuf, ClientError> {
@@ -168,6 +172,18 @@ mod tests {
         assert!(error.to_string().contains("its first line is empty"), "{error}");
         let error = password("password", &"x".repeat(5000), 0o600).expect_err("long");
         assert!(error.to_string().contains("longer than 4096"), "{error}");
+    }
+
+    #[test]
+    fn standard_input_that_was_not_read_at_the_start_is_refused() {
+        let pki = Pki::new("vpn.test");
+        let login = client_config(&pki, "[login]\npassword_file = \"-\"").login;
+        let error = Secrets::default().password(&login).expect_err("nothing was read");
+        assert!(error.to_string().contains("read at the start only"), "{error}");
+        let read = Secrets {
+            stdin: Some(Secret::from("right")),
+        };
+        assert!(read.password(&login).expect("read").is_some());
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(crate) fn read_config(path: &Path) -> Result<ClientConfig, ConfigErrors> {
         return Err(unreadable(format!("it is larger than {MAX_FILE} bytes")));
     }
     let text = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    ClientConfig::parse(&text, &file, path.parent().unwrap_or(Path::new("")))
+    ClientConfig::parse(&text, &file, config::folder(path))
 }
 
 /// The sections in which two configurations differ.

@@ -98,6 +98,8 @@ pub struct Login {
 /// Where a password is read from; trailing line ends are cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PasswordSource {
+    /// `password_file = "-"`: one line of standard input, read at the start.
+    Stdin,
     /// `password_file`: a file that only its owner can read.
     File(PathBuf),
     /// `credential`: name of a file under `$CREDENTIALS_DIRECTORY` (systemd `LoadCredential=`).
@@ -269,7 +271,7 @@ fn login(document: &Document<'_>) -> Login {
     let section = document.section("login");
     let one_line = |text: &str| names::line(text, MAX_LINE_BYTES);
     let user = section.optional("user", "at most 256 bytes on one line", one_line);
-    let password_file = section.optional_path("password_file");
+    let password_file = section.password_source("password_file");
     let credential = section.optional("credential", "a file name without /", |text| {
         let name = !text.contains('/') && !text.starts_with('.') && text.len() <= MAX_LINE_BYTES;
         name.then(|| text.to_string())
@@ -280,9 +282,7 @@ fn login(document: &Document<'_>) -> Login {
         let help = "keep one of the two".to_string();
         section.wrong("credential", "conflicts with login.password_file", Some(help));
     }
-    let password = password_file
-        .map(PasswordSource::File)
-        .or(credential.map(PasswordSource::Credential));
+    let password = password_file.or(credential.map(PasswordSource::Credential));
     Login {
         user,
         password,

@@ -20,6 +20,8 @@ mod transport;
 mod url;
 pub mod users;
 
+use std::path::Path;
+
 pub use document::Key;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use kind::Kind;
@@ -27,3 +29,23 @@ pub use log::{Log, LogFormat, LogLevel};
 pub use pin::Pin;
 pub use transport::{Keepalive, TlsVersion};
 pub use url::{GatewayUrl, Host};
+
+/// The folder that relative paths in the configuration file `path` start from: its own. Whoever reads a file again gets the
+/// same paths only if it starts from the same folder.
+pub fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_named_alone_is_in_the_current_folder() {
+        assert_eq!(folder(Path::new("client.toml")), Path::new("."));
+        assert_eq!(folder(Path::new("sub/client.toml")), Path::new("sub"));
+    }
+}

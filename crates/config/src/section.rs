@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::client::PasswordSource;
 use crate::document::{Document, Key, kind};
 use crate::error::shown;
 
@@ -229,6 +230,14 @@ impl<'d, 't> Section<'d, 't> {
     /// A path that may be left out.
     pub(crate) fn optional_path(&self, key: &'static str) -> Option<PathBuf> {
         self.optional(key, PATH, |text| self.absolute(text))
+    }
+
+    /// A path, or `-` for standard input.
+    pub(crate) fn password_source(&self, key: &'static str) -> Option<PasswordSource> {
+        self.optional(key, PATH, |text| match text {
+            "-" => Ok(PasswordSource::Stdin),
+            path => self.absolute(path).map(PasswordSource::File),
+        })
     }
 
     /// A path that must be there.

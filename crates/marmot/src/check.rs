@@ -62,8 +62,10 @@ fn client(name: &str, config: &ClientConfig) -> Report {
     if let Some(path) = &config.trust.ca_file {
         material::certificates(&mut report, "trust.ca_file", path, Purpose::Authority);
     }
-    if let Some(PasswordSource::File(path)) = &config.login.password {
-        material::password(&mut report, "login.password_file", path);
+    match &config.login.password {
+        Some(PasswordSource::File(path)) => material::password(&mut report, "login.password_file", path),
+        // Both are there at the start only.
+        Some(PasswordSource::Stdin | PasswordSource::Credential(_)) | None => {}
     }
     if let Some(files) = &config.login.certificate {
         let chain = material::certificates(

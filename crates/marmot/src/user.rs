@@ -114,7 +114,7 @@ fn read(path: &Path) -> Result<Users, Failure> {
 
 /// Changes the file as a whole, while no other `marmot user` does. What is written has been read back before.
 fn edit(path: &Path, change: impl FnOnce(&mut Users) -> Result<(), Failure>) -> Result<(), Failure> {
-    let folder = load::folder(path);
+    let folder = config::folder(path);
     let lock = File::open(folder).with_context(|| format!("cannot open the folder {}", folder.display()))?;
     lock.lock()
         .with_context(|| format!("cannot lock the folder {}", folder.display()))?;

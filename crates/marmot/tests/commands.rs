@@ -65,6 +65,14 @@ fn users(gw: &Path) -> Users {
 }
 
 #[test]
+fn a_password_from_standard_input_passes_the_check() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let toml = "[gateway]\nurl = \"https://vpn.example.com\"\n[login]\nuser = \"alice\"\npassword_file = \"-\"\n";
+    fs::write(dir.path().join("client.toml"), toml).expect("written");
+    ends(&marmot(dir.path(), "check client.toml"), OK);
+}
+
+#[test]
 fn what_init_writes_for_a_gateway_passes_the_check() {
     let (dir, gw) = gateway();
     let text = ends(&marmot(dir.path(), "check gw/gateway.toml"), OK);
