@@ -91,6 +91,12 @@ impl Attempt {
                 known: caller.known().to_vec(),
                 cookie,
             })),
+            // The same cookie would be answered in the same way for ever.
+            Err(error @ ClientError::Connect(ConnectError::Grant(_))) => Err(Failure {
+                error,
+                stage: Stage::Granted,
+                cookie: None,
+            }),
             Err(error) => Err(Failure {
                 error,
                 stage: Stage::Connect,

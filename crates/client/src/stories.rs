@@ -356,6 +356,22 @@ async fn a_hostile_grant_is_refused_with_the_reason_and_a_goodbye() {
 }
 
 #[tokio::test]
+async fn a_grant_that_cannot_be_read_is_not_asked_for_again_with_the_same_cookie() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = StubGateway::start(&pki, Behaviour::default()).await;
+    let mut client = Client::start(&pki, &gateway, "");
+    let (_, orders) = gateway.tunnel().await;
+    client.up().await;
+    gateway.change(|behaviour| behaviour.garbled_grant = true);
+    orders.send(Order::Close).expect("the tunnel lives");
+    gateway.until(|seen| matches!(seen, Seen::Login(_)).then_some(())).await;
+    gateway.change(|behaviour| behaviour.garbled_grant = false);
+    client.until("a second session", |status| status.sessions == 2).await;
+    client.ping(1).await;
+    client.stopped().await;
+}
+
+#[tokio::test]
 async fn a_stop_does_not_wait_for_a_gateway_that_says_nothing() {
     let pki = Pki::new("vpn.test");
     let mut gateway = StubGateway::start(&pki, Behaviour::default()).await;

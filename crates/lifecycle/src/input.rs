@@ -109,7 +109,7 @@ pub enum Stage {
     Login,
     /// It holds a cookie (an old one, or one it just logged in for), and the tunnel request failed.
     Connect,
-    /// The tunnel was granted, could not be used, and the gateway was told so: the session is over.
+    /// The tunnel was granted and cannot be used: the session is over. The gateway is told so if the grant can be read.
     Granted,
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Behaviour {
     pub(crate) xml: bool,
     /// It wants a client certificate at the TLS level.
     pub(crate) demand_certificate: bool,
+    /// Its grant cannot be read.
+    pub(crate) garbled_grant: bool,
     /// What CONNECT is answered with instead of a grant.
     pub(crate) refusal: Option<Refusal>,
     pub(crate) grant: Grant,
@@ -37,6 +39,7 @@ impl Default for Behaviour {
             close_after_reply: false,
             xml: true,
             demand_certificate: false,
+            garbled_grant: false,
             refusal: None,
             grant: Grant {
                 v4: Some("10.78.0.2/24".parse().expect("net")),
@@ -226,6 +229,9 @@ impl Call {
                     FrontOutput::Login { user, .. } => front.logged_in(Ok(self.log_in(user))),
                     FrontOutput::Connect(offer) => match self.refusal(&offer, &behaviour) {
                         Some(refusal) => break (refusal.encode(), true),
+                        None if behaviour.garbled_grant => {
+                            break (b"HTTP/1.1 200 OK\r\nX-CSTP-MTU: all of it\r\n\r\n".to_vec(), true);
+                        }
                         None => return self.tunnel(exchange, behaviour.grant).await,
                     },
                 };
