@@ -110,7 +110,7 @@ fn tunnel_mtu(configured: u16, base_mtu: u16, peer: IpAddr, lease: &Lease) -> u1
 #[cfg(test)]
 mod tests {
     use super::*;
-    use session::gateway::SessionId;
+    use session::gateway::{Reservation, SessionId};
     use std::path::Path;
     use std::time::Duration;
 
@@ -132,6 +132,7 @@ mod tests {
                 v4: v4.then(|| "10.78.0.2".parse().expect("address")),
                 v6: v6.then(|| "fd00:78::2".parse().expect("address")),
             },
+            missed: Reservation::default(),
             replaced: None,
             remaining: Some(Duration::from_secs(60)),
             ended: Vec::new(),

@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -24,7 +24,7 @@ use session::gateway::{
 };
 use session::{EndReason, Traffic};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use wire::Secret;
 use wire::text::escape;
 
@@ -161,6 +161,7 @@ impl SessionRoom {
             // Whoever is gone already needs no order.
             let _ = old.send(Order::GiveWay);
         }
+        warn_of_missed(&connected);
         Ok(Seat {
             connected,
             packets,
@@ -296,6 +297,23 @@ impl SessionRoom {
             .fill(&mut bytes)
             .expect("the system has randomness once it runs");
         bytes
+    }
+}
+
+/// A reserved address that another session holds: what relies on it does not find this one.
+fn warn_of_missed(connected: &Connected) {
+    let missed = connected.missed;
+    for address in [missed.v4.map(IpAddr::V4), missed.v6.map(IpAddr::V6)]
+        .into_iter()
+        .flatten()
+    {
+        let user = escape(&connected.user);
+        warn!(
+            session = %connected.id,
+            reserved = %address,
+            user = user.as_str(),
+            "another session holds the address reserved for this user; this one got another"
+        );
     }
 }
 

@@ -77,6 +77,20 @@ async fn a_login_begun_before_a_reload_obeys_the_new_rules() {
 }
 
 #[tokio::test]
+async fn a_reserved_address_that_another_session_of_the_user_holds_is_warned_of() {
+    let house = House::new();
+    let reserved = format!("{}ipv4 = \"10.78.0.9\"\n", users(&["alice"]));
+    house.write("users.toml", &reserved);
+    house.reload.ask();
+    house.logged(&["configuration reloaded"]);
+    let (first, _) = tunnel_of(&house, "alice").await;
+    assert_eq!(first.address.octets(), [10, 78, 0, 9]);
+    let (second, _) = tunnel_of(&house, "alice").await;
+    assert_ne!(second.address, first.address);
+    house.logged(&["WARN", "10.78.0.9", "alice"]);
+}
+
+#[tokio::test]
 async fn new_settings_are_for_new_tunnels() {
     let house = House::new();
     house.write(

@@ -81,6 +81,8 @@ pub struct Connected {
     pub group: Option<String>,
     /// Its addresses, the same at every connection of the session.
     pub lease: Lease,
+    /// Addresses reserved for the user that it should have got now, but another session holds.
+    pub missed: Reservation,
     /// The connection that is taken over and must be closed, if one lives.
     pub replaced: Option<u64>,
     /// How long the session may still live.
@@ -257,6 +259,14 @@ impl Sessions {
             return Err(ConnectRefused::PoolExhausted);
         };
         entry.lease = lease;
+        let missed = Reservation {
+            v4: missing
+                .v4
+                .filter(|_| lease.v4.is_some_and(|own| missing.v4 != Some(own))),
+            v6: missing
+                .v6
+                .filter(|_| lease.v6.is_some_and(|own| missing.v6 != Some(own))),
+        };
         let replaced = entry.is_connected().then_some(entry.epoch);
         entry.epoch += 1;
         entry.waiting_since = None;
@@ -267,6 +277,7 @@ impl Sessions {
             user: entry.user.clone(),
             group: entry.group.clone(),
             lease: entry.lease,
+            missed,
             replaced,
             remaining: self.limits.session_timeout.map(|limit| limit.saturating_sub(lived)),
             ended,
@@ -668,10 +679,12 @@ mod tests {
         }
         let asleep = connect(&mut table, 1, 1).expect("the reserved address");
         let other = connect(&mut table, 2, 1).expect("an address of the pool");
+        assert_eq!((asleep.missed, other.missed), (Reservation::default(), reserved));
         table.detach(asleep.id, 1, now(2));
         table.detach(other.id, 1, now(2));
         let back = connect(&mut table, 2, 3).expect("cookie");
         assert_eq!((back.lease, back.ended), (other.lease, Vec::new()));
+        assert_eq!(back.missed, Reservation::default(), "said once");
         assert_eq!(connect(&mut table, 1, 4).expect("cookie").lease, asleep.lease);
     }
 
