@@ -49,7 +49,7 @@ impl Settings {
     /// As [`Settings::load`], and [`GatewayError::NeedsRestart`] for a change that only a start can make.
     pub(crate) fn again(&self, path: &Path) -> Result<Self, GatewayError> {
         let text = read("the configuration", path)?;
-        let base = path.parent().unwrap_or(Path::new("."));
+        let base = config::folder(path);
         let config = GatewayConfig::parse(&text, &path.display().to_string(), base)?;
         self.compare(&config)?;
         Self::load(config)
