@@ -1,6 +1,7 @@
 //! Our client with our gateway: logins, traffic, reconnects, and what an administrator does meanwhile.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
             a_password_carries_bulk_traffic_both_ways,
             ipv6_carries_ipv6_and_ipv4,
             tls_1_2_and_no_post_quantum_work_too,
+            the_systems_trust_is_asked_where_nothing_else_is_set,
             a_certificate_gets_in,
             a_certificate_and_a_password_get_in_together_only,
             a_group_is_chosen_and_anothers_is_refused,
@@ -65,6 +67,28 @@ fn tls_1_2_and_no_post_quantum_work_too(lab: &Lab) -> Result<()> {
     let client = client(lab, |settings| settings.with("tls.post_quantum", false))?;
     let group = field(&client, Mark::default(), &["session.start"], "group")?;
     ensure!(!group.to_lowercase().contains("mlkem"), "{group}");
+    ping_both(lab.client(), lab.site().plan)
+}
+
+fn the_systems_trust_is_asked_where_nothing_else_is_set(lab: &Lab) -> Result<()> {
+    let _gateway = gateway(lab, |settings| settings)?;
+    let settings = client_settings(lab, lab.site())?.without("trust.ca_file");
+    let config = settings.write(&lab.folder().join("system-trust.toml"))?;
+    let start = |name: &str, roots: &Path| -> Result<Process> {
+        let mut command = lab::marmot(lab, lab.client(), &["client", "-c"])?;
+        command.arg(&config).env("SSL_CERT_FILE", roots);
+        lab.spawn(name, command)
+    };
+    // The system does not know our authority, or it does.
+    let strangers = lab.pki().self_signed_server()?;
+    let refused = start("strange-roots", &strangers.certificate)?;
+    ensure!(
+        refused.wait_exit(PATIENCE)?.code() == Some(1),
+        "an unknown authority is refused"
+    );
+    refused.wait_for("its certificate comes from nobody this host trusts", PATIENCE)?;
+    let client = start("known-roots", &lab.pki().ca())?;
+    client.wait_for("session.start", PATIENCE)?;
     ping_both(lab.client(), lab.site().plan)
 }
 
