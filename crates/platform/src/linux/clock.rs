@@ -1,8 +1,8 @@
-//! `clock_gettime`, through the C library's symbol, so that a preloaded shim can shift a clock in tests.
-
-use std::time::Duration;
+//! The three clocks. Linux has had all of them since 2.6.39.
 
 use now::{Awake, Boot, Now, Wall};
+
+use crate::unix::clock::read;
 
 /// Reads the three clocks.
 pub fn now() -> Now {
@@ -11,14 +11,4 @@ pub fn now() -> Now {
         boot: Boot::from_origin(read(libc::CLOCK_BOOTTIME)),
         wall: Wall::from_origin(read(libc::CLOCK_REALTIME)),
     }
-}
-
-/// A clock that the kernel does not have reads as zero; Linux has had all three since 2.6.39.
-fn read(clock: libc::clockid_t) -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid, writable timespec for the duration of the call.
-    unsafe { libc::clock_gettime(clock, &mut time) };
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0).min(999_999_999);
-    Duration::new(seconds, nanoseconds)
 }

@@ -1,5 +1,6 @@
 //! What Linux and macOS do alike.
 
+pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod listen;
 pub(crate) mod signals;
