@@ -339,6 +339,20 @@ async fn the_gateways_goodbye_is_the_end_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_goes_away_is_waited_for() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = StubGateway::start(&pki, Behaviour::default()).await;
+    let mut client = Client::start(&pki, &gateway, "");
+    let (_, orders) = gateway.tunnel().await;
+    client.up().await;
+    orders
+        .send(Order::Send(Kind::Terminate, Vec::new()))
+        .expect("the tunnel lives");
+    let (_, _orders) = gateway.tunnel().await;
+    client.up().await;
+}
+
+#[tokio::test]
 async fn a_hostile_grant_is_refused_with_the_reason_and_a_goodbye() {
     let pki = Pki::new("vpn.test");
     let mut behaviour = Behaviour::default();

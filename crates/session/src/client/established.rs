@@ -81,7 +81,9 @@ impl Established {
             Kind::Data => return self.packet_in(&frame.payload),
             Kind::DpdRequest => self.answer(&frame.payload, now.awake),
             Kind::Disconnect => self.end(disconnected(&frame.payload)),
-            Kind::Terminate => self.end(EndReason::Admin(escape(&String::from_utf8_lossy(&frame.payload)))),
+            // What a stock gateway says on its way down, when it has the time to. Whether the session is over is for the
+            // cookie to show.
+            Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
             Kind::DpdResponse | Kind::Keepalive | Kind::Unknown(_) => {}
         }
@@ -202,19 +204,20 @@ impl Established {
                 self.outputs.push_back(Output::Send(Kind::DpdRequest, Vec::new()));
                 self.sent(now);
             }
-            Verdict::Dead if !self.over => {
-                self.over = true;
-                self.outputs.push_back(Output::Dead("the gateway answers no probe"));
-            }
-            Verdict::Dead => {}
+            Verdict::Dead => self.over(Output::Dead("the gateway answers no probe")),
         }
         self.watch();
     }
 
     fn end(&mut self, reason: EndReason) {
+        self.over(Output::Ended(reason));
+    }
+
+    /// The first last word counts.
+    fn over(&mut self, word: Output) {
         if !self.over {
             self.over = true;
-            self.outputs.push_back(Output::Ended(reason));
+            self.outputs.push_back(word);
             self.watch();
         }
     }
@@ -339,6 +342,15 @@ mod tests {
             panic!("not ended")
         };
         assert!(text.starts_with("bye") && !text.contains('\x1b'), "{text}");
+        assert_eq!(session.poll(), None);
+    }
+
+    #[test]
+    fn a_gateway_that_goes_away_ends_the_connection_and_not_the_session() {
+        let mut session = established(20);
+        session.received(&frame(Kind::Terminate, b""), now(1));
+        assert_eq!(session.poll(), Some(Output::Dead("the gateway is going away")));
+        session.handle_timeout(now(100));
         assert_eq!(session.poll(), None);
     }
 
