@@ -346,7 +346,7 @@ async fn a_gateway_that_goes_away_is_waited_for() {
     let (_, orders) = gateway.tunnel().await;
     client.up().await;
     orders
-        .send(Order::Send(Kind::Terminate, Vec::new()))
+        .send(Order::Send(Kind::Disconnect, Vec::new()))
         .expect("the tunnel lives");
     let (_, _orders) = gateway.tunnel().await;
     client.up().await;

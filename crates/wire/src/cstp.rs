@@ -172,8 +172,8 @@ fn parse_header(bytes: &[u8]) -> Result<Option<(Kind, usize)>, CstpError> {
     Ok(Some((Kind::from_byte(kind), length)))
 }
 
-/// What a [`Kind::Disconnect`] from a client means. From a gateway every one ends the session, whatever it says: stock
-/// `ocserv` sends an empty one when an administrator disconnects a user, and stock `openconnect` then logs out.
+/// What a [`Kind::Disconnect`] means. Stock `ocserv` sends an empty one when an administrator disconnects a user, and often
+/// when it stops: a client that is to survive a restart of its gateway takes it as [`Goodbye::Temporary`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goodbye {
     /// A deliberate end: the gateway forgets the session and its cookie. The text says why; it is peer text, at most

@@ -80,9 +80,7 @@ impl Established {
         match frame.kind {
             Kind::Data => return self.packet_in(&frame.payload),
             Kind::DpdRequest => self.answer(&frame.payload, now.awake),
-            Kind::Disconnect => self.end(disconnected(&frame.payload)),
-            // What a stock gateway says on its way down, when it has the time to. Whether the session is over is for the
-            // cookie to show.
+            Kind::Disconnect => self.over(disconnected(&frame.payload)),
             Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
             Kind::DpdResponse | Kind::Keepalive | Kind::Unknown(_) => {}
@@ -209,10 +207,6 @@ impl Established {
         self.watch();
     }
 
-    fn end(&mut self, reason: EndReason) {
-        self.over(Output::Ended(reason));
-    }
-
     /// The first last word counts.
     fn over(&mut self, word: Output) {
         if !self.over {
@@ -236,10 +230,12 @@ impl Established {
     }
 }
 
-fn disconnected(payload: &[u8]) -> EndReason {
+/// A goodbye with a reason is one to us. An empty one is what a stock gateway says on its way down, when it has the time to
+/// (measured with ocserv 1.1.6); whether the session is over is then for the cookie to show.
+fn disconnected(payload: &[u8]) -> Output {
     match parse_goodbye(payload) {
-        Goodbye::Logout(text) => EndReason::Admin(escape(&text)),
-        Goodbye::Temporary | Goodbye::Other(_) => EndReason::Admin(String::new()),
+        Goodbye::Logout(text) => Output::Ended(EndReason::Admin(escape(&text))),
+        Goodbye::Temporary | Goodbye::Other(_) => Output::Dead("the gateway is going away"),
     }
 }
 
@@ -347,11 +343,17 @@ mod tests {
 
     #[test]
     fn a_gateway_that_goes_away_ends_the_connection_and_not_the_session() {
-        let mut session = established(20);
-        session.received(&frame(Kind::Terminate, b""), now(1));
-        assert_eq!(session.poll(), Some(Output::Dead("the gateway is going away")));
-        session.handle_timeout(now(100));
-        assert_eq!(session.poll(), None);
+        for (kind, payload) in [
+            (Kind::Terminate, &b""[..]),
+            (Kind::Disconnect, b""),
+            (Kind::Disconnect, b"\x01"),
+        ] {
+            let mut session = established(20);
+            session.received(&frame(kind, payload), now(1));
+            assert_eq!(session.poll(), Some(Output::Dead("the gateway is going away")));
+            session.handle_timeout(now(100));
+            assert_eq!(session.poll(), None);
+        }
     }
 
     #[test]
