@@ -9,6 +9,8 @@
 //!   lifecycle   session   channel   platform   config
 //!         \    /  |   \     |       /  |  \
 //!          now  packet  wire      now packet plan
+//!
+//!   housekeeping --> platform --> ledger --> now, plan        api (the local socket, both ends; a leaf)
 //! ```
 
 use crate::Finding;
@@ -39,6 +41,9 @@ const ROOMS: &[&str] = &[
     "config",
     "platform",
     "channel",
+    "ledger",
+    "housekeeping",
+    "api",
 ];
 
 /// The rules, from the leaves up.
@@ -50,12 +55,15 @@ pub const RULES: &[Rule] = &[
     Rule { name: "plan", pure: true, may_use: &[], because: LEAF },
     Rule { name: "config", pure: true, may_use: &[], because: "a configuration is text in, values out; who uses the values converts them" },
     Rule { name: "lifecycle", pure: true, may_use: &["now"], because: "the life of a tunnel knows nothing of wires and packets, so that a night of sleep runs in a millisecond" },
+    Rule { name: "ledger", pure: true, may_use: &["now", "plan"], because: "what is owed is decided without a disk, so that a crash at every write runs in a millisecond" },
     Rule { name: "session", pure: true, may_use: &["now", "packet", "wire"], because: "a session decides what is said to the peer; what the host does about it is for the shells" },
-    Rule { name: "platform", pure: false, may_use: &["now", "packet", "plan"], because: "the operating system carries out plans; it knows no protocol" },
+    Rule { name: "platform", pure: false, may_use: &["now", "packet", "plan", "ledger"], because: "the operating system carries out plans and is the ledger's disk; it knows no protocol" },
+    Rule { name: "housekeeping", pure: false, may_use: &["now", "ledger", "platform"], because: "chores are the same for both shells, and need no tunnel" },
+    Rule { name: "api", pure: false, may_use: &[], because: "a leaf: whoever speaks to a daemon needs nothing else of it" },
     Rule { name: "channel", pure: false, may_use: &["wire"], because: "the channel moves frames; what they mean is for the session" },
     Rule { name: "client", pure: false, may_use: ROOMS, because: SHELL },
     Rule { name: "gateway", pure: false, may_use: ROOMS, because: SHELL },
-    Rule { name: "marmot", pure: false, may_use: &["client", "gateway", "config", "platform", "plan", "packet", "wire", "now"], because: "the binary starts the shells and shows what they do; sessions and channels are theirs" },
+    Rule { name: "marmot", pure: false, may_use: &["client", "gateway", "config", "platform", "plan", "packet", "wire", "now", "api"], because: "the binary starts the shells and shows what they do; sessions and channels are theirs" },
 ];
 
 /// Libraries that only compute: what a pure crate may use of others' crates. Read one for sockets, files, threads,
@@ -63,12 +71,14 @@ pub const RULES: &[Rule] = &[
 const PURE_LIBRARIES: &[&str] = &[
     "base64",
     "bytes",
+    "crc32c",
     "hex",
     "httparse",
     "ipnet",
     "percent-encoding",
     "quick-xml",
     "serde",
+    "serde_json",
     "serde_path_to_error",
     "strsim",
     "thiserror",
@@ -83,6 +93,7 @@ const SYSTEM_LIBRARIES: &[&str] = &[
     "nix",
     "rtnetlink",
     "rustix",
+    "sd-notify",
     "signal-hook",
     "signal-hook-tokio",
     "tun-rs",

@@ -1,0 +1,2 @@
+//! Real processes killed, and refused by their disk, at every durable call.
+#![forbid(unsafe_code)]

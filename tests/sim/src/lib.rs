@@ -1,0 +1,2 @@
+//! Lifecycle and ledger in virtual time, on a simulated disk, from a seed.
+#![forbid(unsafe_code)]
