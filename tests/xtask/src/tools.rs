@@ -27,6 +27,17 @@ const TOOLS: &[Tool] = &[
     Tool { program: "nft", package: "nftables", used_by: "lab: lost packets" },
     Tool { program: "iperf3", package: "iperf3", used_by: "lab: throughput" },
     Tool { program: "tcpdump", package: "tcpdump", used_by: "lab: what crosses the wire" },
+    Tool { program: "systemctl", package: "systemd", used_by: "interop: units checked, and run by a real manager" },
+    Tool { program: "strace", package: "strace", used_by: "crash: system calls killed and failed one by one" },
+    Tool { program: "openvpn", package: "openvpn", used_by: "interop: how long others take to stop" },
+    Tool { program: "wireguard-go", package: "wireguard-go", used_by: "interop: how long others take to stop" },
+    Tool { program: "wg-quick", package: "wireguard-tools", used_by: "interop: how long others take to stop" },
+];
+
+/// Packages that enable services of their own, with those.
+const STARTING_AT_BOOT: &[(&str, &[&str])] = &[
+    ("ocserv", &["ocserv.service", "ocserv.socket"]),
+    ("openvpn", &["openvpn.service"]),
 ];
 
 /// Makes the tools available: installs them as root on Debian, otherwise says what will be skipped.
@@ -102,8 +113,10 @@ fn install(tools: &[&Tool]) -> Result<()> {
     // On a fresh machine there are no package lists yet.
     apt_get(&["update"])?;
     apt_get(&[&["install", "--yes", "--no-install-recommends"], packages.as_slice()].concat())?;
-    if packages.contains(&"ocserv") {
-        keep_from_starting_at_boot("ocserv");
+    for (package, units) in STARTING_AT_BOOT {
+        if packages.contains(package) {
+            keep_from_starting_at_boot(units);
+        }
     }
     Ok(())
 }
@@ -125,18 +138,16 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The package enables its service; we wanted the program only. Without systemd there is nothing to undo.
-fn keep_from_starting_at_boot(service: &str) {
+/// We wanted the program only. Without systemd there is nothing to undo.
+fn keep_from_starting_at_boot(units: &[&str]) {
     if Path::new("/run/systemd/system").exists() {
-        let names = [format!("{service}.service"), format!("{service}.socket")];
         let status = Command::new("systemctl")
             .args(["disable", "--quiet"])
-            .args(&names)
+            .args(units)
             .status();
         if !status.is_ok_and(|status| status.success()) {
-            eprintln!(
-                "cannot disable the {service} service; `systemctl disable {service}` keeps it from starting at boot"
-            );
+            let units = units.join(" ");
+            eprintln!("cannot disable {units}; `systemctl disable {units}` keeps it from starting at boot");
         }
     }
 }
