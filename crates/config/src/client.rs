@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::document::{Document, Key};
 use crate::section::Section;
-use crate::{ConfigErrors, GatewayUrl, Host, Keepalive, Log, Pin, TlsVersion, log, names, transport};
+use crate::{
+    ConfigErrors, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, TlsVersion, housekeeping, log, names, transport,
+};
 
 /// A checked `client.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,10 @@ pub struct ClientConfig {
     pub session: Session,
     /// `[reconnect]`
     pub reconnect: Reconnect,
+    /// `[api]`
+    pub api: Api,
+    /// `[housekeeping]`
+    pub housekeeping: Housekeeping,
     /// `[log]`
     pub log: Log,
 }
@@ -53,8 +59,10 @@ pub struct Tunnel {
 pub enum Start {
     /// Connects at once.
     Up,
-    /// Waits for the user (SIGUSR2).
+    /// Waits for the user (`marmot up`, SIGUSR2).
     Down,
+    /// Does what was last asked for; connects if nothing was.
+    Last,
 }
 
 /// `[gateway]`: whom to call, and how long to wait.
@@ -157,6 +165,15 @@ pub struct Reconnect {
     pub max: Duration,
 }
 
+/// `[api]`: the local socket on which the daemon is asked and told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    /// Whether there is a socket.
+    pub enabled: bool,
+    /// The group that may use it beside root and the daemon's own user; `None` for nobody else.
+    pub group: Option<String>,
+}
+
 impl ClientConfig {
     /// Reads the text of a file. `file` is its name for messages; relative paths in it start from `base`.
     pub fn parse(text: &str, file: &str, base: &Path) -> Result<Self, ConfigErrors> {
@@ -199,6 +216,12 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     };
     let session = session(document);
     let reconnect = reconnect(document);
+    let api = document.section("api");
+    let api = Api {
+        enabled: api.boolean("enabled", true),
+        group: api.default_or_none("group", "marmot", names::USER, names::user),
+    };
+    let housekeeping = housekeeping::read(document);
     let log = log::read(document);
     Some(ClientConfig {
         tunnel: tunnel?,
@@ -209,6 +232,8 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         tcp,
         session,
         reconnect,
+        api,
+        housekeeping: housekeeping?,
         log,
     })
 }
@@ -220,7 +245,8 @@ fn tunnel(document: &Document<'_>) -> Option<Tunnel> {
     let mtu = section.integer_or_zero("mtu", 576..=MAX_MTU);
     let state_dir = section.path("state_dir", "/var/lib/marmot");
     let runtime_dir = section.path("runtime_dir", "/run/marmot");
-    let start = section.choice("start", "up", &[("up", Start::Up), ("down", Start::Down)]);
+    let starts = [("up", Start::Up), ("down", Start::Down), ("last", Start::Last)];
+    let start = section.choice("start", "up", &starts);
     let name = name?;
     Some(Tunnel {
         interface: interface.unwrap_or_else(|| format!("mm-{name}")),

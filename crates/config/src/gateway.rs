@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::document::{Document, Key};
-use crate::{ConfigErrors, Keepalive, Log, TlsVersion};
+use crate::{ConfigErrors, Housekeeping, Keepalive, Log, TlsVersion};
 
 mod read;
 
@@ -30,6 +30,10 @@ pub struct GatewayConfig {
     pub tcp: Tcp,
     /// `[limits]`
     pub limits: Limits,
+    /// `[storage]`
+    pub storage: Storage,
+    /// `[housekeeping]`
+    pub housekeeping: Housekeeping,
     /// `[log]`
     pub log: Log,
 }
@@ -217,6 +221,14 @@ pub struct Limits {
     pub login_attempts_per_address: u32,
     /// 1 s to 24 h; default 10 min.
     pub login_window: Duration,
+}
+
+/// `[storage]`: what outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// Folder for what must survive a restart; default `/var/lib/marmot`. `None` (empty) keeps nothing: no record of
+    /// a session, no history, no housekeeping.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl GatewayConfig {

@@ -9,6 +9,7 @@ pub mod client;
 mod document;
 mod error;
 pub mod gateway;
+mod housekeeping;
 mod kind;
 mod log;
 mod names;
@@ -24,11 +25,12 @@ use std::path::Path;
 
 pub use document::Key;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
+pub use housekeeping::{Housekeeping, Run};
 pub use kind::Kind;
 pub use log::{Log, LogFormat, LogLevel};
 pub use pin::Pin;
 pub use transport::{Keepalive, TlsVersion};
-pub use url::{GatewayUrl, Host};
+pub use url::{CollectorUrl, GatewayUrl, Host};
 
 /// The folder that relative paths in the configuration file `path` start from: its own. Whoever reads a file again gets the
 /// same paths only if it starts from the same folder.

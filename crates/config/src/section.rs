@@ -227,6 +227,11 @@ impl<'d, 't> Section<'d, 't> {
         self.parsed(key, default, PATH, |text| self.absolute(text))
     }
 
+    /// A path with a default, or the empty string for "not set".
+    pub(crate) fn path_or_none(&self, key: &'static str, default: &'static str) -> Option<PathBuf> {
+        self.default_or_none(key, default, PATH, |text| self.absolute(text))
+    }
+
     /// A path that may be left out.
     pub(crate) fn optional_path(&self, key: &'static str) -> Option<PathBuf> {
         self.optional(key, PATH, |text| self.absolute(text))

@@ -1,4 +1,4 @@
-//! The gateway's address as an `https` URL: scheme, host, port and path, nothing else.
+//! Addresses of others as URLs: scheme, host, port and path, nothing else.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 /// The port of a URL that names none (RFC 9110 section 4.2.2).
 const HTTPS_PORT: u16 = 443;
+
+/// The port of an `http` URL that names none (RFC 9110 section 4.2.1).
+const HTTP_PORT: u16 = 80;
 
 /// The longest path; group URLs of gateways are short.
 const MAX_PATH_BYTES: usize = 256;
@@ -22,6 +25,19 @@ pub struct GatewayUrl {
     pub path: String,
 }
 
+/// Where summaries of sessions go. `http` or `https`; no user name, query or fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorUrl {
+    /// Whether it is `https`.
+    pub tls: bool,
+    /// Name or address; also what a certificate is checked against.
+    pub host: Host,
+    /// TCP port; 80 or 443 if the URL names none.
+    pub port: u16,
+    /// Path with its leading slash, `/` if the URL has none.
+    pub path: String,
+}
+
 /// A host name or an address literal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
@@ -34,16 +50,27 @@ pub enum Host {
 impl GatewayUrl {
     /// Host and port as a `Host:` header has them: IPv6 in brackets, port 443 left out.
     pub fn authority(&self) -> String {
-        let host = match &self.host {
-            Host::Address(IpAddr::V6(address)) => format!("[{address}]"),
-            Host::Address(IpAddr::V4(address)) => address.to_string(),
-            Host::Name(name) => name.clone(),
-        };
-        if self.port == HTTPS_PORT {
-            host
-        } else {
-            format!("{host}:{}", self.port)
-        }
+        authority(&self.host, self.port, HTTPS_PORT)
+    }
+}
+
+impl CollectorUrl {
+    /// Host and port as a `Host:` header has them: IPv6 in brackets, the scheme's own port left out.
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port, if self.tls { HTTPS_PORT } else { HTTP_PORT })
+    }
+}
+
+fn authority(host: &Host, port: u16, default_port: u16) -> String {
+    let host = match host {
+        Host::Address(IpAddr::V6(address)) => format!("[{address}]"),
+        Host::Address(IpAddr::V4(address)) => address.to_string(),
+        Host::Name(name) => name.clone(),
+    };
+    if port == default_port {
+        host
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -56,35 +83,56 @@ impl FromStr for GatewayUrl {
             Some(_) => return Err("has a scheme other than https; the control channel is always TLS".into()),
             None => return Err("has no scheme; it starts with https://".into()),
         };
-        if let Some(c) = rest
-            .chars()
-            .find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '<' | '>' | '\\' | '`'))
-        {
-            return Err(format!("contains `{}`, which a URL cannot", c.escape_default()));
-        }
-        if rest.contains(['?', '#']) {
-            return Err("has a query or fragment, which has no meaning here".into());
-        }
-        let (authority, path) = match rest.find('/') {
-            Some(slash) => rest.split_at(slash),
-            None => (rest, "/"),
-        };
-        if authority.contains('@') {
+        if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
             return Err("has a user name in it; that belongs to login.user".into());
         }
-        if path.len() > MAX_PATH_BYTES {
-            return Err(format!("has a path longer than {MAX_PATH_BYTES} bytes"));
-        }
-        let (host, port) = split_port(authority)?;
-        Ok(GatewayUrl {
-            host,
-            port,
-            path: path.to_string(),
-        })
+        let (host, port, path) = split(rest, HTTPS_PORT)?;
+        Ok(GatewayUrl { host, port, path })
     }
 }
 
-fn split_port(authority: &str) -> Result<(Host, u16), String> {
+impl FromStr for CollectorUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or("has no scheme; it starts with http:// or https://")?;
+        let tls = scheme.eq_ignore_ascii_case("https");
+        if !tls && !scheme.eq_ignore_ascii_case("http") {
+            return Err("has a scheme other than http and https".into());
+        }
+        let (host, port, path) = split(rest, if tls { HTTPS_PORT } else { HTTP_PORT })?;
+        Ok(CollectorUrl { tls, host, port, path })
+    }
+}
+
+/// Host, port and path of what stands behind the scheme.
+fn split(rest: &str, default_port: u16) -> Result<(Host, u16, String), String> {
+    if let Some(c) = rest
+        .chars()
+        .find(|c| !c.is_ascii_graphic() || matches!(c, '"' | '<' | '>' | '\\' | '`'))
+    {
+        return Err(format!("contains `{}`, which a URL cannot", c.escape_default()));
+    }
+    if rest.contains(['?', '#']) {
+        return Err("has a query or fragment, which has no meaning here".into());
+    }
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, "/"),
+    };
+    if authority.contains('@') {
+        return Err("has a user name in it, which has no meaning here".into());
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return Err(format!("has a path longer than {MAX_PATH_BYTES} bytes"));
+    }
+    let (host, port) = split_port(authority, default_port)?;
+    Ok((host, port, path.to_string()))
+}
+
+fn split_port(authority: &str, default_port: u16) -> Result<(Host, u16), String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(literal) => {
             let (address, port) = literal.split_once(']').ok_or("has a `[` without its `]`")?;
@@ -102,7 +150,7 @@ fn split_port(authority: &str) -> Result<(Host, u16), String> {
         }
     };
     let port = match port {
-        "" => HTTPS_PORT,
+        "" => default_port,
         _ => port
             .strip_prefix(':')
             .and_then(parse_port)
@@ -124,6 +172,14 @@ impl fmt::Display for GatewayUrl {
             self.authority(),
             if self.path == "/" { "" } else { &self.path }
         )
+    }
+}
+
+impl fmt::Display for CollectorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        let path = if self.path == "/" { "" } else { &self.path };
+        write!(f, "{scheme}://{}{path}", self.authority())
     }
 }
 
@@ -226,5 +282,23 @@ mod tests {
             assert!(fault.contains(reason), "{text}: {fault}");
         }
         assert!(parse(&format!("https://a/{}", "b".repeat(300))).is_err());
+    }
+
+    #[test]
+    fn a_collector_may_be_plain_http_and_each_scheme_has_its_port() {
+        for (text, tls, port) in [
+            ("http://stats.example.com/in", false, 80),
+            ("https://stats.example.com/in", true, 443),
+            ("http://stats.example.com:8080/in", false, 8080),
+        ] {
+            let url: CollectorUrl = text.parse().expect(text);
+            assert_eq!((url.tls, url.port, url.path.as_str()), (tls, port, "/in"), "{text}");
+            assert_eq!(url.to_string(), text);
+        }
+        let plain: CollectorUrl = "http://[::1]:443".parse().expect("good");
+        assert_eq!(plain.authority(), "[::1]:443");
+        for bad in ["ftp://a", "stats.example.com", "http://", "http://a@b", "http://a?x=1"] {
+            bad.parse::<CollectorUrl>().expect_err(bad);
+        }
     }
 }

@@ -36,7 +36,7 @@ fn several_mistakes_are_told_at_once() {
 [tunnel]
 name = "Work"
 mtu = 70000
-start = "last"
+start = "left"
 state_dir = ""
 "#,
         URL,
@@ -47,8 +47,8 @@ client.toml:2:8: tunnel.name: `Work` is not a tunnel name; expected: 1 to 12 of 
 client.toml:3:7: tunnel.mtu: out of range; allowed: 0, or 576 to 9000
   3 | mtu = 70000
     |       ^^^^^
-client.toml:4:9: tunnel.start: `last` is not known here; expected: "up", "down"
-  4 | start = "last"
+client.toml:4:9: tunnel.start: `left` is not known here; expected: "up", "down", "last"
+  4 | start = "left"
     |         ^^^^^^
 client.toml:5:13: tunnel.state_dir: is empty; expected: a path
   5 | state_dir = ""
@@ -215,6 +215,40 @@ max_s = 2
 client.toml:2:11: reconnect.first_s: is more than reconnect.max_s; the wait grows from first_s to max_s
   2 | first_s = 20
     |           ^^
+"#,
+    );
+}
+
+#[test]
+fn housekeeping_waits_grow_and_a_collector_is_a_url() {
+    client(
+        r#"
+[housekeeping]
+retry_first_s = 20
+retry_max_s = 2
+collector = "stats.example.com"
+collector_ca_file = "ca.pem"
+keep_failed = 0
+[api]
+group = "a b"
+"#,
+        URL,
+        r#"
+client.toml:2:17: housekeeping.retry_first_s: is more than housekeeping.retry_max_s; the wait grows from retry_first_s to retry_max_s
+  2 | retry_first_s = 20
+    |                 ^^
+client.toml:4:13: housekeeping.collector: `stats.example.com` has no scheme; it starts with http:// or https://; expected: http://host or https://host, with a port and a path if needed
+  4 | collector = "stats.example.com"
+    |             ^^^^^^^^^^^^^^^^^^^
+client.toml:5:21: housekeeping.collector_ca_file: has no effect without an https address in housekeeping.collector
+  5 | collector_ca_file = "ca.pem"
+    |                     ^^^^^^^^
+client.toml:6:15: housekeeping.keep_failed: out of range; allowed: 1 to 10000
+  6 | keep_failed = 0
+    |               ^
+client.toml:8:9: api.group: `a b` is not a name; expected: 1 to 64 of A-Z, a-z, 0-9, _, ., @, + and -
+  8 | group = "a b"
+    |         ^^^^^
 "#,
     );
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Auth, AuthMethods, GatewayConfig, Limits, Listen, Network, Pool, Session, Tcp, Tls, UserFrom};
+use super::{Auth, AuthMethods, GatewayConfig, Limits, Listen, Network, Pool, Session, Storage, Tcp, Tls, UserFrom};
 use crate::document::Document;
 use crate::section::Section;
-use crate::{log, names, routes, transport, url};
+use crate::{housekeeping, log, names, routes, transport, url};
 
 /// Sockets to listen on.
 const MAX_LISTENERS: usize = 16;
@@ -36,6 +36,10 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         user_timeout: tcp.whole_seconds("user_timeout_s", 7200, 1..=86_400),
     };
     let limits = limits(document);
+    let storage = Storage {
+        state_dir: document.section("storage").path_or_none("state_dir", "/var/lib/marmot"),
+    };
+    let housekeeping = housekeeping::read(document);
     let log = log::read(document);
     Some(GatewayConfig {
         listen,
@@ -46,6 +50,8 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         session,
         tcp,
         limits,
+        storage,
+        housekeeping: housekeeping?,
         log,
     })
 }
