@@ -4,7 +4,7 @@
 //!
 //! Where the kernel or the machine lacks something a test needs, it says `SKIPPED name: reason` and passes. With
 //! `MARMOT_LAB=required` it fails instead. With `MARMOT_LONG=1` only the tests given to [`run_long`] run, without it only the
-//! others. `MARMOT_LAB=keep` keeps the folders with configurations and outputs.
+//! others; those given to [`run_scaled`] run either way. `MARMOT_LAB=keep` keeps the folders with configurations and outputs.
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,12 +55,21 @@ pub fn run_long(needs: &[&str], tests: impl IntoIterator<Item = Test>) -> ExitCo
     run_some(needs, tests, true)
 }
 
+/// Runs tests that repeat something: a few times, or with `MARMOT_LONG=1` often; see [`is_long`].
+pub fn run_scaled(needs: &[&str], tests: impl IntoIterator<Item = Test>) -> ExitCode {
+    run_some(needs, tests, is_long())
+}
+
+/// Whether tests may take minutes.
+pub fn is_long() -> bool {
+    env::var_os("MARMOT_LONG").is_some_and(|value| value == "1")
+}
+
 fn run_some(needs: &[&str], tests: impl IntoIterator<Item = Test>, long: bool) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Two cores, and children that die with the thread that started them.
     arguments.test_threads = arguments.test_threads.or(Some(1));
-    let wanted = env::var_os("MARMOT_LONG").is_some_and(|value| value == "1");
-    let tests: Vec<Test> = if wanted == long {
+    let tests: Vec<Test> = if is_long() == long {
         tests.into_iter().collect()
     } else {
         Vec::new()

@@ -5,15 +5,20 @@
 //!   topology  hosts and addresses                   wait      for events, with a deadline
 //!   pki       certificates, good and bad            settings  configuration files
 //!   marmot, ocserv, openconnect   the ends          peer      an end that misbehaves on purpose
+//!   openvpn, wireguard            other tunnels     devices   when a device goes
 //!   ping, transfer                traffic           sockets   what the kernel knows of a connection
+//!   figures   medians of repeated measurements
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
+mod devices;
+mod figures;
 mod harness;
 mod host;
 mod marmot;
 mod ocserv;
 mod openconnect;
+mod openvpn;
 pub mod peer;
 mod ping;
 mod pki;
@@ -23,14 +28,18 @@ mod sockets;
 mod topology;
 mod transfer;
 mod wait;
+mod wireguard;
 
-pub use harness::{Test, run, run_long};
+pub use devices::{has_device, name_free};
+pub use figures::{Times, ms};
+pub use harness::{Test, is_long, run, run_long, run_scaled};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
     start_client, start_gateway, users_file,
 };
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses};
+pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
 pub use ping::Ping;
 pub use pki::{Identity, Pki};
 pub use process::{Mark, Process};
@@ -40,3 +49,4 @@ pub use sockets::Connection;
 pub use topology::{GATEWAY_NAME, Lab, SITE_A, SITE_B, Site, SitePlan};
 pub use transfer::{Flow, Rates, Server, transfer};
 pub use wait::{PATIENCE, eventually, until};
+pub use wireguard::{WIREGUARD_INTERFACE, WgQuick};

@@ -11,6 +11,9 @@ use crate::{GATEWAY_NAME, Identity, Lab, PATIENCE, Process, Site};
 /// Name of its TUN device.
 pub const STOCK_INTERFACE: &str = "tun9";
 
+/// Where Debian keeps the standard script.
+const STANDARD_SCRIPT: &str = "/usr/share/vpnc-scripts/vpnc-script";
+
 /// What its standard script does, without touching resolv.conf or the host's main routes more than needed.
 const SCRIPT: &str = r#"#!/bin/sh
 [ "$reason" = connect ] || exit 0
@@ -74,6 +77,13 @@ impl<'a> Openconnect<'a> {
     pub fn with(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
+    }
+
+    /// With the script that Debian's package calls by default, which also writes resolv.conf.
+    #[must_use]
+    pub fn standard_script(mut self) -> Self {
+        self.arguments.retain(|argument| !argument.starts_with("--script="));
+        self.with(&format!("--script={STANDARD_SCRIPT}"))
     }
 
     /// Over IPv6.
@@ -141,7 +151,13 @@ impl<'a> Openconnect<'a> {
     /// If it does not come up.
     pub fn up(&self) -> Result<Process> {
         let process = self.spawn()?;
-        process.wait_for("script: addresses", PATIENCE)?;
+        if !self
+            .arguments
+            .iter()
+            .any(|argument| argument.ends_with(STANDARD_SCRIPT))
+        {
+            process.wait_for("script: addresses", PATIENCE)?;
+        }
         process.wait_for("Configured as", PATIENCE)?;
         Ok(process)
     }
