@@ -65,5 +65,8 @@ pub const MAX_APP_ID: usize = 32;
 /// Longest id of a Marmot session, in characters.
 pub const MAX_SESSION_ID: usize = 64;
 
+/// Longest body of a logout, in bytes: session id, epoch (20 digits), token (32 digits) and two separators are 118.
+pub const MAX_LOGOUT: usize = 200;
+
 /// Longest peer text that [`crate::text::escape`] lets through, in characters.
 pub const MAX_ESCAPED: usize = 256;

@@ -202,14 +202,16 @@ prop_compose! {
         texts in (of(header_text()), of(header_text()), of(header_text())),
         dtls in of(dtls(mtu)),
         session in of(("[0-9a-zA-Z]{1,64}", any::<u64>()).prop_map(|(id, epoch)| MarmotSession { id, epoch })),
+        token in of("[0-9a-f]{32}"),
     ) -> Grant {
         let (dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout) = timers;
         let [tunnel_all_dns, client_bypass, keep, dyndns] = switches;
         let (banner, hostname, server_name) = texts;
+        let logout = token.filter(|_| session.is_some()).map(Secret::from);
         Grant {
             v4, v6, dns, nbns, default_domains: names.0, split_dns: names.1, include: routes.0, exclude: routes.1,
             dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout, rekey, base_mtu, mtu,
-            tunnel_all_dns, client_bypass, keep, dyndns, banner, hostname, server_name, dtls, session,
+            tunnel_all_dns, client_bypass, keep, dyndns, banner, hostname, server_name, dtls, session, logout,
         }
     }
 }

@@ -8,14 +8,14 @@ use wire::auth::{ClientDocument, GatewayDocument, InputKind, legacy, parse_clien
 use wire::cstp::{self, Decoder, Frame, Kind};
 use wire::http::{BodyDecoder, Headers, parse_request, parse_response};
 use wire::limits::{MAX_BODY, MAX_CONNECT_HEAD, MAX_HEAD, MAX_HEADERS, MAX_REPLY_HEADERS};
-use wire::offer::{ConnectRefused, Offer, parse_connect_reply};
+use wire::offer::{ConnectRefused, Logout, Offer, parse_connect_reply};
 use wire::{AuthError, CstpError, HttpError, Secret};
 
 /// What a target does with its bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target by name, for the replay of its corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("cstp", cstp),
     ("http_request", http_request),
     ("http_response", http_response),
@@ -24,6 +24,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("legacy", legacy),
     ("offer", offer),
     ("grant", grant),
+    ("logout", logout),
 ];
 
 /// A stream of frames: the same however it is cut, and the same bytes when written again.
@@ -207,4 +208,12 @@ pub fn grant(data: &[u8]) {
     if let Ok(Some((again, _))) = parse_response(&written, MAX_CONNECT_HEAD) {
         assert_eq!(parse_connect_reply(&again), reply);
     }
+}
+
+/// A logout without a tunnel.
+pub fn logout(data: &[u8]) {
+    let Some(logout) = Logout::parse(data) else { return };
+    let request = logout.encode("vpn.example.com", "fuzz");
+    let (_, length) = parse_request(&request, MAX_HEAD).expect("valid").expect("complete");
+    assert_eq!(Logout::parse(&request[length..]), Some(logout));
 }

@@ -81,8 +81,12 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// The reply with its body, as it goes out, with `Content-Length` added unless it is among the headers.
+    /// The reply with its body, as it goes out, with `Content-Length` added unless it is among the headers. A 204 has
+    /// neither (RFC 9110 section 8.6).
     pub fn encode(&self, body: &[u8]) -> Vec<u8> {
+        if self.status == 204 {
+            return self.encode_without_body();
+        }
         let mut out = self.start();
         out.reserve(body.len());
         finish(out, &self.headers, true, body)

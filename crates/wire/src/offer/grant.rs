@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::limits::MAX_SESSION_ID;
+use crate::secret::Secret;
 
 /// What a gateway grants. Durations are whole seconds on the wire; `None` means never, none or not said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +63,9 @@ pub struct Grant {
     pub dtls: Option<DtlsGrant>,
     /// `X-Marmot-Session`, from our own gateway only.
     pub session: Option<MarmotSession>,
+    /// `X-Marmot-Logout`: ends this connection's epoch of the session later, without a tunnel (see
+    /// [`super::Logout`]). Never without a `session`.
+    pub logout: Option<Secret>,
 }
 
 /// How and when keys are to be renewed.
@@ -123,6 +127,17 @@ impl Grant {
 }
 
 impl MarmotSession {
+    /// Reads `id;epoch`, as the header has it.
+    pub(super) fn parse(value: &str) -> Option<Self> {
+        let (id, epoch) = value.split_once(';')?;
+        let plain = Self::is_id(id) && epoch.bytes().all(|byte| byte.is_ascii_digit());
+        let epoch = epoch.parse().ok().filter(|_| plain)?;
+        Some(Self {
+            id: id.to_owned(),
+            epoch,
+        })
+    }
+
     /// Whether this can be the id of a session.
     pub fn is_id(id: &str) -> bool {
         (1..=MAX_SESSION_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())

@@ -10,6 +10,7 @@
 //! openconnect 9.01 and ocserv 1.1.6 (captures).
 
 mod grant;
+mod logout;
 mod read;
 mod refusal;
 mod request;
@@ -17,5 +18,6 @@ mod values;
 mod write;
 
 pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
+pub use logout::{LOGOUT_PATH, Logout};
 pub use refusal::{ConnectRefused, Refusal, parse_connect_reply};
 pub use request::{Offer, TUNNEL_PATH, user_agent};

@@ -8,10 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::values::{self, Malformed};
-use super::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
+use super::{DtlsGrant, Grant, Logout, MarmotSession, Rekey, RekeyMethod};
 use crate::error::GrantError;
 use crate::http::ResponseHead;
 use crate::limits::{MAX_APP_ID, MAX_GRANT_TEXT, MAX_NAMES, MAX_ROUTES};
+use crate::secret::Secret;
 
 impl Grant {
     /// Reads a reply whose status is 200; see [`super::parse_connect_reply`] for any status. Headers it does not know
@@ -79,7 +80,12 @@ impl Draft {
             Some(("X-CSTP-", rest)) => self.cstp(rest, value),
             Some(("X-DTLS-", rest)) => self.dtls(rest, value),
             _ if name == "X-Marmot-Session" => {
-                self.grant.session = Some(session(value).of("X-Marmot-Session")?);
+                self.grant.session = Some(MarmotSession::parse(value).ok_or(Malformed).of("X-Marmot-Session")?);
+                Ok(())
+            }
+            _ if name == "X-Marmot-Logout" => {
+                let token = Logout::is_token(value).then(|| Secret::from(value));
+                self.grant.logout = Some(token.ok_or(Malformed).of("X-Marmot-Logout")?);
                 Ok(())
             }
             _ => Ok(()),
@@ -196,6 +202,7 @@ impl Draft {
         grant.mtu = self.mtu.max(self.dtls_mtu).ok_or(GrantError::NoMtu)?;
         grant.session_timeout = grant.session_timeout.or(self.session_timeout);
         grant.rekey = self.rekey.finish();
+        grant.logout = grant.logout.filter(|_| grant.session.is_some());
         if let (Some(port), Some(app_id), Some(cipher)) = (self.port, self.app_id, self.cipher) {
             grant.dtls = Some(DtlsGrant {
                 port,
@@ -209,17 +216,6 @@ impl Draft {
         }
         Ok(grant)
     }
-}
-
-/// `id;epoch`.
-fn session(value: &str) -> Result<MarmotSession, Malformed> {
-    let (id, epoch) = value.split_once(';').ok_or(Malformed)?;
-    let plain = MarmotSession::is_id(id) && epoch.bytes().all(|byte| byte.is_ascii_digit());
-    let epoch = epoch.parse().ok().filter(|_| plain).ok_or(Malformed)?;
-    Ok(MarmotSession {
-        id: id.to_owned(),
-        epoch,
-    })
 }
 
 /// What the stock client does not know means none to it, too.

@@ -29,6 +29,9 @@ impl Grant {
         }
         if let Some(session) = &self.session {
             out.push("X-Marmot-Session", format!("{};{}", session.id, session.epoch));
+            if let Some(token) = &self.logout {
+                out.push("X-Marmot-Logout", token.expose());
+            }
         }
         ResponseHead {
             status: 200,
@@ -193,6 +196,7 @@ mod tests {
                 id: "a1".into(),
                 epoch: 7,
             }),
+            logout: Some("00112233445566778899aabbccddeeff".into()),
             ..Grant::default()
         };
         let expected = "HTTP/1.1 200 CONNECTED\r\nX-CSTP-Version: 1\r\nX-CSTP-Address: 10.78.0.2\r\n\
@@ -203,7 +207,7 @@ mod tests {
             X-CSTP-Client-Bypass-Protocol: false\r\nX-CSTP-Keep: false\r\nX-CSTP-DynDNS: false\r\n\
             X-CSTP-Base-MTU: 1500\r\nX-CSTP-MTU: 1406\r\nX-DTLS-App-ID: 00AB\r\n\
             X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-DTLS-Port: 443\r\nX-DTLS-MTU: 1400\r\nX-DTLS-DPD: 90\r\n\
-            X-Marmot-Session: a1;7\r\n\r\n";
+            X-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
         assert_eq!(String::from_utf8(grant.encode()).as_deref(), Ok(expected));
     }
 
