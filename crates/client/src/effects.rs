@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use lifecycle::{Acknowledged, Effect, Generation, How, Report};
+use lifecycle::{Acknowledged, Effect, Generation, How, Input, Report};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
 use crate::clock;
-use crate::host::Proof;
+use crate::host::{Proof, ShellProofs};
 use crate::pump::{Stop, say_goodbye};
 use crate::report::SessionLog;
 use crate::shell::{Released, Running, Shell};
 
 impl Shell {
-    pub(crate) fn carry_out(&mut self, effect: Effect<Proof>) {
+    pub(crate) fn carry_out(&mut self, effect: Effect<ShellProofs>) {
         match effect {
             Effect::Connect { g, how, trigger } => {
                 debug!(%g, ?how, ?trigger, "connecting");
@@ -28,6 +28,18 @@ impl Shell {
                 None => self.goodbye = true,
             },
             Effect::Release { g } => self.begin_release(g),
+            Effect::Record { g } => self.answers.push_back(Input::Recorded { g, owed: () }),
+            Effect::HandOver { g } => self.answers.push_back(Input::HandedOver { g, kept: false }),
+            Effect::Curtail { g } => {
+                if self.release.is_some() {
+                    self.answers.push_back(Input::Released {
+                        g,
+                        restored: Proof::unfinished(),
+                    });
+                }
+            }
+            Effect::Housekeep => self.answers.push_back(Input::JobsDone),
+            Effect::Rest => {}
             Effect::AckStop { took, outcome } => self.acknowledge(took, &outcome),
             Effect::Report(event) => self.report(event),
             Effect::Exit(reason) => self.exit = Some(reason),
@@ -94,14 +106,14 @@ impl Shell {
         }));
     }
 
-    fn acknowledge(&mut self, took: Duration, outcome: &Acknowledged<Proof>) {
+    fn acknowledge(&mut self, took: Duration, outcome: &Acknowledged<ShellProofs>) {
         let ms = took.as_secs_f64() * 1000.0;
         let ms = (ms * 100.0).round() / 100.0;
         match outcome {
             Acknowledged::WasDown => info!(ms, "stop.ack: the tunnel was down"),
-            Acknowledged::Restored(proof) if proof.residue().is_empty() => info!(ms, "stop.ack"),
-            Acknowledged::Restored(proof) => info!(ms, residue = proof.residue().join("; "), "stop.ack"),
-            Acknowledged::Overrun => warn!(ms, residue = "still being removed", "stop.ack"),
+            Acknowledged::Down { restored, .. } if restored.residue().is_empty() => info!(ms, "stop.ack"),
+            Acknowledged::Down { restored, .. } => warn!(ms, residue = restored.residue().join("; "), "stop.ack"),
+            Acknowledged::HandedOver => info!(ms, "stop.ack: handed over"),
         }
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.status.send_modify(|status| status.stop_ack_us = Some(us));

@@ -23,18 +23,35 @@ const SHOWN_OVERLAPS: usize = 5;
 pub(crate) enum Proof {
     /// Nothing was put on it.
     Untouched,
+    /// It is being restored still.
+    Unfinished([String; 1]),
     /// What the platform removed, and what it could not.
     Restored(Restored),
 }
 
 impl Proof {
+    /// For a stop whose budget is used up.
+    pub(crate) fn unfinished() -> Self {
+        Self::Unfinished(["still being removed".to_owned()])
+    }
+
     /// What is left, one sentence each.
     pub(crate) fn residue(&self) -> &[String] {
         match self {
             Self::Untouched => &[],
+            Self::Unfinished(words) => words,
             Self::Restored(restored) => restored.residue(),
         }
     }
+}
+
+/// The proofs of this shell. Nothing is owed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShellProofs;
+
+impl lifecycle::Proofs for ShellProofs {
+    type Restored = Proof;
+    type Owed = ();
 }
 
 /// Where the tunnel's packets and routes go.

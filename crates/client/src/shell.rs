@@ -7,6 +7,7 @@
 //!   deadline --+                                  +--> log, status, exit
 //! ```
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ use crate::attempt::{Failure, Link, Opened};
 use crate::clock;
 use crate::device::Device;
 use crate::grant::{Accepted, accept};
-use crate::host::{Host, InstallError, Proof};
+use crate::host::{Host, InstallError, Proof, ShellProofs};
 use crate::pump::{Finished, Outcome, Pump, PumpEvent, Stop, say_goodbye};
 use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
@@ -74,7 +75,7 @@ enum Event {
 pub(crate) struct Shell {
     pub(crate) setup: Arc<Setup>,
     pub(crate) config_path: PathBuf,
-    pub(crate) machine: Machine,
+    pub(crate) machine: Machine<ShellProofs>,
     pub(crate) signals: SignalStream,
     pub(crate) host: Host,
     pub(crate) attempt: Option<Running>,
@@ -100,6 +101,8 @@ pub(crate) struct Shell {
     pub(crate) failure: Option<ClientError>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) exit: Option<Option<FailReason>>,
+    /// Inputs that wait for the effects before them to be carried out.
+    pub(crate) answers: VecDeque<Input<ShellProofs>>,
 }
 
 impl Shell {
@@ -139,6 +142,7 @@ impl Shell {
             failure: None,
             status,
             exit: None,
+            answers: VecDeque::new(),
         }
     }
 
@@ -433,16 +437,19 @@ impl Shell {
         drop(link);
     }
 
-    /// Hands an input to the machine and carries out what it says.
-    fn feed(&mut self, input: Input<Proof>) {
-        let mut random = [0; 2];
-        // Without randomness all clients wait alike, which is no reason to stop one.
-        let _ = aws_lc_rs::rand::fill(&mut random);
-        let effects = self
-            .machine
-            .handle(input, clock::now(), Jitter::new(u16::from_be_bytes(random)));
-        for effect in effects {
-            self.carry_out(effect);
+    /// Hands an input to the machine and carries out what it says, and again with what can be answered at once.
+    pub(crate) fn feed(&mut self, input: Input<ShellProofs>) {
+        self.answers.push_back(input);
+        while let Some(input) = self.answers.pop_front() {
+            let mut random = [0; 2];
+            // Without randomness all clients wait alike, which is no reason to stop one.
+            let _ = aws_lc_rs::rand::fill(&mut random);
+            let effects = self
+                .machine
+                .handle(input, clock::now(), Jitter::new(u16::from_be_bytes(random)));
+            for effect in effects {
+                self.carry_out(effect);
+            }
         }
     }
 

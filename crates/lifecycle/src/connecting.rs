@@ -6,15 +6,15 @@ use now::Awake;
 
 use crate::machine::Turn;
 use crate::{
-    Attempt, Effect, EndReason, FailClass, FailReason, Generation, How, LossKind, Machine, NOTICE_AFTER, Report,
-    STABLE_AFTER, Session, Stage, State, Trigger,
+    Attempt, Effect, EndReason, FailClass, FailReason, Generation, How, LossKind, Machine, NOTICE_AFTER, Proofs,
+    Report, STABLE_AFTER, Session, Stage, State, Trigger,
 };
 
 /// Answers of "not now" (503) to a cookie, after which the client logs in anew.
 const UNAVAILABLE_LIMIT: u32 = 3;
 
-impl Machine {
-    pub(crate) fn connected<R>(&mut self, of: Generation, turn: &mut Turn<R>) {
+impl<P: Proofs> Machine<P> {
+    pub(crate) fn connected(&mut self, of: Generation, turn: &mut Turn<P>) {
         let since = turn.now;
         let up = |g| State::Up {
             g,
@@ -70,7 +70,7 @@ impl Machine {
         self.unavailable = 0;
     }
 
-    pub(crate) fn connect_failed<R>(&mut self, of: Generation, class: FailClass, stage: Stage, turn: &mut Turn<R>) {
+    pub(crate) fn connect_failed(&mut self, of: Generation, class: FailClass, stage: Stage, turn: &mut Turn<P>) {
         match self.state {
             State::Starting {
                 g,
@@ -144,7 +144,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn dialled<R>(&mut self, extra: u32, turn: &Turn<R>) {
+    pub(crate) fn dialled(&mut self, extra: u32, turn: &Turn<P>) {
         let exempt = match self.state {
             State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => {
                 matches!(attempt, Attempt::Running(_, Trigger::User))
@@ -156,7 +156,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn control_lost<R>(&mut self, of: Generation, kind: LossKind, turn: &mut Turn<R>) {
+    pub(crate) fn control_lost(&mut self, of: Generation, kind: LossKind, turn: &mut Turn<P>) {
         match self.state {
             State::Up { g, since, replacement } if g == of => {
                 turn.report(Report::PathLost(g, kind));
@@ -171,7 +171,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn session_ended<R>(&mut self, of: Generation, reason: EndReason, turn: &mut Turn<R>) {
+    pub(crate) fn session_ended(&mut self, of: Generation, reason: EndReason, turn: &mut Turn<P>) {
         match self.state {
             // A gateway may end the old connection with such a word when the new one takes over.
             State::Up {
@@ -202,7 +202,7 @@ impl Machine {
     }
 
     /// What follows a failed attempt that is not final.
-    fn again<R>(&mut self, g: Generation, how: How, class: FailClass, stage: Stage, turn: &mut Turn<R>) -> Attempt {
+    fn again(&mut self, g: Generation, how: How, class: FailClass, stage: Stage, turn: &mut Turn<P>) -> Attempt {
         if class == FailClass::CookieRefused && how == How::Cookie {
             self.unavailable = 0;
             return self.attempt(g, How::Login, Trigger::Retry, turn);
@@ -229,7 +229,7 @@ impl Machine {
     }
 
     /// From Up to Reasserting, where the `running` attempt goes on or one by `how` is waited for.
-    fn reassert<R>(&mut self, g: Generation, since: Awake, running: Option<How>, how: How, turn: &mut Turn<R>) {
+    fn reassert(&mut self, g: Generation, since: Awake, running: Option<How>, how: How, turn: &mut Turn<P>) {
         if turn.now.since(since) >= STABLE_AFTER {
             self.backoff.reset();
         } else {

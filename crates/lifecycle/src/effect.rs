@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{EndReason, FailClass, FailReason, Generation, How, LossKind, Trigger};
+use crate::{EndReason, FailClass, FailReason, Generation, How, LossKind, Proofs, Trigger};
 
-/// Something to do. `R` is the proof that the host was restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect<R> {
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect<P: Proofs> {
     /// Try to connect once; answer with `Connected` or `ConnectFailed`. A connection that stands goes on until then.
     Connect {
         /// For which instance.
@@ -31,13 +31,34 @@ pub enum Effect<R> {
         /// Whose traces to remove.
         g: Generation,
     },
+    /// Make durable what this instance owes, and answer with `Recorded`.
+    Record {
+        /// Whose work.
+        g: Generation,
+    },
+    /// Stop forwarding without a word, leave the host and the record as they are, see that the next process gets device
+    /// and cookie, and answer with `HandedOver`.
+    HandOver {
+        /// Whose.
+        g: Generation,
+    },
+    /// The budget is used up: answer at once what has not been answered, with a proof that names what is missing
+    /// (`Released`, then `Recorded`; or `HandedOver`). The work itself goes on; a `Released` follows when it is done.
+    Curtail {
+        /// Whose stop.
+        g: Generation,
+    },
     /// Acknowledge one stop.
     AckStop {
         /// Time since the stop began.
         took: Duration,
         /// With which result.
-        outcome: Acknowledged<R>,
+        outcome: Acknowledged<P>,
     },
+    /// Work off what is due, behind everything else; answer with `JobsDone`.
+    Housekeep,
+    /// Stop working off: put back what is running.
+    Rest,
     /// Tell whoever watches.
     Report(Report),
     /// End the process, with the reason if it failed.
@@ -45,14 +66,19 @@ pub enum Effect<R> {
 }
 
 /// How a stop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledged<R> {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Acknowledged<P: Proofs> {
     /// There was no tunnel.
     WasDown,
-    /// The host is restored, or what is left is named in the proof.
-    Restored(R),
-    /// Restoring the host takes longer than the budget and goes on.
-    Overrun,
+    /// The tunnel is down.
+    Down {
+        /// The host is restored, or what is left is named.
+        restored: P::Restored,
+        /// The owed work is recorded, or why it is not.
+        owed: P::Owed,
+    },
+    /// Device and cookie wait for the next process.
+    HandedOver,
 }
 
 /// Something a person or a counter may want to know.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use now::Gap;
 
-use crate::Generation;
+use crate::{Generation, Proofs, WakeKind};
 
 /// Who wants the tunnel up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub enum Origin {
     User,
     /// The start of the daemon.
     Boot,
+    /// The start of a daemon that was handed the device and the cookie of the one before: the tunnel is on the host, and
+    /// its session waits.
+    Restore,
 }
 
 /// Why the tunnel is to come down.
@@ -20,6 +23,9 @@ pub enum Origin {
 pub enum StopReason {
     /// A person, or a service manager on their behalf.
     User,
+    /// The process is to be replaced by another one, which gets the device and the cookie: the session goes on. Counts
+    /// only together with the end of the process, and as [`StopReason::User`] where there is no session to go on.
+    Restart,
 }
 
 /// Why a session is over. The words of `session.end`.
@@ -113,9 +119,9 @@ pub enum Stage {
     Granted,
 }
 
-/// Something that happened. `R` is the proof that the host was restored, which only the platform can make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input<R> {
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input<P: Proofs> {
     /// The tunnel is wanted.
     Start {
         /// By whom.
@@ -159,13 +165,35 @@ pub enum Input<R> {
         /// Why.
         reason: EndReason,
     },
-    /// The host is as it was before the start.
+    /// The host is as it was before the start, or (after [`crate::Effect::Curtail`]) what is left is named.
     Released {
         /// Whose traces are gone.
         g: Generation,
         /// Proof.
-        restored: R,
+        restored: P::Restored,
     },
+    /// What the tunnel owes is recorded, or (after [`crate::Effect::Curtail`]) cannot be in time.
+    Recorded {
+        /// Whose work.
+        g: Generation,
+        /// Proof.
+        owed: P::Owed,
+    },
+    /// The answer to [`crate::Effect::HandOver`].
+    HandedOver {
+        /// Whose device and cookie.
+        g: Generation,
+        /// The next process will get them. If not, the tunnel comes down.
+        kept: bool,
+    },
+    /// There are jobs to work off: at the start, after a wait, or because a person asked.
+    JobsDue,
+    /// The worker that [`crate::Effect::Housekeep`] started rests again.
+    JobsDone,
+    /// The host is about to sleep. May come twice, or never.
+    SleepNotice,
+    /// The host is awake. May come twice, or never.
+    Wake(WakeKind),
     /// The process did not run for a while.
     ClockGap(Gap),
     /// The deadline of [`crate::Machine::deadline`] has come. Too early is harmless.

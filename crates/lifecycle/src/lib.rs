@@ -6,7 +6,7 @@
 //!    ^                  |                     |   Connected       |
 //!    |                  +------- Stop, Cancel, final failure -----+
 //!    |                                        v
-//!    +---- Released(g): AckStop ------- Stopping(g) ----> Failed(reason)
+//!    +---- AckStop <- Recorded <- Released -- Stopping(g) ----> Failed(reason)
 //! ```
 //! The shell turns signals, timers and results into an [`Input`], hands it to [`Machine::handle`], and carries out the
 //! [`Effect`]s in order; what comes of them is the next input. Nothing here reads a clock, draws a random number or
@@ -15,11 +15,14 @@
 
 mod backoff;
 mod budget;
+mod chores;
 mod connecting;
 mod effect;
 mod generation;
 mod input;
 mod machine;
+mod power;
+mod proofs;
 mod state;
 mod stopping;
 
@@ -29,4 +32,6 @@ pub use effect::{Acknowledged, Effect, Report};
 pub use generation::Generation;
 pub use input::{EndReason, FailClass, Input, LossKind, Origin, Stage, StopReason};
 pub use machine::{ACK_BUDGET, EXIT_GRACE, Machine, NOTICE_AFTER, OnFailure, STABLE_AFTER, Settings};
-pub use state::{Attempt, FailReason, How, Patience, Session, State, Then, Trigger};
+pub use power::{MAINTENANCE_DOUBTED_AFTER, Power, SLEEP_DOUBTED_AFTER, WakeKind};
+pub use proofs::Proofs;
+pub use state::{Attempt, FailReason, How, Patience, Phase, Session, State, Then, Trigger};

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use now::{Awake, Deadline, Gap, Now};
 
+use crate::chores::Chores;
+use crate::power::Power;
 use crate::{
-    Attempt, Backoff, DialBudget, Effect, Generation, How, Input, Jitter, Origin, Patience, Report, State, Then,
-    Trigger,
+    Attempt, Backoff, DialBudget, Effect, Generation, How, Input, Jitter, Origin, Patience, Proofs, Report, Session,
+    State, Then, Trigger,
 };
 
 /// A stop is acknowledged within this, whatever the host does (lifecycle invariant L1).
@@ -42,7 +44,7 @@ pub struct Settings {
 
 /// The life of one tunnel.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct Machine<P: Proofs> {
     pub(crate) state: State,
     /// The generation of the next start.
     pub(crate) next: Generation,
@@ -51,17 +53,24 @@ pub struct Machine {
     /// Answers of "not now" in a row, to the same cookie.
     pub(crate) unavailable: u32,
     pub(crate) on_failure: OnFailure,
+    pub(crate) power: Power,
+    pub(crate) chores: Chores,
+    /// The proofs of the stop that is under way, as they come.
+    pub(crate) restored: Option<P::Restored>,
+    pub(crate) owed: Option<P::Owed>,
+    /// The end of the process was ordered.
+    pub(crate) exiting: bool,
 }
 
 /// One call of [`Machine::handle`]: its arguments, and the effects it collects.
-pub(crate) struct Turn<R> {
+pub(crate) struct Turn<P: Proofs> {
     pub(crate) now: Awake,
     pub(crate) jitter: Jitter,
-    pub(crate) effects: Vec<Effect<R>>,
+    pub(crate) effects: Vec<Effect<P>>,
 }
 
-impl<R> Turn<R> {
-    pub(crate) fn push(&mut self, effect: Effect<R>) {
+impl<P: Proofs> Turn<P> {
+    pub(crate) fn push(&mut self, effect: Effect<P>) {
         self.effects.push(effect);
     }
 
@@ -70,7 +79,7 @@ impl<R> Turn<R> {
     }
 }
 
-impl Machine {
+impl<P: Proofs> Machine<P> {
     /// A tunnel that is down.
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -80,12 +89,22 @@ impl Machine {
             budget: DialBudget::new(),
             unavailable: 0,
             on_failure: settings.on_failure,
+            power: Power::Awake,
+            chores: Chores::None,
+            restored: None,
+            owed: None,
+            exiting: false,
         }
     }
 
     /// Where the tunnel is in its life.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// Whether the host is awake, as far as anybody said.
+    pub fn power(&self) -> Power {
+        self.power
     }
 
     /// Changes the waits between attempts, from the next one on.
@@ -95,6 +114,11 @@ impl Machine {
 
     /// When [`Input::DeadlineReached`] is wanted, and why.
     pub fn deadline(&self) -> Option<Deadline> {
+        Deadline::earliest(self.deadline_of_state(), self.power.doubt())
+    }
+
+    fn deadline_of_state(&self) -> Option<Deadline> {
+        let asleep = self.power != Power::Awake;
         let retry = |attempt| match attempt {
             Attempt::Waiting(_, at) => Some(Deadline {
                 at,
@@ -104,6 +128,7 @@ impl Machine {
         };
         match self.state {
             State::Idle | State::Failed(_) | State::Up { .. } => None,
+            State::Starting { .. } | State::Reasserting { .. } if asleep => None,
             State::Starting { attempt, .. } => retry(attempt),
             State::Reasserting { attempt, notice, .. } => {
                 let notice = notice.map(|at| Deadline {
@@ -127,7 +152,7 @@ impl Machine {
     }
 
     /// Handles one input: changes the state and says what to do. Total: any input may come in any state.
-    pub fn handle<R: Clone>(&mut self, input: Input<R>, now: Now, jitter: Jitter) -> Vec<Effect<R>> {
+    pub fn handle(&mut self, input: Input<P>, now: Now, jitter: Jitter) -> Vec<Effect<P>> {
         let mut turn = Turn {
             now: now.awake,
             jitter,
@@ -135,7 +160,7 @@ impl Machine {
         };
         match input {
             Input::Start { origin } => self.start(origin, &mut turn),
-            Input::Stop { reason: _, exit } => self.stop(exit, &mut turn),
+            Input::Stop { reason, exit } => self.stop(reason, exit, &mut turn),
             Input::Cancel => self.cancel(&mut turn),
             Input::Reconnect => self.reconnect(&mut turn),
             Input::Connected(g) => self.connected(g, &mut turn),
@@ -144,13 +169,28 @@ impl Machine {
             Input::ControlLost { g, kind } => self.control_lost(g, kind, &mut turn),
             Input::SessionEnded { g, reason } => self.session_ended(g, reason, &mut turn),
             Input::Released { g, restored } => self.released(g, restored, &mut turn),
+            Input::Recorded { g, owed } => self.recorded(g, owed, &mut turn),
+            Input::HandedOver { g, kept } => self.handed_over(g, kept, &mut turn),
+            Input::JobsDue => self.jobs_due(&mut turn),
+            Input::JobsDone => self.jobs_done(&mut turn),
+            Input::SleepNotice => self.sleep(&mut turn),
+            Input::Wake(kind) => self.wake(kind, &mut turn),
             Input::ClockGap(gap) => self.clock_gap(gap),
             Input::DeadlineReached => self.deadline_reached(&mut turn),
         }
         turn.effects
     }
 
-    fn start<R>(&mut self, origin: Origin, turn: &mut Turn<R>) {
+    fn start(&mut self, origin: Origin, turn: &mut Turn<P>) {
+        if origin == Origin::User {
+            self.awake(turn);
+        }
+        // Only the first thing of a process can be what the one before left.
+        let first = self.state == State::Idle && self.next == Generation::FIRST;
+        let origin = match origin {
+            Origin::Restore if !first => Origin::Boot,
+            Origin::User | Origin::Boot | Origin::Restore => origin,
+        };
         match self.state {
             State::Idle | State::Failed(_) => self.begin(origin, turn),
             State::Starting {
@@ -169,6 +209,7 @@ impl Machine {
                 since,
                 stops,
                 then,
+                phase,
                 patience,
             } => match then {
                 Then::Idle | Then::Start(_) | Then::Fail(_) => {
@@ -177,6 +218,7 @@ impl Machine {
                         since,
                         stops,
                         then: Then::Start(origin),
+                        phase,
                         patience,
                     };
                 }
@@ -185,7 +227,8 @@ impl Machine {
         }
     }
 
-    fn reconnect<R>(&mut self, turn: &mut Turn<R>) {
+    fn reconnect(&mut self, turn: &mut Turn<P>) {
+        self.awake(turn);
         match self.state {
             State::Idle | State::Failed(_) | State::Stopping { .. } => self.start(Origin::User, turn),
             State::Starting { attempt, .. } => match attempt {
@@ -219,6 +262,7 @@ impl Machine {
 
     /// No verdict counts time in which the process did not run.
     fn clock_gap(&mut self, gap: Gap) {
+        self.power = self.power.later(gap.awake);
         let later = |at: Awake| at.plus(gap.awake);
         let shift = |attempt| match attempt {
             Attempt::Waiting(how, at) => Attempt::Waiting(how, later(at)),
@@ -252,6 +296,7 @@ impl Machine {
                 since,
                 stops,
                 then,
+                phase,
                 patience,
             } => {
                 let patience = match patience {
@@ -264,6 +309,7 @@ impl Machine {
                     since: later(since),
                     stops,
                     then,
+                    phase,
                     patience,
                 }
             }
@@ -271,8 +317,13 @@ impl Machine {
         };
     }
 
-    fn deadline_reached<R>(&mut self, turn: &mut Turn<R>) {
-        if self.deadline().is_none_or(|deadline| deadline.at > turn.now) {
+    fn deadline_reached(&mut self, turn: &mut Turn<P>) {
+        let now = turn.now;
+        let is_due = |deadline: Option<Deadline>| deadline.is_some_and(|deadline| deadline.at <= now);
+        if is_due(self.power.doubt()) {
+            self.awake(turn);
+        }
+        if !is_due(self.deadline_of_state()) {
             return;
         }
         let due = |attempt| matches!(attempt, Attempt::Waiting(_, at) if at <= turn.now);
@@ -300,22 +351,33 @@ impl Machine {
                     self.attempt_now(Trigger::Retry, turn);
                 }
             }
-            State::Stopping { .. } => self.overrun(turn),
+            State::Stopping { .. } => self.out_of_patience(turn),
             State::Idle | State::Up { .. } | State::Failed(_) => {}
         }
     }
 
     /// From a state without a tunnel to its first attempt.
-    pub(crate) fn begin<R>(&mut self, origin: Origin, turn: &mut Turn<R>) {
+    pub(crate) fn begin(&mut self, origin: Origin, turn: &mut Turn<P>) {
         self.backoff.reset();
         self.unavailable = 0;
         let g = self.next;
-        let attempt = self.attempt(g, How::Login, origin.into(), turn);
-        self.state = State::Starting { g, attempt };
+        self.state = match origin {
+            Origin::User | Origin::Boot => State::Starting {
+                g,
+                attempt: self.attempt(g, How::Login, origin.into(), turn),
+            },
+            Origin::Restore => State::Reasserting {
+                g,
+                attempt: self.attempt(g, How::Cookie, origin.into(), turn),
+                session: Session::Kept,
+                lost: turn.now,
+                notice: Some(turn.now.plus(NOTICE_AFTER)),
+            },
+        };
     }
 
     /// Makes the attempt that is waited for (or aborted) now.
-    fn attempt_now<R>(&mut self, trigger: Trigger, turn: &mut Turn<R>) {
+    pub(crate) fn attempt_now(&mut self, trigger: Trigger, turn: &mut Turn<P>) {
         match self.state {
             State::Starting { g, attempt } => {
                 let attempt = self.attempt(g, attempt.how(), trigger, turn);
@@ -341,8 +403,12 @@ impl Machine {
         }
     }
 
-    /// Connects if the dial budget allows it, else waits until it does. A person's wish is exempt.
-    pub(crate) fn attempt<R>(&mut self, g: Generation, how: How, trigger: Trigger, turn: &mut Turn<R>) -> Attempt {
+    /// Connects if the host is awake and the dial budget allows it, else waits until they do. A person's wish is exempt from
+    /// the budget.
+    pub(crate) fn attempt(&mut self, g: Generation, how: How, trigger: Trigger, turn: &mut Turn<P>) -> Attempt {
+        if self.power != Power::Awake {
+            return Attempt::Waiting(how, turn.now);
+        }
         if trigger == Trigger::User || self.budget.take(turn.now) {
             turn.push(Effect::Connect { g, how, trigger });
             return Attempt::Running(how, trigger);

@@ -50,7 +50,9 @@ pub enum State {
         stops: u32,
         /// What comes next.
         then: Then,
-        /// How long to wait for the host to be restored.
+        /// How far it has come.
+        phase: Phase,
+        /// How long to wait for that.
         patience: Patience,
     },
     /// Down for a reason that waiting does not mend.
@@ -122,7 +124,7 @@ impl From<Origin> for Trigger {
     fn from(origin: Origin) -> Self {
         match origin {
             Origin::User => Self::User,
-            Origin::Boot => Self::Boot,
+            Origin::Boot | Origin::Restore => Self::Boot,
         }
     }
 }
@@ -140,7 +142,25 @@ pub enum Then {
     Exit(Option<FailReason>),
 }
 
-/// How long a stop waits for the host to be restored.
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Device and cookie are being left for the next process.
+    HandingOver,
+    /// The host is being restored.
+    Releasing,
+    /// The host is restored; what is owed is being recorded.
+    Recording,
+    /// The budget is used up, and the shell has been told to answer with what it has.
+    Curtailed {
+        /// The host was not restored yet.
+        releasing: bool,
+    },
+    /// Acknowledged; the host is not restored yet.
+    Settling,
+}
+
+/// How long a stop waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// The stop is to be acknowledged by then, whatever happens.

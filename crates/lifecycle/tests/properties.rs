@@ -5,17 +5,36 @@ use std::time::Duration;
 
 use lifecycle::{
     ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind, Machine,
-    OnFailure, Origin, Report, Settings, Stage, State, StopReason,
+    OnFailure, Origin, Power, Proofs, Report, Settings, Stage, State, StopReason, WakeKind,
 };
 use now::{Gap, GapKind, Now};
 use proptest::prelude::*;
 
+/// How far the shell came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Done,
+    Unfinished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shell;
+
+impl Proofs for Shell {
+    type Restored = Proof;
+    type Owed = Proof;
+}
+
 /// What the world does next. Answers for generations that never were are part of it.
 #[derive(Clone, Debug)]
 enum Step {
-    Input(Input<u64>),
+    Input(Input<Shell>),
     /// The shell finishes releasing.
     Release,
+    /// The disk finishes recording.
+    Record,
+    /// The worker has nothing left.
+    Rested,
     /// Time passes, the deadline fires if it is due.
     Wait(Duration),
     /// Time passes exactly to the deadline.
@@ -52,10 +71,22 @@ fn step() -> impl Strategy<Value = Step> {
     let input = prop_oneof![
         Just(Input::Start { origin: Origin::User }),
         Just(Input::Start { origin: Origin::Boot }),
-        any::<bool>().prop_map(|exit| Input::Stop {
-            reason: StopReason::User,
+        Just(Input::Start {
+            origin: Origin::Restore
+        }),
+        (any::<bool>(), any::<bool>()).prop_map(|(exit, restart)| Input::Stop {
+            reason: if restart { StopReason::Restart } else { StopReason::User },
             exit
         }),
+        Just(Input::SleepNotice),
+        prop_oneof![
+            Just(WakeKind::Full),
+            Just(WakeKind::Maintenance),
+            Just(WakeKind::Unknown)
+        ]
+        .prop_map(Input::Wake),
+        Just(Input::JobsDue),
+        (generation(), any::<bool>()).prop_map(|(g, kept)| Input::HandedOver { g, kept }),
         Just(Input::Cancel),
         Just(Input::Reconnect),
         generation().prop_map(Input::Connected),
@@ -67,13 +98,14 @@ fn step() -> impl Strategy<Value = Step> {
             kind: LossKind::Reset
         }),
         (generation(), reason()).prop_map(|(g, reason)| Input::SessionEnded { g, reason }),
-        (generation(), any::<u64>()).prop_map(|(g, restored)| Input::Released { g, restored }),
         Just(Input::DeadlineReached),
     ];
     let wait = (0u64..60_000).prop_map(Duration::from_millis);
     prop_oneof![
         8 => input.prop_map(Step::Input),
-        2 => Just(Step::Release),
+        3 => Just(Step::Release),
+        3 => Just(Step::Record),
+        1 => Just(Step::Rested),
         3 => wait.clone().prop_map(Step::Wait),
         3 => Just(Step::Deadline),
         1 => wait.prop_map(Step::Freeze),
@@ -82,7 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A shell that checks every promise while it obeys.
 struct World {
-    machine: Machine,
+    machine: Machine<Shell>,
     now: Now,
     jitter: u16,
     /// An attempt is running.
@@ -90,9 +122,16 @@ struct World {
     /// Not released yet.
     on_host: BTreeSet<Generation>,
     releasing: Option<Generation>,
+    recording: Option<Generation>,
+    handing_over: Option<Generation>,
+    housekeeping: bool,
     session: Option<Generation>,
     stops: u32,
     acknowledged: u32,
+    /// The machine wants its answers now.
+    curtailed: bool,
+    /// The generation whose proofs were given ahead of the work.
+    unfinished: Option<Generation>,
     /// The process is gone, with the deadline it left.
     exited: bool,
 }
@@ -109,14 +148,19 @@ impl World {
             connecting: None,
             on_host: BTreeSet::new(),
             releasing: None,
+            recording: None,
+            handing_over: None,
+            housekeeping: false,
             session: None,
             stops: 0,
             acknowledged: 0,
+            curtailed: false,
+            unfinished: None,
             exited: false,
         }
     }
 
-    fn feed(&mut self, input: Input<u64>) {
+    fn feed(&mut self, input: Input<Shell>) {
         if self.exited {
             return;
         }
@@ -129,11 +173,27 @@ impl World {
         {
             self.connecting = None;
         }
-        for effect in self.machine.handle(input, self.now, Jitter::new(self.jitter)) {
+        let fired = matches!(input, Input::DeadlineReached);
+        let restore = matches!(
+            input,
+            Input::Start {
+                origin: Origin::Restore
+            }
+        );
+        let effects = self.machine.handle(input, self.now, Jitter::new(self.jitter));
+        if let (true, State::Idle | State::Failed(_), State::Reasserting { g, .. }) =
+            (restore, before, self.machine.state())
+        {
+            // The process before left its session.
+            self.session = Some(g);
+        }
+        for effect in effects {
             self.obey(effect, before);
         }
+        if std::mem::take(&mut self.curtailed) {
+            self.answer_with_what_there_is();
+        }
         if let Some(deadline) = self.machine.deadline() {
-            let fired = matches!(input, Input::DeadlineReached);
             assert!(
                 !fired || deadline.at > self.now.awake,
                 "a deadline that fired is replaced by a later one"
@@ -141,7 +201,26 @@ impl World {
         }
     }
 
-    fn obey(&mut self, effect: Effect<u64>, before: State) {
+    fn answer_with_what_there_is(&mut self) {
+        if let Some(g) = self.handing_over.take() {
+            return self.feed(Input::HandedOver { g, kept: false });
+        }
+        if let Some(g) = self.releasing {
+            self.unfinished = Some(g);
+            self.feed(Input::Released {
+                g,
+                restored: Proof::Unfinished,
+            });
+        }
+        if let Some(g) = self.recording.take() {
+            self.feed(Input::Recorded {
+                g,
+                owed: Proof::Unfinished,
+            });
+        }
+    }
+
+    fn obey(&mut self, effect: Effect<Shell>, before: State) {
         match effect {
             Effect::Connect { g, .. } => {
                 assert_eq!(self.connecting, None, "one attempt at a time");
@@ -150,6 +229,7 @@ impl World {
                     self.releasing, None,
                     "nothing connects while the host is being restored"
                 );
+                assert_eq!(self.machine.power(), Power::Awake, "nothing connects in sleep");
                 self.connecting = Some(g);
                 self.on_host.insert(g);
             }
@@ -167,14 +247,33 @@ impl World {
                 assert_eq!(self.connecting, None, "the attempt is cancelled first");
                 assert_eq!(self.releasing.replace(g), None, "one release at a time");
             }
+            Effect::Record { g } => {
+                assert!(self.releasing.is_none() || self.unfinished == Some(g), "released first");
+                assert_eq!(self.recording.replace(g), None, "one record at a time");
+            }
+            Effect::HandOver { g } => {
+                assert_eq!(self.connecting, None, "the attempt is cancelled first");
+                self.handing_over = Some(g);
+            }
+            Effect::Curtail { .. } => self.curtailed = true,
+            Effect::Housekeep => {
+                assert!(!self.housekeeping, "one worker at a time");
+                assert_eq!(self.stops, self.acknowledged, "no chore before the acknowledgement");
+                assert_eq!(self.machine.power(), Power::Awake, "no chore in sleep");
+                self.housekeeping = true;
+            }
+            Effect::Rest => assert!(std::mem::take(&mut self.housekeeping), "only a worker rests"),
             Effect::AckStop { took, outcome } => {
                 self.acknowledged += 1;
                 assert!(self.acknowledged <= self.stops, "no acknowledgement without a stop");
                 match outcome {
-                    Acknowledged::WasDown => assert!(self.on_host.is_empty()),
-                    Acknowledged::Restored(_) => assert!(self.on_host.is_empty(), "restored first"),
-                    Acknowledged::Overrun => assert!(took >= ACK_BUDGET, "not before the budget is used up"),
+                    Acknowledged::WasDown | Acknowledged::HandedOver => {}
+                    Acknowledged::Down {
+                        restored: Proof::Done, ..
+                    } => assert!(self.on_host.is_empty(), "restored first"),
+                    Acknowledged::Down { .. } => assert!(took >= ACK_BUDGET, "not before the budget is used up"),
                 }
+                assert!(!matches!(outcome, Acknowledged::WasDown) || self.on_host.is_empty());
             }
             Effect::Report(Report::SessionStart(g)) => assert_eq!(self.session.replace(g), None),
             Effect::Report(Report::SessionEnd(g, _)) => assert_eq!(self.session.take(), Some(g)),
@@ -192,17 +291,32 @@ impl World {
     fn release(&mut self) {
         if let Some(g) = self.releasing.take() {
             self.on_host.remove(&g);
+            self.unfinished = None;
             self.feed(Input::Released {
                 g,
-                restored: g.number(),
+                restored: Proof::Done,
             });
+        }
+    }
+
+    fn record(&mut self) {
+        if let Some(g) = self.recording.take() {
+            self.feed(Input::Recorded { g, owed: Proof::Done });
         }
     }
 
     fn run(&mut self, step: Step) {
         match step {
             // A shell never claims a release that did not happen, or an attempt it did not make.
-            Step::Input(Input::Released { g, .. }) if self.releasing == Some(g) => self.release(),
+            Step::Input(Input::HandedOver { g, .. }) if self.handing_over != Some(g) => {}
+            Step::Input(Input::HandedOver { g, kept }) => {
+                self.handing_over = None;
+                if kept {
+                    self.on_host.remove(&g);
+                    self.session = None;
+                }
+                self.feed(Input::HandedOver { g, kept });
+            }
             Step::Input(Input::Connected(g) | Input::ConnectFailed { g, .. }) if self.connecting != Some(g) => {
                 // It may come late, though: then it is of an older generation, or nothing is waited for.
                 let running = matches!(
@@ -215,6 +329,12 @@ impl World {
             }
             Step::Input(input) => self.feed(input),
             Step::Release => self.release(),
+            Step::Record => self.record(),
+            Step::Rested => {
+                if std::mem::take(&mut self.housekeeping) {
+                    self.feed(Input::JobsDone);
+                }
+            }
             Step::Wait(time) => {
                 self.now = self.now.plus(time);
                 self.feed(Input::DeadlineReached);
@@ -225,6 +345,7 @@ impl World {
                     self.feed(Input::DeadlineReached);
                 }
             }
+            Step::Freeze(_) if self.exited => {}
             Step::Freeze(time) => {
                 let before = self
                     .machine
@@ -265,6 +386,7 @@ proptest! {
         prop_assert_eq!(world.acknowledged, world.stops);
         // And once it is over, nothing is left.
         world.release();
+        world.record();
         prop_assert!(world.exited || matches!(world.machine.state(), State::Idle | State::Failed(_)));
         prop_assert!(world.exited || world.on_host.is_empty());
         prop_assert!(world.session.is_none());

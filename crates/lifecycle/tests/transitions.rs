@@ -1,23 +1,33 @@
-//! Every state with every input, compared with the golden text beside this file.
+//! Every state with every input, compared with the golden page docs/TRANSITIONS.md.
+//!
+//! After a change that is meant, the page is what the failing test prints below its first line.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
 use lifecycle::{
     Acknowledged, Attempt, Backoff, Effect, EndReason, FailClass, Generation, How, Input, Jitter, LossKind, Machine,
-    OnFailure, Origin, Patience, Report, Settings, Stage, State, StopReason, Then, Trigger,
+    OnFailure, Origin, Patience, Phase, Power, Proofs, Report, Settings, Stage, State, StopReason, Then, Trigger,
+    WakeKind,
 };
 use now::{Awake, Gap, GapKind, Now};
 
 const JITTER: Jitter = Jitter::new(32_768);
 const G1: Generation = Generation::FIRST;
 
-/// The proof of these tests is a word.
-type Proof = &'static str;
+/// The proofs of these tests are words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Words;
+
+impl Proofs for Words {
+    type Restored = &'static str;
+    type Owed = &'static str;
+}
 
 struct Story {
     name: &'static str,
-    machine: Machine,
+    machine: Machine<Words>,
     now: Now,
 }
 
@@ -34,9 +44,9 @@ impl Story {
         }
     }
 
-    fn then(mut self, inputs: &[Input<Proof>]) -> Self {
+    fn then(mut self, inputs: &[Input<Words>]) -> Self {
         for input in inputs {
-            self.machine.handle(*input, self.now, JITTER);
+            self.machine.handle(input.clone(), self.now, JITTER);
         }
         self
     }
@@ -47,24 +57,44 @@ impl Story {
     }
 }
 
-const START: Input<Proof> = Input::Start { origin: Origin::User };
-const STOP: Input<Proof> = stop(false);
-const QUIT: Input<Proof> = stop(true);
-const UP: Input<Proof> = Input::Connected(G1);
-const LOST: Input<Proof> = Input::ControlLost {
+const START: Input<Words> = Input::Start { origin: Origin::User };
+const STOP: Input<Words> = stop(false);
+const QUIT: Input<Words> = stop(true);
+const UP: Input<Words> = Input::Connected(G1);
+const LOST: Input<Words> = Input::ControlLost {
     g: G1,
     kind: LossKind::Eof,
 };
-const OLD_COOKIE: Input<Proof> = failed(G1, FailClass::CookieRefused, Stage::Connect);
+const RESTART: Input<Words> = Input::Stop {
+    reason: StopReason::Restart,
+    exit: true,
+};
+const RELEASED: Input<Words> = Input::Released {
+    g: G1,
+    restored: "clean",
+};
+const RESIDUE: Input<Words> = Input::Released {
+    g: G1,
+    restored: "residue",
+};
+const RECORDED: Input<Words> = Input::Recorded {
+    g: G1,
+    owed: "recorded",
+};
+const TOO_SLOW: Input<Words> = Input::Recorded {
+    g: G1,
+    owed: "disk too slow",
+};
+const OLD_COOKIE: Input<Words> = failed(G1, FailClass::CookieRefused, Stage::Connect);
 
-const fn stop(exit: bool) -> Input<Proof> {
+const fn stop(exit: bool) -> Input<Words> {
     Input::Stop {
         reason: StopReason::User,
         exit,
     }
 }
 
-const fn failed(g: Generation, class: FailClass, stage: Stage) -> Input<Proof> {
+const fn failed(g: Generation, class: FailClass, stage: Stage) -> Input<Words> {
     Input::ConnectFailed { g, class, stage }
 }
 
@@ -73,6 +103,7 @@ fn stories() -> Vec<Story> {
     let stay = |name| Story::new(name, OnFailure::Stay);
     let network = failed(G1, FailClass::Network, Stage::Login);
     let refused = failed(G1, FailClass::AuthRefused, Stage::Login);
+    let refused2 = refused.clone();
     let (ack, soon) = (Duration::from_millis(250), Duration::from_secs(1));
     vec![
         exit("idle"),
@@ -93,24 +124,58 @@ fn stories() -> Vec<Story> {
         exit("reasserting, told")
             .then(&[START, UP, LOST])
             .wait(Duration::from_secs(11)),
+        exit("up, asleep").then(&[START, UP, Input::SleepNotice]),
+        exit("reasserting, asleep").then(&[START, UP, LOST, Input::SleepNotice]),
+        exit("reasserting, maintenance wake").then(&[START, UP, LOST, Input::Wake(WakeKind::Maintenance)]),
+        exit("restored").then(&[Input::Start {
+            origin: Origin::Restore,
+        }]),
+        exit("housekeeping").then(&[Input::JobsDue]),
+        exit("up, housekeeping").then(&[Input::JobsDue, START, UP]),
+        exit("idle, asleep, jobs due").then(&[Input::SleepNotice, Input::JobsDue]),
         exit("stopping").then(&[START, UP, STOP]),
         exit("stopping, start remembered").then(&[START, UP, STOP, START]),
         exit("stopping to exit").then(&[START, UP, QUIT]),
         exit("stopping to exit, twice").then(&[START, UP, QUIT, QUIT]),
-        exit("stopping to exit, overrun").then(&[START, UP, QUIT]).wait(ack),
-        exit("stopping, overrun").then(&[START, UP, STOP]).wait(ack),
-        exit("stopping, failed").then(&[START, refused]),
+        exit("stopping, recording").then(&[START, UP, STOP, RELEASED]),
+        exit("stopping to exit, recording").then(&[START, UP, QUIT, RELEASED]),
+        exit("stopping, curtailed").then(&[START, UP, STOP]).wait(ack),
+        exit("stopping, curtailed, with a residue")
+            .then(&[START, UP, STOP])
+            .wait(ack)
+            .then(&[RESIDUE]),
+        exit("stopping, curtailed while recording")
+            .then(&[START, UP, STOP, RELEASED])
+            .wait(ack),
+        exit("stopping to exit, curtailed while recording")
+            .then(&[START, UP, QUIT, RELEASED])
+            .wait(ack),
+        exit("stopping, settling")
+            .then(&[START, UP, STOP])
+            .wait(ack)
+            .then(&[RESIDUE, TOO_SLOW]),
+        exit("stopping to exit, settling")
+            .then(&[START, UP, QUIT])
+            .wait(ack)
+            .then(&[RESIDUE, TOO_SLOW]),
+        exit("handing over").then(&[START, UP, RESTART]),
+        exit("handing over, curtailed").then(&[START, UP, RESTART]).wait(ack),
+        exit("stopping, failed").then(&[START, refused.clone()]),
         stay("stopping, failed, to stay").then(&[START, refused]),
-        stay("failed").then(&[START, refused, Input::Released { g: G1, restored: "ok" }]),
+        stay("failed").then(&[START, refused2, RELEASED, RECORDED]),
     ]
 }
 
-fn inputs() -> Vec<Input<Proof>> {
+fn inputs() -> Vec<Input<Words>> {
     let mut inputs = vec![
         Input::Start { origin: Origin::User },
         Input::Start { origin: Origin::Boot },
+        Input::Start {
+            origin: Origin::Restore,
+        },
         STOP,
         QUIT,
+        RESTART,
         Input::Cancel,
         Input::Reconnect,
         Input::Connected(G1),
@@ -144,7 +209,15 @@ fn inputs() -> Vec<Input<Proof>> {
     };
     inputs.extend([
         Input::Dialled(3),
-        Input::Released { g: G1, restored: "ok" },
+        RELEASED,
+        RECORDED,
+        Input::HandedOver { g: G1, kept: true },
+        Input::HandedOver { g: G1, kept: false },
+        Input::JobsDue,
+        Input::JobsDone,
+        Input::SleepNotice,
+        Input::Wake(WakeKind::Full),
+        Input::Wake(WakeKind::Maintenance),
         Input::ClockGap(freeze),
         Input::DeadlineReached,
     ]);
@@ -161,15 +234,27 @@ fn inputs() -> Vec<Input<Proof>> {
             reason: EndReason::Admin,
         },
         Input::Released { g: g2, restored: "ok" },
+        Input::Recorded {
+            g: g2,
+            owed: "recorded",
+        },
+        Input::HandedOver { g: g2, kept: true },
     ]);
     inputs
 }
 
-fn input_text(input: Input<Proof>) -> String {
+fn input_text(input: Input<Words>) -> String {
     match input {
         Input::Start { origin } => format!("start by {origin:?}"),
         Input::Stop { exit: false, .. } => "stop".into(),
-        Input::Stop { exit: true, .. } => "stop and exit".into(),
+        Input::Stop {
+            reason: StopReason::User,
+            exit: true,
+        } => "stop and exit".into(),
+        Input::Stop {
+            reason: StopReason::Restart,
+            exit: true,
+        } => "stop to restart".into(),
         Input::Cancel => "cancel".into(),
         Input::Reconnect => "reconnect".into(),
         Input::Connected(g) => format!("{g} connected"),
@@ -178,6 +263,13 @@ fn input_text(input: Input<Proof>) -> String {
         Input::ControlLost { g, kind } => format!("{g} lost: {kind}"),
         Input::SessionEnded { g, reason } => format!("{g} ended: {reason}"),
         Input::Released { g, .. } => format!("{g} released"),
+        Input::Recorded { g, .. } => format!("{g} recorded"),
+        Input::HandedOver { g, kept: true } => format!("{g} handed over"),
+        Input::HandedOver { g, kept: false } => format!("{g} not handed over"),
+        Input::JobsDue => "jobs due".into(),
+        Input::JobsDone => "jobs done".into(),
+        Input::SleepNotice => "sleep".into(),
+        Input::Wake(kind) => format!("wake {kind:?}"),
         Input::ClockGap(gap) => format!("gap of {:?}", gap.length),
         Input::DeadlineReached => "deadline".into(),
     }
@@ -224,6 +316,7 @@ fn state_text(state: State, now: Now) -> String {
             g,
             stops,
             then,
+            phase,
             patience,
             ..
         } => {
@@ -235,17 +328,25 @@ fn state_text(state: State, now: Now) -> String {
                 Then::Exit(Some(reason)) => format!("exit {reason}"),
             };
             let patience = match patience {
-                Patience::Budget(at) => format!("ack in {}", ms(at)),
+                Patience::Budget(at) => format!("{} left", ms(at)),
                 Patience::Grace(at) => format!("exit in {}", ms(at)),
-                Patience::Spent => "overrun".into(),
+                Patience::Spent => "budget used up".into(),
             };
-            format!("stopping {g}, {stops} unanswered, {patience}, then {then}")
+            let phase = match phase {
+                Phase::HandingOver => "handing over",
+                Phase::Releasing => "releasing",
+                Phase::Recording => "recording",
+                Phase::Curtailed { releasing: true } => "curtailed, still releasing",
+                Phase::Curtailed { releasing: false } => "curtailed",
+                Phase::Settling => "settling",
+            };
+            format!("stopping {g}: {phase}, {stops} unanswered, {patience}, then {then}")
         }
         State::Failed(reason) => format!("failed {reason}"),
     }
 }
 
-fn effect_text(effect: Effect<Proof>) -> String {
+fn effect_text(effect: Effect<Words>) -> String {
     match effect {
         Effect::Connect { g, how, trigger } => {
             let trigger = match trigger {
@@ -258,11 +359,16 @@ fn effect_text(effect: Effect<Proof>) -> String {
         Effect::Abort { g } => format!("abort {g}"),
         Effect::Goodbye { g } => format!("goodbye {g}"),
         Effect::Release { g } => format!("release {g}"),
+        Effect::Record { g } => format!("record {g}"),
+        Effect::HandOver { g } => format!("hand over {g}"),
+        Effect::Curtail { g } => format!("curtail {g}"),
+        Effect::Housekeep => "housekeep".into(),
+        Effect::Rest => "rest".into(),
         Effect::AckStop { took, outcome } => {
             let outcome = match outcome {
-                Acknowledged::WasDown => "was down",
-                Acknowledged::Restored(proof) => proof,
-                Acknowledged::Overrun => "overrun",
+                Acknowledged::WasDown => "was down".into(),
+                Acknowledged::Down { restored, owed } => format!("{restored}, {owed}"),
+                Acknowledged::HandedOver => "handed over".into(),
             };
             format!("ack {outcome} {}ms", took.as_millis())
         }
@@ -284,36 +390,85 @@ fn effect_text(effect: Effect<Proof>) -> String {
     }
 }
 
+/// Where the machine is, with what of it is no state of the tunnel.
+fn machine_text(machine: &Machine<Words>, now: Now) -> String {
+    let state = state_text(machine.state(), now);
+    match machine.power() {
+        Power::Awake => state,
+        Power::Asleep { .. } | Power::Maintenance { .. } => format!("{state}, host {}", machine.power().word()),
+    }
+}
+
 /// What every input does in the state a story ends in. Inputs that change nothing share one line.
 fn table_of(story: &Story) -> String {
-    let before = state_text(story.machine.state(), story.now);
-    let mut text = format!("## {}: {before}\n", story.name);
+    let before = machine_text(&story.machine, story.now);
+    let mut text = format!("### {}\n\n`{before}`\n\n", story.name);
     let mut ignored = Vec::new();
     for input in inputs() {
         let mut machine = story.machine.clone();
-        let effects = machine.handle(input, story.now, JITTER);
-        let after = state_text(machine.state(), story.now);
-        if effects.is_empty() && machine.state() == story.machine.state() {
+        let effects = machine.handle(input.clone(), story.now, JITTER);
+        let after = machine_text(&machine, story.now);
+        if effects.is_empty() && after == before {
             ignored.push(input_text(input));
             continue;
         }
         let effects: Vec<_> = effects.into_iter().map(effect_text).collect();
-        let _ = writeln!(text, "{} -> {after} | {}", input_text(input), effects.join(", "));
+        let effects = if effects.is_empty() {
+            String::new()
+        } else {
+            format!(" | {}", effects.join(", "))
+        };
+        let _ = writeln!(text, "- {} -> {after}{effects}", input_text(input));
     }
-    let _ = writeln!(text, "ignored: {}\n", ignored.join(", "));
+    let _ = writeln!(text, "\nIgnored: {}.\n", ignored.join(", "));
     text
 }
 
+/// Which inputs lead from one state to another, as Mermaid draws it.
+fn diagram() -> String {
+    let mut edges: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
+    for story in stories() {
+        for input in inputs() {
+            let mut machine = story.machine.clone();
+            let before = machine.state().word();
+            machine.handle(input.clone(), story.now, JITTER);
+            let after = machine.state().word();
+            if before != after {
+                let label = input_text(input).replace("g1 ", "");
+                let label = label.split(':').next().unwrap_or_default().to_owned();
+                edges.entry((before, after)).or_default().insert(label);
+            }
+        }
+    }
+    let mut text = String::from("```mermaid\nstateDiagram-v2\n    [*] --> idle\n");
+    for ((from, to), labels) in edges {
+        let labels: Vec<_> = labels.into_iter().collect();
+        let _ = writeln!(text, "    {from} --> {to}: {}", labels.join(", "));
+    }
+    text + "```\n"
+}
+
+fn page() -> String {
+    let tables: String = stories().iter().map(table_of).collect();
+    format!(
+        "# The transitions of a tunnel\n\nMade by `cargo test -p lifecycle --test transitions`, which compares this page with \
+         the machine: every input in every\nstate, and what the shell is told to do. `g1` is the generation of the story, `g2` a \
+         later one, whose answers must change nothing.\n\n## States\n\n{}\n## Table\n\n{tables}",
+        diagram()
+    )
+}
+
 #[test]
-fn every_input_in_every_state_does_what_the_golden_table_says() {
-    let actual: String = stories().iter().map(table_of).collect();
-    let golden = include_str!("transitions.txt");
+fn every_input_in_every_state_does_what_the_golden_page_says() {
+    let actual = page();
+    let golden = include_str!("../../../docs/TRANSITIONS.md");
     let different = actual
+        .trim_end()
         .lines()
-        .zip(golden.lines())
+        .zip(golden.trim_end().lines())
         .find(|(actual, golden)| actual != golden);
     assert!(
-        actual == golden,
-        "first difference: {different:#?}; the whole table:\n{actual}"
+        actual.trim_end() == golden.trim_end(),
+        "first difference: {different:?}; the whole page:\n{actual}"
     );
 }
