@@ -161,6 +161,25 @@ impl Admission {
         Ok(())
     }
 
+    /// A logout token is about to be looked at. It counts as a failed login of its source, until
+    /// [`Admission::token_was_right`] takes it back.
+    ///
+    /// # Errors
+    /// [`Refused::AttemptsOfSource`]; the attempt is then not counted.
+    pub fn try_token(&mut self, source: Source, now: Now) -> Result<(), Refused> {
+        let (limit, window) = (self.limits.login_attempts_per_address, self.limits.login_window);
+        if self.sources.count(&source, window, now.awake) >= limit {
+            return Err(Refused::AttemptsOfSource);
+        }
+        self.sources.add(source, window, now.awake);
+        Ok(())
+    }
+
+    /// The token was right, or there was nothing to end with it.
+    pub fn token_was_right(&mut self, source: Source) {
+        self.sources.take_back(&source);
+    }
+
     /// The login succeeded, or was not decided: the attempt does not count.
     pub fn succeeded(&mut self, source: Source, user: &str) {
         self.sources.take_back(&source);
@@ -308,6 +327,24 @@ mod tests {
             admission.succeeded(source(1), "alice");
         }
         assert!(admission.sources.0.is_empty() && admission.users.0.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_logout_token_counts_as_a_failed_login_of_its_source() {
+        let mut admission = Admission::new(limits());
+        for _ in 0..100 {
+            assert_eq!(admission.try_token(source(1), at(0)), Ok(()));
+            admission.token_was_right(source(1));
+        }
+        assert_eq!(admission.attempt(source(1), "alice", at(0)), Ok(()));
+        assert_eq!(admission.try_token(source(1), at(0)), Ok(()));
+        assert_eq!(admission.try_token(source(1), at(0)), Ok(()));
+        assert_eq!(admission.try_token(source(1), at(0)), Err(Refused::AttemptsOfSource));
+        assert_eq!(
+            admission.attempt(source(1), "alice", at(0)),
+            Err(Refused::AttemptsOfSource)
+        );
+        assert_eq!(admission.try_token(source(2), at(0)), Ok(()));
     }
 
     #[test]

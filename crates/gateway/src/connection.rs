@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 use wire::HttpError;
 use wire::http::{Headers, ResponseHead};
-use wire::offer::{Offer, Refusal};
+use wire::offer::{Logout, Offer, Refusal};
 use wire::text::escape;
 
 use crate::admission::{LINGER, Refused, Source};
@@ -188,6 +188,7 @@ impl Dialogue<'_> {
                     front.verdict(self.verify(question).await)
                 }
                 FrontOutput::Login { user, group } => self.login(front, user, group).await,
+                FrontOutput::Logout(logout) => front.logged_out(self.logout(&logout)),
                 FrontOutput::Connect(offer) => return Some(self.connect(&offer).await),
             };
         }
@@ -259,6 +260,26 @@ impl Dialogue<'_> {
         front.logged_in(outcome)
     }
 
+    /// Ends a session for a client that could not say goodbye, if its source has tries left.
+    fn logout(&self, logout: &Logout) -> Verdict {
+        let source = Source::of(self.peer.ip());
+        let now = self.shared.clock.now();
+        if let Err(refused) = self.shared.guests.room().try_token(source, now) {
+            self.too_many("", refused, now);
+            return Verdict::TooMany;
+        }
+        match self.shared.sessions.logout(logout, now) {
+            Ok(()) => {
+                self.shared.guests.room().token_was_right(source);
+                Verdict::Granted
+            }
+            Err(wrong) => {
+                self.denied("", &wrong.to_string());
+                Verdict::Denied
+            }
+        }
+    }
+
     /// Grants or refuses a tunnel.
     async fn connect(&mut self, offer: &Offer) -> Option<Tunnel> {
         let now = self.shared.clock.now();
@@ -278,7 +299,9 @@ impl Dialogue<'_> {
                 return None;
             }
         };
-        let grant = grant::grant(&self.settings.config, &seat.connected, offer, self.peer.ip());
+        let (id, epoch) = (seat.connected.id, seat.connected.epoch);
+        let token = offer.session.then(|| self.shared.sessions.logout_token(id, epoch));
+        let grant = grant::grant(&self.settings.config, &seat.connected, offer, token, self.peer.ip());
         // Not sent here: this future can be dropped at its deadline, and then nobody would give the seat back.
         Some(Tunnel {
             seat,

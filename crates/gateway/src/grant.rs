@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use config::gateway::GatewayConfig;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use session::gateway::{Connected, Lease};
+use wire::Secret;
 use wire::offer::{Grant, MarmotSession, Offer};
 
 /// Bytes around a packet in the tunnel: TCP with timestamps, one TLS record at its worst (TLS 1.2 with AES-GCM: 5 header,
@@ -21,7 +22,15 @@ const DEFAULT_BASE_MTU: u16 = 1500;
 const SERVER_NAME: &str = "marmot";
 
 /// The grant for a client that connected from `peer`.
-pub(crate) fn grant(config: &GatewayConfig, connected: &Connected, offer: &Offer, peer: IpAddr) -> Grant {
+///
+/// `logout` is for clients that asked for a session of ours, and for nobody else.
+pub(crate) fn grant(
+    config: &GatewayConfig,
+    connected: &Connected,
+    offer: &Offer,
+    logout: Option<Secret>,
+    peer: IpAddr,
+) -> Grant {
     let lease = &connected.lease;
     let network = &config.network;
     let base_mtu = offer.base_mtu.unwrap_or(DEFAULT_BASE_MTU);
@@ -52,6 +61,7 @@ pub(crate) fn grant(config: &GatewayConfig, connected: &Connected, offer: &Offer
             id: connected.id.to_string(),
             epoch: connected.epoch,
         }),
+        logout: logout.filter(|_| offer.session),
         ..Grant::default()
     }
 }
@@ -140,7 +150,8 @@ mod tests {
     }
 
     fn granted(config: &GatewayConfig, v4: bool, v6: bool, offer: &Offer) -> Grant {
-        grant(config, &connected(v4, v6), offer, IpAddr::from([192, 0, 2, 1]))
+        let token = Some(Secret::from("0123"));
+        grant(config, &connected(v4, v6), offer, token, IpAddr::from([192, 0, 2, 1]))
     }
 
     fn nets(nets: &[&str]) -> Vec<IpNet> {
@@ -196,9 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_client_hears_of_id_and_epoch() {
+    fn only_our_own_client_hears_of_id_epoch_and_token() {
         let config = config("");
-        assert_eq!(granted(&config, true, false, &Offer::default()).session, None);
+        let stock = granted(&config, true, false, &Offer::default());
+        assert_eq!((stock.session, stock.logout), (None, None));
         let ours = granted(
             &config,
             true,
@@ -215,5 +227,6 @@ mod tests {
                 epoch: 3
             })
         );
+        assert_eq!(ours.logout, Some(Secret::from("0123")));
     }
 }

@@ -21,11 +21,13 @@ use bytes::Bytes;
 use now::{Deadline, Now};
 use session::gateway::{
     ConnectRefused, Connected, CookieHash, Ended, Lease, Limits, LoginRefused, Reservation, SessionId, Sessions,
+    TokenHash, WrongToken,
 };
 use session::{EndReason, Traffic};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, info, warn};
 use wire::Secret;
+use wire::offer::Logout;
 use wire::text::escape;
 
 use crate::admission::SESSION_QUEUE;
@@ -167,6 +169,27 @@ impl SessionRoom {
             packets,
             orders,
         })
+    }
+
+    /// A new token that ends this connection's epoch of a session later, without a tunnel.
+    pub(crate) fn logout_token(&self, id: SessionId, epoch: u64) -> Secret {
+        // Written as an id is: 16 random bytes, 32 digits.
+        let token = Secret::new(SessionId(self.random_bytes()).to_string());
+        let hash = TokenHash(sha256(&token));
+        self.table.borrow_mut().allow_logout(id, epoch, hash);
+        token
+    }
+
+    /// Ends a session whose client could not say goodbye, if it is still there at the epoch that the client knows.
+    pub(crate) fn logout(&self, logout: &Logout, now: Now) -> Result<(), WrongToken> {
+        let Some(id) = SessionId::parse(&logout.session.id) else {
+            return Ok(());
+        };
+        let token = TokenHash(sha256(&logout.token));
+        let ended = self.table.borrow_mut().logout(id, logout.session.epoch, &token, now)?;
+        self.all_over(ended);
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// The tunnel of a connection is over; `traffic` is what it carried.
@@ -318,8 +341,12 @@ fn warn_of_missed(connected: &Connected) {
 }
 
 fn hash(cookie: &Secret) -> CookieHash {
-    let digest = digest(&SHA256, cookie.expose().as_bytes());
-    CookieHash(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    CookieHash(sha256(cookie))
+}
+
+fn sha256(secret: &Secret) -> [u8; 32] {
+    let digest = digest(&SHA256, secret.expose().as_bytes());
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]

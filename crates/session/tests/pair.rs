@@ -7,14 +7,14 @@ use now::Now;
 use session::client::{self, Authenticated, Authenticating, ConnectError, Identity, Step, Wants};
 use session::gateway::{
     ConnectRefused, CookieHash, Established, Front, FrontOutput, FrontPolicy, Leases, Limits, Reservation, SessionId,
-    Sessions, Verdict,
+    Sessions, TokenHash, Verdict,
 };
 use session::{EndReason, Output, Received};
 use wire::Secret;
 use wire::auth::{Input, InputKind};
 use wire::cstp::Frame;
 use wire::http::{ResponseHead, parse_request, parse_response};
-use wire::offer::{Grant, MarmotSession, Refusal};
+use wire::offer::{Grant, Logout, MarmotSession, Refusal};
 
 const PASSWORD: &str = "correct horse";
 
@@ -91,6 +91,16 @@ impl Gateway {
                         .login(&user, None, Reservation::default(), id, cookie, Now::default());
                     front.logged_in(ended.map(|_| Secret::new(format!("cookie-{}", self.logins))))
                 }
+                FrontOutput::Logout(logout) => {
+                    let id = SessionId::parse(&logout.session.id).expect("an id");
+                    let token = hash(&logout.token);
+                    let outcome = self.sessions.logout(id, logout.session.epoch, &token, Now::default());
+                    front.logged_out(if outcome.is_ok() {
+                        Verdict::Granted
+                    } else {
+                        Verdict::Denied
+                    })
+                }
                 FrontOutput::Connect(offer) => {
                     let message = self.connect(offer.cookie.expose());
                     FrontOutput::Reply { message, close: false }
@@ -108,24 +118,34 @@ impl Gateway {
             .sessions
             .connect(&CookieHash([number; 32]), true, false, Now::default())
         {
-            Ok(connected) => Grant {
-                v4: connected
-                    .lease
-                    .v4
-                    .map(|address| ipnet::Ipv4Net::new(address, 24).expect("prefix")),
-                mtu: 1400,
-                dpd: Some(Duration::from_secs(90)),
-                session: Some(MarmotSession {
-                    id: connected.id.to_string(),
-                    epoch: connected.epoch,
-                }),
-                ..Grant::default()
+            Ok(connected) => {
+                let token = Secret::new(format!("{:032x}", connected.epoch));
+                assert!(self.sessions.allow_logout(connected.id, connected.epoch, hash(&token)));
+                Grant {
+                    v4: connected
+                        .lease
+                        .v4
+                        .map(|address| ipnet::Ipv4Net::new(address, 24).expect("prefix")),
+                    mtu: 1400,
+                    dpd: Some(Duration::from_secs(90)),
+                    session: Some(MarmotSession {
+                        id: connected.id.to_string(),
+                        epoch: connected.epoch,
+                    }),
+                    logout: Some(token),
+                    ..Grant::default()
+                }
+                .encode()
             }
-            .encode(),
             Err(ConnectRefused::UnknownCookie) => Refusal::Cookie.encode(),
             Err(refused) => Refusal::Unavailable(Some(refused.to_string())).encode(),
         }
     }
+}
+
+/// Stands for SHA-256, which this crate does not have.
+fn hash(token: &Secret) -> TokenHash {
+    TokenHash(token.expose().as_bytes().try_into().expect("32 characters"))
 }
 
 fn alice(password: &'static str) -> impl FnMut(&Input) -> Option<Secret> {
@@ -385,4 +405,30 @@ fn a_form_that_names_another_host_gets_nothing() {
         matches!(refused, Err(client::AuthError::Redirect { .. })),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_client_that_could_not_say_goodbye_logs_out_later_and_only_its_own_epoch() {
+    let mut gateway = Gateway::new(FrontPolicy {
+        password: true,
+        ..FrontPolicy::default()
+    });
+    let authenticated = login(&mut gateway, &identity(), false, false, None).expect("login");
+    let logout_of = |established: &client::Established| Logout {
+        session: established.session().expect("our gateway").clone(),
+        token: established.grant().logout.clone().expect("a token"),
+    };
+    let first = logout_of(&connect(&mut gateway, &authenticated).expect("tunnel"));
+    let second = logout_of(&connect(&mut gateway, &authenticated).expect("tunnel"));
+    let wrong = Logout {
+        token: first.token.clone(),
+        ..second.clone()
+    };
+    for (logout, status, left) in [(&first, 204, 1), (&wrong, 403, 1), (&second, 204, 0), (&second, 204, 0)] {
+        let request = logout.encode("vpn.example.com", "test");
+        let mut front = gateway.front(None);
+        let (head, body, close) = gateway.answer(&mut front, &request);
+        assert_eq!((head.status, body.len(), close), (status, 0, true));
+        assert_eq!(gateway.sessions.iter().count(), left);
+    }
 }

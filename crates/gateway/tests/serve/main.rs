@@ -4,5 +4,6 @@ mod access;
 mod client;
 mod house;
 mod limits;
+mod logout;
 mod tunnels;
 mod upkeep;

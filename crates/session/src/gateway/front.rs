@@ -10,7 +10,7 @@ use wire::auth::{
     self, COOKIE, Choice, ClientDocument, Field, Form, GROUP_LIST, GatewayDocument, Input, InputKind, parse_client,
 };
 use wire::http::{Headers, Method, RequestHead, ResponseHead};
-use wire::offer::{Offer, Refusal};
+use wire::offer::{LOGOUT_PATH, Logout, Offer, Refusal};
 
 use super::LoginRefused;
 
@@ -64,11 +64,13 @@ pub enum FrontOutput {
         /// The chosen group.
         group: Option<String>,
     },
+    /// End this session, if the token is right, and answer with [`Front::logged_out`].
+    Logout(Logout),
     /// A tunnel is asked for. What follows on this connection are frames, if it is granted.
     Connect(Box<Offer>),
 }
 
-/// The outcome of a password check.
+/// The outcome of a check of a password or of a logout token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Right password, user and group.
@@ -108,6 +110,10 @@ impl Front {
                 Ok(offer) => FrontOutput::Connect(Box::new(offer)),
                 Err(_) => refuse(400, "Bad Request"),
             },
+            Method::Post if head.target == LOGOUT_PATH => match Logout::parse(body) {
+                Some(logout) => FrontOutput::Logout(logout),
+                None => refuse(400, "Bad Request"),
+            },
             Method::Get => self.begin(None),
             Method::Post => self.post(head, body),
             Method::Other(_) => refuse(405, "Method Not Allowed"),
@@ -146,6 +152,15 @@ impl Front {
                 reply_with(200, "OK", &[("Set-Cookie", &set_cookie)], &document.encode(), false)
             }
             Err(refused) => unavailable(&refused.to_string()),
+        }
+    }
+
+    /// Takes the outcome of a [`FrontOutput::Logout`]. Whether there was a session to end is not said.
+    pub fn logged_out(&self, verdict: Verdict) -> FrontOutput {
+        match verdict {
+            Verdict::Granted => refuse(204, "No Content"),
+            Verdict::Denied => refuse(403, "Forbidden"),
+            Verdict::TooMany | Verdict::Busy => unavailable("too many logins at once, try again"),
         }
     }
 
@@ -291,7 +306,9 @@ fn reply_with(status: u16, reason: &str, extra: &[(&str, &str)], body: &str, clo
     if !body.is_empty() {
         headers.push("Content-Type", "text/xml; charset=utf-8");
     }
-    headers.push("Content-Length", body.len().to_string());
+    if status != 204 {
+        headers.push("Content-Length", body.len().to_string());
+    }
     headers.push("X-Transcend-Version", "1");
     for (name, value) in extra {
         headers.push(*name, *value);

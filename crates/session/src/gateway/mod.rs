@@ -16,4 +16,7 @@ mod sessions;
 pub use established::Established;
 pub use front::{Front, FrontOutput, FrontPolicy, MAX_TRIES, Verdict};
 pub use lease::{Lease, Leases, PoolExhausted, Reservation};
-pub use sessions::{ConnectRefused, Connected, CookieHash, Ended, Entry, Limits, LoginRefused, SessionId, Sessions};
+pub use sessions::{
+    ConnectRefused, Connected, CookieHash, Ended, Entry, Limits, LoginRefused, SessionId, Sessions, TokenHash,
+    WrongToken,
+};

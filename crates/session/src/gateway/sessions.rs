@@ -29,9 +29,46 @@ impl fmt::Display for SessionId {
     }
 }
 
+impl SessionId {
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; 16];
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+            return None;
+        };
+        if pairs.len() != id.len() {
+            return None;
+        }
+        for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+        }
+        Some(Self(id))
+    }
+}
+
 /// SHA-256 of a cookie. The table never sees the cookie itself, so a dump of it opens no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CookieHash(pub [u8; 32]);
+
+/// SHA-256 of a token that can end one epoch of a session and do nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenHash(pub [u8; 32]);
+
+impl PartialEq for TokenHash {
+    /// Takes the same time whatever differs, as far as the compiler leaves it so.
+    fn eq(&self, other: &Self) -> bool {
+        let difference = self.0.iter().zip(other.0).fold(0, |sum, (a, b)| sum | (a ^ b));
+        std::hint::black_box(difference) == 0
+    }
+}
+
+impl Eq for TokenHash {}
+
+/// The token of a logout is not the one of that session and epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("wrong logout token")]
+pub struct WrongToken;
 
 /// How many and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +154,8 @@ pub struct Entry {
     reserved: Reservation,
     lease: Lease,
     epoch: u64,
+    /// Ends this epoch; goes with it.
+    token: Option<TokenHash>,
     began: Boot,
     /// `None` while connected.
     waiting_since: Option<Boot>,
@@ -229,6 +268,7 @@ impl Sessions {
             reserved,
             lease: Lease::default(),
             epoch: 0,
+            token: None,
             began: now.boot,
             waiting_since: Some(now.boot),
         };
@@ -269,6 +309,7 @@ impl Sessions {
         };
         let replaced = entry.is_connected().then_some(entry.epoch);
         entry.epoch += 1;
+        entry.token = None;
         entry.waiting_since = None;
         let lived = now.boot.since(entry.began);
         Ok(Connected {
@@ -282,6 +323,39 @@ impl Sessions {
             remaining: self.limits.session_timeout.map(|limit| limit.saturating_sub(lived)),
             ended,
         })
+    }
+
+    /// Lets whoever has this token end `epoch` of a session later, by [`Sessions::logout`]. `false` if that is not its
+    /// newest connection.
+    pub fn allow_logout(&mut self, id: SessionId, epoch: u64, token: TokenHash) -> bool {
+        match self.entries.get_mut(&id) {
+            Some(entry) if entry.epoch == epoch => {
+                entry.token = Some(token);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends a session whose client could not say goodbye. `None` if there is nothing to end: the session is over, or a
+    /// later connection took it further than the client that asks knows.
+    ///
+    /// # Errors
+    /// [`WrongToken`]; the session goes on.
+    pub fn logout(
+        &mut self,
+        id: SessionId,
+        epoch: u64,
+        token: &TokenHash,
+        now: Now,
+    ) -> Result<Option<Ended>, WrongToken> {
+        match self.entries.get(&id) {
+            Some(entry) if entry.epoch == epoch => match &entry.token {
+                Some(granted) if granted == token => Ok(self.end(id, Some(epoch), EndReason::UserStop, now)),
+                Some(_) | None => Err(WrongToken),
+            },
+            Some(_) | None => Ok(None),
+        }
     }
 
     /// The connection of `epoch` is gone. The session waits, unless a newer connection has taken over. `true` if it waits.

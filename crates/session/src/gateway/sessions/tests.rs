@@ -315,3 +315,60 @@ fn a_removed_user_loses_every_session() {
     assert_eq!(ended.len(), 1);
     assert_eq!((ended[0].user.as_str(), ended[0].connected), ("alice", Some(1)));
 }
+
+fn token(n: u8) -> TokenHash {
+    TokenHash([n; 32])
+}
+
+#[test]
+fn a_logout_token_ends_its_epoch_and_nothing_else() {
+    let mut table = table();
+    login(&mut table, "alice", 1, 0).expect("room");
+    login(&mut table, "alice", 2, 0).expect("room");
+    let one = connect(&mut table, 1, 1).expect("cookie");
+    let other = connect(&mut table, 2, 1).expect("cookie");
+    assert!(table.allow_logout(one.id, 1, token(1)));
+    assert!(table.allow_logout(other.id, 1, token(2)));
+    assert_eq!(table.logout(other.id, 1, &token(1), now(2)), Err(WrongToken));
+    let ended = table
+        .logout(one.id, 1, &token(1), now(2))
+        .expect("right")
+        .expect("it was there");
+    assert_eq!(
+        (ended.id, ended.reason, ended.connected),
+        (one.id, EndReason::UserStop, Some(1))
+    );
+    assert_eq!(table.logout(one.id, 1, &token(1), now(3)), Ok(None));
+    assert_eq!(table.iter().map(|(id, _)| id).collect::<Vec<_>>(), [other.id]);
+}
+
+#[test]
+fn a_later_connection_takes_the_session_out_of_reach_of_an_old_token() {
+    let mut table = table();
+    login(&mut table, "alice", 1, 0).expect("room");
+    let id = connect(&mut table, 1, 1).expect("cookie").id;
+    assert!(table.allow_logout(id, 1, token(1)));
+    connect(&mut table, 1, 2).expect("cookie");
+    assert_eq!(table.logout(id, 1, &token(1), now(3)), Ok(None));
+    assert_eq!(
+        table.logout(id, 2, &token(1), now(3)),
+        Err(WrongToken),
+        "no token of this epoch"
+    );
+    assert!(!table.allow_logout(id, 1, token(1)));
+    assert_eq!(table.iter().count(), 1);
+}
+
+#[test]
+fn the_text_of_a_session_id_reads_back() {
+    let id = SessionId([0xa0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff]);
+    assert_eq!(SessionId::parse(&id.to_string()), Some(id));
+    for bad in [
+        "",
+        "00",
+        "0g000000000000000000000000000000",
+        "000000000000000000000000000000000",
+    ] {
+        assert_eq!(SessionId::parse(bad), None, "{bad}");
+    }
+}
