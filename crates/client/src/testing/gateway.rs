@@ -227,6 +227,7 @@ impl Call {
                         front.verdict(if right { Verdict::Granted } else { Verdict::Denied })
                     }
                     FrontOutput::Login { user, .. } => front.logged_in(Ok(self.log_in(user))),
+                    FrontOutput::Logout(_) => front.logged_out(Verdict::Granted),
                     FrontOutput::Connect(offer) => match self.refusal(&offer, &behaviour) {
                         Some(refusal) => break (refusal.encode(), true),
                         None if behaviour.garbled_grant => {
