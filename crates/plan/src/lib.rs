@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod network;
+mod undo;
 mod vet;
 
 pub use network::{Dns, NetworkPlan, Overlap, Route, RouteKind};
+pub use undo::Undo;
 pub use vet::{
     Granted, MAX_DNS_SERVERS, MAX_DOMAINS, MAX_MTU, MAX_ROUTES, MIN_MTU, MIN_MTU_V6, Policy, Refused, Vetted, vet,
 };

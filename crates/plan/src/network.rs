@@ -4,11 +4,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::Vetted;
 
 /// Where packets for a route of the tunnel's own table go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RouteKind {
     /// Into the tunnel.
     Tunnel,
@@ -17,7 +19,7 @@ pub enum RouteKind {
 }
 
 /// One route of the tunnel's own routing table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// Destination, with its host bits cleared.
     pub net: IpNet,
@@ -26,7 +28,7 @@ pub struct Route {
 }
 
 /// Name servers and domains.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {
     /// Name servers, most wanted first.
     pub servers: Vec<IpAddr>,
@@ -63,7 +65,7 @@ impl fmt::Display for Overlap {
 
 /// All that a tunnel puts on the host. Everything lies in the table, rules and device of the tunnel's slot, so that it can
 /// be removed by exact identity.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPlan {
     /// Addresses of the device: /32 and /128, so that no connected route appears.
     pub addresses: Vec<IpNet>,
