@@ -1,0 +1,152 @@
+//! The first thing a worker does: look at what the one before left.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use now::Wall;
+
+use crate::record::to_ms;
+use crate::steps::Look;
+use crate::{Damaged, Disk, FileName, Folder, Job, JobId, Ledger, LedgerError};
+
+/// The proof that the worker lock is held and that recovery was done. The lock is given back when this is dropped.
+#[derive(Debug)]
+pub struct Work<L> {
+    _lock: L,
+    pub(crate) queue: VecDeque<FileName>,
+}
+
+/// What recovery found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Jobs that ran when their worker ended; they are due again.
+    pub interrupted: Vec<JobId>,
+    /// Jobs that were in the hands of a worker that ended too often; they are in failed/ now.
+    pub given_up: Vec<JobId>,
+    /// Copies that crashes left, and that are removed now.
+    pub copies: u32,
+    /// Files that are not readable as what they should be.
+    pub damaged: Vec<Damaged>,
+}
+
+/// Where jobs lie, most final first: of several copies of one job, the first counts.
+const PRECEDENCE: [Folder; 6] = [
+    Folder::Done,
+    Folder::Failed,
+    Folder::Waiting,
+    Folder::Running,
+    Folder::Due,
+    Folder::Open,
+];
+
+impl<D: Disk> Ledger<D> {
+    /// Takes the worker lock without waiting; `None` while somebody else works on this ledger.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn lock_worker(&self) -> Result<Option<D::Lock>, LedgerError> {
+        self.disk.lock_worker().map_err(LedgerError::Lock)
+    }
+
+    /// Puts in order what crashes and ended workers left: temporary files are removed, of several copies of a job the most
+    /// final stays, what ran is due again, and files that are not jobs are moved to failed/ unchanged. Records of sessions
+    /// that may be alive are left alone.
+    ///
+    /// # Errors
+    /// The disk's. Recovery can be tried again at any point.
+    pub fn recover(&self, lock: D::Lock, now: Wall) -> Result<(Work<D::Lock>, Recovered), LedgerError> {
+        let mut found = Recovered::default();
+        let mut places: BTreeMap<JobId, Vec<Folder>> = BTreeMap::new();
+        for folder in PRECEDENCE {
+            self.disk
+                .remove_temporaries(folder)
+                .map_err(|error| LedgerError::Disk {
+                    what: "remove temporary files".to_owned(),
+                    folder,
+                    error,
+                })?;
+            for name in self.names(folder)? {
+                match JobId::of_file(&name) {
+                    Some(id) => places.entry(id).or_default().push(folder),
+                    None if folder == Folder::Failed => {}
+                    None => found
+                        .damaged
+                        .push(self.set_aside(folder, &name, "not the name of a job")),
+                }
+            }
+        }
+        for (id, folders) in &places {
+            if folders.len() > 1 {
+                self.keep_one(*id, folders, &mut found)?;
+            }
+        }
+        for name in self.names(Folder::Running)? {
+            self.take_back(&name, now, &mut found)?;
+        }
+        let work = Work {
+            _lock: lock,
+            queue: VecDeque::new(),
+        };
+        Ok((work, found))
+    }
+
+    /// Removes all copies of a job but the most final that can be read. One in done/ counts even if it cannot be read.
+    fn keep_one(&self, id: JobId, folders: &[Folder], found: &mut Recovered) -> Result<(), LedgerError> {
+        let name = id.file_name();
+        let mut kept = false;
+        for folder in folders {
+            if kept {
+                self.remove(*folder, &name)?;
+                found.copies += 1;
+                continue;
+            }
+            kept = match (*folder, self.look::<Job>(*folder, &name)) {
+                (Folder::Done | Folder::Open, _) | (_, Ok(Look::Good(_))) => true,
+                (_, Ok(Look::Gone)) => false,
+                (_, Ok(Look::Bad(damage))) => {
+                    found.damaged.push(self.set_aside(*folder, &name, damage));
+                    false
+                }
+                (_, Err(error)) => return Err(error),
+            };
+            if kept {
+                // It may have got here just before the crash: the others go only when it is sure to stay.
+                self.sync(*folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a job due again whose worker ended.
+    fn take_back(&self, name: &FileName, now: Wall, found: &mut Recovered) -> Result<(), LedgerError> {
+        let mut job = match self.look::<Job>(Folder::Running, name) {
+            Ok(Look::Good(job)) => job,
+            Ok(Look::Gone) => return Ok(()),
+            Ok(Look::Bad(damage)) => {
+                found.damaged.push(self.set_aside(Folder::Running, name, damage));
+                return Ok(());
+            }
+            Err(error) => {
+                found.damaged.push(Damaged {
+                    folder: Folder::Running,
+                    name: name.clone(),
+                    kept_as: None,
+                    why: error.to_string(),
+                });
+                return Ok(());
+            }
+        };
+        let id = job.id();
+        job.interrupted = job.interrupted.saturating_add(1);
+        if job.interrupted > self.limits.interruptions {
+            job.settled_ms = Some(to_ms(now));
+            job.last_error = Some(format!("its worker ended {} times while it ran", job.interrupted));
+            self.put(Folder::Failed, name, &job)?;
+            found.given_up.push(id);
+        } else {
+            self.put(Folder::Due, name, &job)?;
+            found.interrupted.push(id);
+        }
+        self.remove(Folder::Running, name)?;
+        self.sync(Folder::Running)
+    }
+}
