@@ -22,8 +22,12 @@
 mod access;
 mod client;
 mod daemon;
+mod denied;
 mod limits;
+mod patient;
+mod routes;
 mod server;
+mod stream;
 mod types;
 
 pub use access::{Peer, Privilege, owner};

@@ -6,15 +6,12 @@ use std::time::Duration;
 pub const MAX_CONNECTIONS: usize = 32;
 
 /// Connections of [`MAX_CONNECTIONS`] kept for peers that may administer: a flood by others cannot keep root out.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const RESERVED: usize = 4;
 
 /// Readers of events at once: they stay, so they must leave room for orders.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const MAX_READERS: usize = 16;
 
 /// Connections at once that only get to hear that there are too many. More are closed without a word.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const MAX_TURNED_AWAY: usize = 32;
 
 /// Events that wait for one reader. More are not lost silently: the reader is dropped, connects again and begins with
@@ -22,11 +19,9 @@ pub(crate) const MAX_TURNED_AWAY: usize = 32;
 pub const EVENT_QUEUE: usize = 64;
 
 /// The largest request body in bytes; ours have at most one member.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const MAX_BODY: usize = 16 * 1024;
 
 /// The largest request head in bytes; hyper's smallest buffer.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const MAX_HEAD: usize = 8 * 1024;
 
 /// Jobs in one answer: 1,000 of them are below 1 MB. Those that failed come first.
@@ -36,33 +31,25 @@ pub const MAX_JOBS: usize = 1000;
 pub const MAX_HISTORY: usize = 1000;
 
 /// Time for a request's head to arrive, also on a connection that had a request before.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for a request's body to arrive.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for a peer to take at least one byte of what is to be written.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for the daemon to answer. The longest honest wait is the budget of a stop, 0.25 s.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for a peer that was turned away to read why.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// Time for answers that are on their way when the daemon ends.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const GRACE: Duration = Duration::from_millis(50);
 
 /// The largest answer that a client takes, in bytes.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const MAX_ANSWER: usize = 8 * 1024 * 1024;
 
 /// The longest line of events that a client takes, in bytes. A status names at most [`MAX_JOBS`] jobs.
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) const MAX_LINE: usize = 2 * 1024 * 1024;

@@ -14,14 +14,12 @@ pub use status::{Problem, State, Status, Traffic, Tunnel, Wanted};
 
 /// An answer as it goes over the socket.
 #[derive(Debug, Serialize, Deserialize)]
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) struct Versioned<T> {
     pub(crate) version: u32,
     #[serde(flatten)]
     pub(crate) body: T,
 }
 
-#[allow(dead_code, reason = "the server comes next")]
 impl<T: Serialize> Versioned<T> {
     /// One line of JSON.
     pub(crate) fn line(body: T) -> Vec<u8> {
@@ -37,14 +35,12 @@ impl<T: Serialize> Versioned<T> {
 
 /// `{"version":1,"error":{..}}`
 #[derive(Debug, Serialize, Deserialize)]
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) struct Denial {
     pub(crate) error: DenialWords,
 }
 
 /// Why a request was refused.
 #[derive(Debug, Serialize, Deserialize)]
-#[allow(dead_code, reason = "the server comes next")]
 pub(crate) struct DenialWords {
     pub(crate) code: String,
     pub(crate) message: String,
