@@ -1,6 +1,6 @@
 //! The three clocks of the host in one reading.
 
-pub use crate::os::clock::now;
+pub use crate::os::clock::{boot_id, now};
 
 #[cfg(test)]
 mod tests {

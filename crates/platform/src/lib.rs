@@ -16,14 +16,18 @@
 //! I/O and time drivers.
 
 pub mod capabilities;
+pub mod children;
 pub mod clock;
+pub mod disk;
 mod error;
 pub mod files;
 pub mod listen;
 pub mod netns;
 pub mod network;
+pub mod service;
 pub mod signals;
 pub mod slot;
+pub mod socket;
 pub mod tcp;
 pub mod tun;
 

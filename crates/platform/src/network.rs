@@ -26,8 +26,8 @@ pub struct ConnectedNetwork {
     pub net: IpNet,
 }
 
-/// Proof that the host was restored, with what could not be removed. Only [`Network::release`] and [`Network::sweep`] make
-/// one.
+/// Proof that the host was restored, with what could not be removed. Made by [`Network::release`], [`Network::sweep`] and
+/// [`Network::undo`]; and by [`Restored::unfinished`], which proves the contrary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Restored {
@@ -42,6 +42,15 @@ impl Restored {
     )]
     pub(crate) fn new(removed: Vec<String>, residue: Vec<String>) -> Self {
         Self { residue, removed }
+    }
+
+    /// For a caller that must answer before the work is done: nothing is known to be removed, and `what` is named as left
+    /// behind ("rules and link of marmot0: still being removed").
+    pub fn unfinished(what: impl Into<String>) -> Self {
+        Self {
+            residue: vec![what.into()],
+            removed: Vec::new(),
+        }
     }
 
     /// Whether nothing was left behind.

@@ -11,7 +11,7 @@ pub enum Signal {
     Terminate,
     /// `SIGINT`: stop and exit.
     Interrupt,
-    /// `SIGQUIT`: stop and exit.
+    /// `SIGQUIT`: a stop that is a restart, where the service manager keeps descriptors; else stop and exit.
     Quit,
     /// `SIGUSR1`: take the tunnel down, stay running.
     TunnelDown,

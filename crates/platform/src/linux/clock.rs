@@ -12,3 +12,9 @@ pub fn now() -> Now {
         wall: Wall::from_origin(read(libc::CLOCK_REALTIME)),
     }
 }
+
+/// The number of this run of the kernel: another one means that the host was started anew. Empty if it cannot be read.
+pub fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}

@@ -2,8 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use socket2::{Domain, SockRef, Type};
 
@@ -11,39 +10,20 @@ use crate::PlatformError;
 
 pub use crate::unix::listen::listen;
 
-/// The first descriptor that a service manager hands over (`SD_LISTEN_FDS_START`).
-const FIRST_INHERITED: RawFd = 3;
-
-/// The most descriptors taken over. A gateway listens on a handful of addresses.
-const MAX_INHERITED: RawFd = 64;
-
 /// Takes the listening sockets that the service manager passed to this process (`LISTEN_PID`, `LISTEN_FDS`); none if it
-/// passed none. They come non-blocking and are closed in our children. Only the first call gets them.
+/// passed none. They come non-blocking and are closed in our children. Only the first call gets them, here or of
+/// [`crate::service::taken`].
 pub fn inherited() -> Result<Vec<TcpListener>, PlatformError> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    let variable = |name| std::env::var(name).ok();
-    let count = announced(variable("LISTEN_PID"), variable("LISTEN_FDS"), std::process::id());
-    if count == 0 || TAKEN.swap(true, Ordering::SeqCst) {
-        return Ok(Vec::new());
-    }
-    (FIRST_INHERITED..FIRST_INHERITED + count)
-        .map(|number| {
-            // SAFETY: the service manager opened these descriptors for this process (LISTEN_PID is ours) and nobody else in
-            // it owns them; `TAKEN` keeps a second caller from owning them again.
-            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-            adopt(descriptor).map_err(|source| PlatformError::io(format!("use inherited descriptor {number}"), source))
+    let taken = super::service::take()
+        .map_err(|source| PlatformError::io("use the descriptors of the service manager", source))?;
+    taken
+        .into_iter()
+        .map(|(name, descriptor)| {
+            let number = descriptor.as_raw_fd();
+            adopt(descriptor)
+                .map_err(|source| PlatformError::io(format!("use inherited descriptor {number} ({name})"), source))
         })
         .collect()
-}
-
-/// How many descriptors the service manager announced to the process `pid`.
-fn announced(listen_pid: Option<String>, listen_fds: Option<String>, pid: u32) -> RawFd {
-    if listen_pid.and_then(|text| text.parse().ok()) != Some(pid) {
-        return 0;
-    }
-    listen_fds
-        .and_then(|text| text.parse::<RawFd>().ok())
-        .map_or(0, |count| count.clamp(0, MAX_INHERITED))
 }
 
 fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
@@ -65,15 +45,6 @@ fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
 mod tests {
     use super::*;
     use socket2::Socket;
-
-    #[test]
-    fn descriptors_meant_for_another_process_are_left_alone() {
-        assert_eq!(announced(Some("7".into()), Some("2".into()), 7), 2);
-        assert_eq!(announced(Some("8".into()), Some("2".into()), 7), 0);
-        assert_eq!(announced(None, Some("2".into()), 7), 0);
-        assert_eq!(announced(Some("7".into()), Some("-1".into()), 7), 0);
-        assert_eq!(announced(Some("7".into()), Some("100000".into()), 7), MAX_INHERITED);
-    }
 
     #[test]
     fn a_descriptor_that_does_not_listen_is_refused() {

@@ -10,10 +10,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use plan::NetworkPlan;
+use plan::{NetworkPlan, Undo};
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::RuleMessage;
@@ -174,6 +175,88 @@ impl Network {
         );
         self.clear_table(*slot, &mut clearing).await;
         clearing.into_restored()
+    }
+
+    /// Removes the TUN device `name`, even if descriptors of it are still open somewhere, and says whether there was one. An
+    /// interface of another kind is refused. The kernel needs about 20 ms; they are spent on a thread of their own.
+    pub async fn remove_link(&self, name: &str) -> Result<bool> {
+        let what = || format!("remove the interface {name}");
+        let Ok(index) = index_of(name) else {
+            return Ok(false);
+        };
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let answer = match self.netlink.question(RouteNetlinkMessage::GetLink(question)).await {
+            Ok(RouteNetlinkMessage::NewLink(link)) => link,
+            Ok(other) => {
+                let unexpected = io::Error::other(format!("unexpected answer {other:?}"));
+                return Err(step(what(), unexpected));
+            }
+            Err(error) => {
+                return ignore_absent(error)
+                    .map(|()| false)
+                    .map_err(|source| step(what(), source));
+            }
+        };
+        if message::name_of(&answer) != name || !message::is_tun(&answer) {
+            let reason = io::Error::new(io::ErrorKind::InvalidInput, "it is no TUN device");
+            return Err(step(what(), reason));
+        }
+        let mut gone = LinkMessage::default();
+        gone.header.index = index;
+        self.netlink
+            .command(RouteNetlinkMessage::DelLink(gone), 0)
+            .await
+            .or_else(ignore_absent)
+            .map_err(|source| step(what(), source))?;
+        Ok(true)
+    }
+
+    /// Takes off the host what `undo` says was put there and is there still, whoever put it: the rules and routes of the slot,
+    /// as [`Network::sweep`] does, and the device if it is a TUN of that name with one of the plan's addresses. To be called
+    /// by whoever holds the slot's lock.
+    pub async fn undo(&self, undo: &Undo) -> Restored {
+        let mut clearing = Clearing::default();
+        let slot = Slot::new(undo.slot);
+        if let Some(slot) = slot {
+            self.clear_rules(slot, &mut clearing).await;
+        } else {
+            clearing.residue.push(format!("slot {}: no such slot", undo.slot));
+        }
+        match self.is_tunnel_of(undo).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let removed = self.remove_link(&undo.interface).await;
+                clearing.note_error(format!("link {}", undo.interface), removed.map(|_| ()));
+            }
+            Err(error) => clearing.residue.push(format!("link {}: {error}", undo.interface)),
+        }
+        if let Some(slot) = slot {
+            self.clear_table(slot, &mut clearing).await;
+        }
+        clearing.into_restored()
+    }
+
+    /// Whether the device in the record is still there and still the same: another program may have taken the name since.
+    async fn is_tunnel_of(&self, undo: &Undo) -> io::Result<bool> {
+        let Ok(index) = index_of(&undo.interface) else {
+            return Ok(false);
+        };
+        let addresses = self.addresses_of(index).await?;
+        Ok(undo.plan.addresses.iter().any(|net| addresses.contains(&net.addr())))
+    }
+
+    async fn addresses_of(&self, index: u32) -> io::Result<Vec<IpAddr>> {
+        let mut request = AddressMessage::default();
+        request.header.index = index;
+        self.netlink
+            .list(RouteNetlinkMessage::GetAddress(request), |item| match item {
+                RouteNetlinkMessage::NewAddress(address) if address.header.index == index => {
+                    message::given_address(&address)
+                }
+                _ => None,
+            })
+            .await
     }
 
     /// Gives the gateway's device its addresses with their prefixes, and sets it up. The connected routes belong to the
@@ -422,6 +505,13 @@ impl Clearing {
     }
 
     fn note(&mut self, what: String, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.removed.push(what),
+            Err(error) => self.residue.push(format!("{what}: {error}")),
+        }
+    }
+
+    fn note_error(&mut self, what: String, result: Result<()>) {
         match result {
             Ok(()) => self.removed.push(what),
             Err(error) => self.residue.push(format!("{what}: {error}")),

@@ -1,8 +1,10 @@
 //! The TUN device through tun-rs, behind our own type.
 
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
 
@@ -65,6 +67,39 @@ impl Tun {
         Ok(Self { device, name, index })
     }
 
+    /// Goes on with a device that was kept for us over a restart ([`Tun::descriptor`]), as it is: with its addresses, routes
+    /// and state. Closes the descriptor if it is not the TUN device `expected_name` of this thread's network namespace, made
+    /// as [`Tun::create`] does. Needs a tokio runtime with I/O.
+    pub fn adopt(descriptor: OwnedFd, expected_name: &str) -> Result<Self, PlatformError> {
+        let what = || format!("keep the TUN device {expected_name}");
+        let device = identify(descriptor.as_fd()).map_err(|source| PlatformError::io(what(), source))?;
+        let refuse = |reason: String| PlatformError::io(what(), io::Error::new(io::ErrorKind::InvalidData, reason));
+        if device.name != expected_name {
+            return Err(refuse(format!("the descriptor belongs to {}", device.name)));
+        }
+        if device.flags & MODES != libc::IFF_TUN {
+            return Err(refuse(format!("it works in another mode (flags {:#x})", device.flags)));
+        }
+        if device.elsewhere {
+            return Err(refuse("it is in another network namespace".to_owned()));
+        }
+        let index = index_of(expected_name).map_err(|source| PlatformError::io(what(), source))?;
+        // SAFETY: an open descriptor of a TUN device without virtio header, whose only owner we are; that it has no packet
+        // information either cannot be asked, but every device of ours is made so. It is closed if this fails.
+        let device = unsafe { AsyncDevice::from_fd(descriptor.into_raw_fd()) };
+        let device = device.map_err(|source| PlatformError::io(what(), source))?;
+        Ok(Self {
+            device,
+            name: expected_name.to_owned(),
+            index,
+        })
+    }
+
+    /// Another descriptor of the device. As long as one is open, anywhere, the device stays.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.device.as_fd().try_clone_to_owned()
+    }
+
     /// Name of the interface.
     pub fn name(&self) -> &str {
         &self.name
@@ -109,6 +144,53 @@ impl fmt::Debug for Tun {
             .field("index", &self.index)
             .finish_non_exhaustive()
     }
+}
+
+/// The flags that decide how a device works (include/uapi/linux/if_tun.h), without those that the kernel mixes up:
+/// `IFF_NO_PI` shares its bit with "no filter".
+const MODES: libc::c_int =
+    libc::IFF_TUN | libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | libc::IFF_PERSIST;
+
+/// What the kernel says about a descriptor.
+struct Identity {
+    name: String,
+    flags: libc::c_int,
+    elsewhere: bool,
+}
+
+fn identify(descriptor: BorrowedFd<'_>) -> io::Result<Identity> {
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, and `request` is one. Devices of other kinds answer with an error.
+    if unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNGETIFF as _, &mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name: Vec<u8> = request
+        .ifr_name
+        .iter()
+        .take_while(|c| **c != 0)
+        .map(|c| *c as u8)
+        .collect();
+    // SAFETY: TUNGETIFF fills in the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(Identity {
+        name: String::from_utf8_lossy(&name).into_owned(),
+        flags: libc::c_int::from(flags),
+        elsewhere: is_elsewhere(descriptor),
+    })
+}
+
+/// Whether the device is known to be in another network namespace than this thread. Kernels before 5.2 cannot say.
+fn is_elsewhere(descriptor: BorrowedFd<'_>) -> bool {
+    // SAFETY: TUNGETDEVNETNS takes nothing and gives a new descriptor or -1.
+    let namespace = unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNGETDEVNETNS as _) };
+    if namespace < 0 {
+        return false;
+    }
+    // SAFETY: just opened, and nobody else knows it.
+    let namespace = unsafe { File::from_raw_fd(namespace) };
+    let identity = |metadata: io::Result<Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+    identity(namespace.metadata()) != identity(std::fs::metadata("/proc/thread-self/ns/net"))
 }
 
 /// Whether this error of a [`Tun`] means that somebody removed the device.

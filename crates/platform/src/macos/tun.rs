@@ -6,6 +6,7 @@ use std::io;
 use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
 
 use crate::PlatformError;
+use crate::service::Descriptor;
 use crate::tun::{TunOptions, name_fault};
 
 /// A utun device of our own. Dropping it removes the device with its addresses and routes.
@@ -42,6 +43,16 @@ impl Tun {
         let name = device.name().map_err(failed)?;
         let index = device.if_index().map_err(failed)?;
         Ok(Self { device, name, index })
+    }
+
+    /// Not supported.
+    pub fn adopt(_descriptor: Descriptor, _expected_name: &str) -> Result<Self, PlatformError> {
+        Err(PlatformError::Unsupported("keeping TUN devices"))
+    }
+
+    /// Not supported.
+    pub fn descriptor(&self) -> io::Result<Descriptor> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Name of the interface.

@@ -73,7 +73,7 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     Ok(folder_of(path).join(hidden))
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

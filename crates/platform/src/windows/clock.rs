@@ -16,3 +16,8 @@ pub fn now() -> Now {
         wall: Wall::from_origin(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
     }
 }
+
+/// Not known on this system: empty.
+pub fn boot_id() -> String {
+    String::new()
+}

@@ -3,12 +3,16 @@
 //! Written from published interfaces and only type-checked; nobody has run it on this system yet.
 
 pub(crate) mod capabilities;
+pub(crate) mod children;
 pub(crate) mod clock;
+pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod listen;
 pub(crate) mod netns;
 pub(crate) mod network;
+pub(crate) mod service;
 pub(crate) mod signals;
 pub(crate) mod slot;
+pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod tun;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use plan::NetworkPlan;
+use plan::{NetworkPlan, Undo};
 
 use crate::PlatformError;
 use crate::network::{ConnectedNetwork, HostState, Path, Restored};
@@ -55,6 +55,16 @@ impl Network {
 
     /// See [`Network::open`].
     pub async fn release(&self, _slot: &Slot, _tun_index: u32) -> Restored {
+        match self.0 {}
+    }
+
+    /// See [`Network::open`].
+    pub async fn remove_link(&self, _name: &str) -> Result<bool> {
+        match self.0 {}
+    }
+
+    /// See [`Network::open`].
+    pub async fn undo(&self, _undo: &Undo) -> Restored {
         match self.0 {}
     }
 

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 
 use crate::PlatformError;
+use crate::service::Descriptor;
 use crate::tun::{TunOptions, name_fault};
 
 /// There is none on this system: [`Tun::create`] says so.
@@ -18,6 +19,16 @@ impl Tun {
             return Err(PlatformError::InterfaceName { name, reason });
         }
         Err(PlatformError::Unsupported("making TUN devices"))
+    }
+
+    /// Not supported.
+    pub fn adopt(_descriptor: Descriptor, _expected_name: &str) -> Result<Self, PlatformError> {
+        Err(PlatformError::Unsupported("keeping TUN devices"))
+    }
+
+    /// See [`Tun::create`].
+    pub fn descriptor(&self) -> io::Result<Descriptor> {
+        match self.0 {}
     }
 
     /// See [`Tun::create`].

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use plan::{NetworkPlan, Route, RouteKind};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
@@ -295,6 +295,15 @@ pub(in super::super) fn name_of(link: &LinkMessage) -> String {
         _ => None,
     });
     name.unwrap_or_else(|| format!("#{}", link.header.index))
+}
+
+/// Whether a listed link is a TUN (or TAP) device, by what the kernel says it is.
+pub(in super::super) fn is_tun(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos.flatten().any(|info| *info == LinkInfo::Kind(InfoKind::Tun))
 }
 
 /// `address 10.0.0.5/32 dev marmot0 noprefixroute`

@@ -1,0 +1,185 @@
+//! Listening on a Unix socket that stands at its path only once it is complete.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::PlatformError;
+
+/// A listening local socket.
+pub use std::os::unix::net::UnixListener;
+
+/// Connections that wait for us to take them. A control socket has a handful of clients.
+const BACKLOG: i32 = 64;
+
+/// Access to a folder that we make for the socket: the group may enter, others see nothing.
+const FOLDER_MODE: u32 = 0o750;
+
+/// The most bytes of the group database's answer about one group; a group has a name, a number and a list of members.
+const MAX_GROUP: usize = 64 * 1024;
+
+/// Listens on `path`, non-blocking, with access `mode`, for `group` if there is such a group and we may give it; otherwise
+/// for the owner alone, with a warning.
+///
+/// A missing folder is made (mode 0750, same group); one that is there stays as it is. The socket of a dead process is
+/// replaced, in one step.
+///
+/// # Errors
+/// [`io::ErrorKind::AddrInUse`] if somebody listens there, [`io::ErrorKind::AlreadyExists`] if something else than a socket
+/// is there.
+pub fn listen_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<UnixListener, PlatformError> {
+    listen(path, mode, group).map_err(|source| PlatformError::io(format!("listen on {}", path.display()), source))
+}
+
+/// Goes on with a listening local socket that was kept for us; it comes non-blocking and is closed in our children.
+pub fn adopt_unix(descriptor: OwnedFd) -> Result<UnixListener, PlatformError> {
+    adopt(descriptor).map_err(|source| PlatformError::io("use a kept local socket", source))
+}
+
+fn listen(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
+    let gid = group.and_then(|name| {
+        let found = group_number(name);
+        if found.is_none() {
+            tracing::warn!(group = name, socket = %path.display(), "no such group: the socket is for its owner alone");
+        }
+        found
+    });
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    make_folder(folder, gid)?;
+    refuse_if_taken(path)?;
+
+    // Bound beside its place and moved there when its access is set: nobody finds it half made, and no moment without one.
+    let temporary = temporary_in(folder);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(&temporary)?)?;
+    let ready = give_access(&temporary, mode, gid)
+        .and_then(|()| socket.listen(BACKLOG))
+        .and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = ready {
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    Ok(UnixListener::from(OwnedFd::from(socket)))
+}
+
+/// Short, so that it fits wherever the name itself does (108 bytes on Linux).
+fn temporary_in(folder: &Path) -> PathBuf {
+    folder.join(format!(".{}", std::process::id()))
+}
+
+fn make_folder(folder: &Path, gid: Option<u32>) -> io::Result<()> {
+    if let Some(above) = folder.parent() {
+        fs::create_dir_all(above)?;
+    }
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        Ok(()) => {
+            fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?;
+            give_group(folder, gid).map(|_| ())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody listens at `path`, found by asking. A socket that refuses is a dead one.
+fn refuse_if_taken(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something that is no socket is there; remove it",
+            ));
+        }
+        Ok(_) => {}
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Non-blocking: a full queue is a sign of life too.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        _ => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process answers there; stop it first",
+        )),
+    }
+}
+
+fn give_access(path: &Path, mode: u32, gid: Option<u32>) -> io::Result<()> {
+    let given = give_group(path, gid)?;
+    let mode = if given { mode & 0o777 } else { mode & 0o700 };
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Whether `path` belongs to the wanted group now. Somebody who is not in it may not give it.
+fn give_group(path: &Path, gid: Option<u32>) -> io::Result<bool> {
+    let Some(gid) = gid else {
+        return Ok(false);
+    };
+    match chown(path, None, Some(gid)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::warn!(gid, path = %path.display(), "not permitted to give this to its group: it is for its owner alone");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn group_number(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut size = 1024;
+    while size <= MAX_GROUP {
+        let mut buffer = vec![0 as libc::c_char; size];
+        // SAFETY: an all-zero group is valid: integers and null pointers.
+        let mut entry: libc::group = unsafe { std::mem::zeroed() };
+        let mut found = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call, and `size` is the length of the buffer.
+        let result = unsafe { libc::getgrnam_r(name.as_ptr(), &mut entry, buffer.as_mut_ptr(), size, &mut found) };
+        match result {
+            libc::ERANGE => size *= 4,
+            0 if !found.is_null() => return Some(entry.gr_gid),
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn adopt(descriptor: OwnedFd) -> io::Result<UnixListener> {
+    let fd = descriptor.as_fd();
+    let socket = SockRef::from(&fd);
+    socket.set_cloexec(true)?;
+    let local = socket.local_addr()?.is_unix();
+    if !local || socket.r#type()? != Type::STREAM || !is_listening(&socket) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a listening local socket",
+        ));
+    }
+    socket.set_nonblocking(true)?;
+    Ok(UnixListener::from(descriptor))
+}
+
+/// Accepting says so where the system cannot be asked: only a listening socket answers "none there".
+fn is_listening(socket: &SockRef<'_>) -> bool {
+    #[cfg(target_os = "linux")]
+    return socket.is_listener().unwrap_or(false);
+    #[cfg(not(target_os = "linux"))]
+    return socket.listen(BACKLOG).is_ok();
+}
