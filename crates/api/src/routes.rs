@@ -220,16 +220,13 @@ async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -> Result<T,
     if bytes.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    // A struct of serde would take an array, too.
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes).map_err(|error| {
         let at = format!("line {}, column {}", error.line(), error.column());
-        let message = match error.classify() {
-            serde_json::error::Category::Data => {
-                format!("the body has a member that is not known, or a wrong value: {at}")
-            }
-            _ => format!("the body is not JSON: {at}"),
-        };
-        Denied::bad_request(message)
-    })
+        Denied::bad_request(format!("the body is not one JSON object: {at}"))
+    })?;
+    serde_json::from_value(object.into())
+        .map_err(|_| Denied::bad_request("the body has a member that is not known, or a wrong value"))
 }
 
 fn is_length_limit(error: &axum::Error) -> bool {
