@@ -22,6 +22,11 @@ Exit codes:
 Environment:
   MARMOT_LOG  what is logged, instead of [log] level: \"debug\", \"info,client=trace\"";
 
+const SERVICE_HELP: &str = "\
+Examples:
+  marmot install-service client /etc/marmot/work.toml --enable
+  marmot install-service gateway";
+
 /// A packet tunnel that sleeps well.
 #[derive(Debug, Parser)]
 #[command(name = "marmot", version, after_help = EXIT_CODES)]
@@ -60,6 +65,11 @@ pub(crate) enum Command {
     /// Change the users of a gateway
     #[command(subcommand)]
     User(UserCommand),
+    /// Install the service of a tunnel or of the gateway, with its housekeeping
+    #[command(after_help = SERVICE_HELP)]
+    InstallService(InstallService),
+    /// Remove what `marmot install-service` has installed; configuration and what is owed stay
+    UninstallService(UninstallService),
     /// Show the whole story on this machine: tunnel, download, freeze, stop
     Demo(DemoArgs),
 }
@@ -206,6 +216,47 @@ pub(crate) struct UserPasswd {
     /// New password: a file, or - for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+}
+
+/// Whose service it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServiceRole {
+    /// A tunnel of this host to a gateway
+    Client,
+    /// The gateway
+    Gateway,
+}
+
+/// Which service a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceName {
+    /// What the service runs
+    pub(crate) role: ServiceRole,
+    /// Configuration file, needed for a client: the tunnel's name is the file's name without .toml
+    /// [default for a gateway: /etc/marmot/gateway.toml]
+    #[arg(required_if_eq("role", "client"))]
+    pub(crate) file: Option<PathBuf>,
+    /// Work in this folder as if it were /; nothing is started
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Answer with one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallService {
+    #[command(flatten)]
+    pub(crate) service: ServiceName,
+    /// Start it now and at every boot
+    #[arg(long)]
+    pub(crate) enable: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UninstallService {
+    #[command(flatten)]
+    pub(crate) service: ServiceName,
 }
 
 fn user_name(text: &str) -> Result<String, String> {

@@ -14,6 +14,7 @@ mod password;
 mod pki;
 mod run;
 mod sample;
+mod service;
 mod user;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::User(UserCommand::Passwd(args)) => user::passwd(&args)?,
         Command::User(UserCommand::Remove(args)) => user::remove(&args)?,
         Command::User(UserCommand::List { users }) => user::list(&users)?,
+        Command::InstallService(args) => service::install(&args)?,
+        Command::UninstallService(args) => service::uninstall(&args)?,
         Command::Demo(args) => return Ok(demo::run(args)?),
     }
     Ok(Exit::Ok.into())
