@@ -5,42 +5,41 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use lifecycle::{Acknowledged, Effect, Generation, How, Input, Report};
+use lifecycle::{Acknowledged, Effect, Generation, How, Report};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
 use crate::clock;
-use crate::host::{Proof, ShellProofs};
+use crate::opening::Opening;
+use crate::orders::outcome;
+use crate::proof::{Input, Owed, Proof, Proven};
+use crate::provider::{Outcome, Refused, Started, Stopped};
 use crate::pump::{Stop, say_goodbye};
 use crate::report::SessionLog;
 use crate::shell::{Released, Running, Shell};
 
 impl Shell {
-    pub(crate) fn carry_out(&mut self, effect: Effect<ShellProofs>) {
+    pub(crate) fn carry_out(&mut self, effect: Effect<Proven>) {
         match effect {
             Effect::Connect { g, how, trigger } => {
                 debug!(%g, ?how, ?trigger, "connecting");
                 self.connect(g, how);
             }
-            Effect::Abort { .. } => self.attempt = None,
+            Effect::Abort { .. } => {
+                self.attempt = None;
+                self.orphan = self.opening.take().map(Opening::abandon);
+            }
             Effect::Goodbye { .. } => match &mut self.parting {
                 Some(link) => say_goodbye(link),
                 None => self.goodbye = true,
             },
             Effect::Release { g } => self.begin_release(g),
-            Effect::Record { g } => self.answers.push_back(Input::Recorded { g, owed: () }),
-            Effect::HandOver { g } => self.answers.push_back(Input::HandedOver { g, kept: false }),
-            Effect::Curtail { g } => {
-                if self.release.is_some() {
-                    self.answers.push_back(Input::Released {
-                        g,
-                        restored: Proof::unfinished(),
-                    });
-                }
-            }
-            Effect::Housekeep => self.answers.push_back(Input::JobsDone),
-            Effect::Rest => {}
+            Effect::Record { g } => self.record(g),
+            Effect::HandOver { g } => self.inputs.push_back(Input::HandedOver { g, kept: false }),
+            Effect::Curtail { g } => self.curtail(g),
             Effect::AckStop { took, outcome } => self.acknowledge(took, &outcome),
+            Effect::Housekeep => self.inputs.push_back(Input::JobsDone),
+            Effect::Rest => {}
             Effect::Report(event) => self.report(event),
             Effect::Exit(reason) => self.exit = Some(reason),
         }
@@ -68,6 +67,7 @@ impl Shell {
         };
         self.attempt = Some(Running {
             g,
+            how,
             result: match (how, &self.ticket) {
                 (How::Login, _) => Box::pin(attempt(None).run()),
                 (How::Cookie, Some(ticket)) => Box::pin(attempt(Some(ticket.cookie.clone())).run()),
@@ -92,6 +92,10 @@ impl Shell {
             pump.stop(how);
             pump
         });
+        // A session that was granted and never used.
+        if let Some(link) = &mut self.orphan {
+            say_goodbye(link);
+        }
         let restore = self.host.release();
         self.release = Some(Box::pin(async move {
             let finished = match pump {
@@ -106,17 +110,34 @@ impl Shell {
         }));
     }
 
-    fn acknowledge(&mut self, took: Duration, outcome: &Acknowledged<ShellProofs>) {
+    fn record(&mut self, g: Generation) {
+        let owed = Owed::Nothing;
+        self.inputs.push_back(Input::Recorded { g, owed });
+    }
+
+    /// Answers for what takes too long. The work itself goes on.
+    fn curtail(&mut self, g: Generation) {
+        if self.release.is_some() {
+            let restored = Proof::Unfinished;
+            self.inputs.push_back(Input::Released { g, restored });
+        }
+        let owed = Owed::DiskTooSlow;
+        self.inputs.push_back(Input::Recorded { g, owed });
+    }
+
+    fn acknowledge(&mut self, took: Duration, acknowledged: &Acknowledged<Proven>) {
+        let outcome = outcome(acknowledged);
         let ms = took.as_secs_f64() * 1000.0;
         let ms = (ms * 100.0).round() / 100.0;
-        match outcome {
-            Acknowledged::WasDown => info!(ms, "stop.ack: the tunnel was down"),
-            Acknowledged::Down { restored, .. } if restored.residue().is_empty() => info!(ms, "stop.ack"),
-            Acknowledged::Down { restored, .. } => warn!(ms, residue = restored.residue().join("; "), "stop.ack"),
-            Acknowledged::HandedOver => info!(ms, "stop.ack: handed over"),
+        match &outcome {
+            Outcome::WasDown => info!(ms, "stop.ack: the tunnel was down"),
+            Outcome::Down { residue } if residue.is_empty() => info!(ms, "stop.ack"),
+            Outcome::HandedOver => info!(ms, "stop.ack: device and session wait for the next process"),
+            Outcome::Down { residue } => warn!(ms, residue = residue.join("; "), "stop.ack"),
         }
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.status.send_modify(|status| status.stop_ack_us = Some(us));
+        self.counter.status.send_modify(|status| status.stop_ack_us = Some(us));
+        self.answer_stop(&Stopped { took, outcome });
     }
 
     fn report(&mut self, event: Report) {
@@ -124,7 +145,7 @@ impl Shell {
             Report::SessionStart(_) => {
                 self.session = self.upcoming.take().map(|session| session.started(clock::now()));
                 let tunnel = self.session.as_ref().map(SessionLog::status);
-                self.status.send_modify(|status| {
+                self.counter.status.send_modify(|status| {
                     status.sessions += 1;
                     status.tunnel = tunnel;
                 });
@@ -136,14 +157,14 @@ impl Shell {
                 }
             }
             Report::PathLost(_, kind) => {
-                self.status.send_modify(|status| status.path_losses += 1);
+                self.counter.status.send_modify(|status| status.path_losses += 1);
                 debug!(%kind, "path.lost");
             }
             Report::PathBack(_, after) => {
                 if let (Some(session), Some(upcoming)) = (&mut self.session, self.upcoming.take()) {
                     session.went_on(upcoming, after);
                     let tunnel = session.status();
-                    self.status.send_modify(|status| status.tunnel = Some(tunnel));
+                    self.counter.status.send_modify(|status| status.tunnel = Some(tunnel));
                 }
             }
             Report::Reconnecting(_) => warn!("no connection to the gateway for 10 s; reconnecting"),
@@ -154,8 +175,14 @@ impl Shell {
                     warn!("the new connection failed, the old one goes on: {error}");
                 }
             }
-            Report::AlreadyWanted => debug!("the tunnel is up or on its way already"),
-            Report::StartRefused => warn!("cannot start: the client is about to exit"),
+            Report::AlreadyWanted => {
+                self.started = Ok(Started::Already);
+                debug!("the tunnel is up or on its way already");
+            }
+            Report::StartRefused => {
+                self.started = Err(Refused::Exiting);
+                warn!("cannot start: the client is about to exit");
+            }
             Report::Failed(reason) => debug!(%reason, "failed"),
         }
     }
@@ -173,7 +200,7 @@ impl Shell {
     pub(crate) fn end_session(&mut self) {
         let Some(reason) = self.ending.take() else { return };
         let carried = std::mem::take(&mut self.carried);
-        self.status.send_modify(|status| status.traffic.add(&carried));
+        self.counter.status.send_modify(|status| status.traffic.add(&carried));
         if let Some(session) = self.session.take() {
             session.end(reason, self.ended_by.take(), &carried, clock::now());
         }

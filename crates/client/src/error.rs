@@ -103,6 +103,9 @@ pub enum ClientError {
     /// The gateway ended the session.
     #[error("the session is over: {0}")]
     Ended(session::EndReason),
+    /// Somebody in this process took the tunnel down, and said why.
+    #[error("the tunnel was cancelled: {0}")]
+    Cancelled(String),
     /// The TUN device went away.
     #[error("the device of the tunnel is gone: {0}; was it removed by somebody?")]
     DeviceGone(io::Error),
@@ -140,6 +143,7 @@ impl ClientError {
             | Self::TooSlow { .. }
             | Self::Connect(_)
             | Self::Grant(_)
+            | Self::Cancelled(_)
             | Self::DeviceGone(_) => 1,
         }
     }
@@ -155,6 +159,7 @@ impl ClientError {
             | Self::Untrusted { .. }
             | Self::Grant(_)
             | Self::Ended(_)
+            | Self::Cancelled(_)
             | Self::DeviceGone(_) => FailClass::Fatal,
             Self::Tls { class, .. } => *class,
             // What a trusted gateway sends on purpose it sends again: asking once more would never end.

@@ -7,52 +7,18 @@ use ipnet::IpNet;
 use plan::NetworkPlan;
 use platform::PlatformError;
 use platform::capabilities::has_net_admin;
-use platform::network::{Network, Restored, strict_reverse_path};
-use platform::slot::SlotLock;
+use platform::network::{Network, strict_reverse_path};
+use platform::slot::{Slot, SlotLock};
 use platform::tun::{Tun, TunOptions};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::ClientError;
 use crate::device::{Device, MemoryDevice};
+use crate::proof::Proof;
 
 /// Routes of other tunnels that are named in the log.
 const SHOWN_OVERLAPS: usize = 5;
-
-/// Proof that the host is as it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Proof {
-    /// Nothing was put on it.
-    Untouched,
-    /// It is being restored still.
-    Unfinished([String; 1]),
-    /// What the platform removed, and what it could not.
-    Restored(Restored),
-}
-
-impl Proof {
-    /// For a stop whose budget is used up.
-    pub(crate) fn unfinished() -> Self {
-        Self::Unfinished(["still being removed".to_owned()])
-    }
-
-    /// What is left, one sentence each.
-    pub(crate) fn residue(&self) -> &[String] {
-        match self {
-            Self::Untouched => &[],
-            Self::Unfinished(words) => words,
-            Self::Restored(restored) => restored.residue(),
-        }
-    }
-}
-
-/// The proofs of this shell. Nothing is owed yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ShellProofs;
-
-impl lifecycle::Proofs for ShellProofs {
-    type Restored = Proof;
-    type Owed = ();
-}
 
 /// Where the tunnel's packets and routes go.
 pub(crate) enum Host {
@@ -68,12 +34,35 @@ pub(crate) struct RealHost {
     network: Network,
     interface: String,
     applied: Option<Applied>,
+    /// An installer went out and has not come back: it may have left anything of the slot behind.
+    touched: bool,
+    /// The last device, on its way out: its name is free when the other end is dropped.
+    closing: Option<watch::Receiver<()>>,
 }
 
-struct Applied {
+/// What is on the host.
+#[derive(Clone)]
+pub(crate) struct Applied {
     tun_index: u32,
     plan: NetworkPlan,
 }
+
+/// What changes the host, beside the loop. Dropped halfway, it leaves what [`Host::release`] clears.
+pub(crate) enum Installer {
+    /// The kernel of this host.
+    Real {
+        network: Network,
+        slot: Slot,
+        interface: String,
+        applied: Option<Applied>,
+        closing: Option<watch::Receiver<()>>,
+    },
+    /// Memory.
+    Memory,
+}
+
+/// What an installer put on the host.
+pub(crate) struct Installed(Option<(Applied, Option<Tun>)>);
 
 /// A change of the host that failed.
 pub(crate) enum InstallError {
@@ -113,6 +102,8 @@ impl Host {
             network,
             interface: config.tunnel.interface.clone(),
             applied: None,
+            touched: false,
+            closing: None,
         }))
     }
 
@@ -125,112 +116,153 @@ impl Host {
     }
 
     /// The networks this host reaches directly, but for the tunnel's own.
-    pub(crate) async fn local_networks(&self) -> Result<Vec<(String, IpNet)>, ClientError> {
-        let Self::Real(real) = self else { return Ok(Vec::new()) };
-        let own = real.applied.as_ref().map(|applied| applied.tun_index);
-        let networks = real.network.connected_networks(own).await?;
-        Ok(networks
-            .into_iter()
-            .map(|network| (network.interface, network.net))
-            .collect())
+    pub(crate) fn local_networks(&self) -> impl Future<Output = Result<Vec<(String, IpNet)>, ClientError>> + use<> {
+        let real = match self {
+            Self::Real(real) => {
+                let own = real.applied.as_ref().map(|applied| applied.tun_index);
+                Some((real.network.clone(), own))
+            }
+            Self::Memory(_) => None,
+        };
+        async move {
+            let Some((network, own)) = real else {
+                return Ok(Vec::new());
+            };
+            let networks = network.connected_networks(own).await?;
+            Ok(networks
+                .into_iter()
+                .map(|network| (network.interface, network.net))
+                .collect())
+        }
     }
 
-    /// Puts `plan` on the host. `device` gets the device if there is none yet.
-    pub(crate) async fn install(&mut self, plan: NetworkPlan, device: &mut Option<Device>) -> Result<(), InstallError> {
+    /// What can change the host, once. Its result goes to [`Host::installed`].
+    pub(crate) fn installer(&mut self) -> Installer {
         match self {
-            Self::Real(real) => real.install(plan, device).await,
-            Self::Memory(memory) => {
-                if let Some(memory) = memory.take() {
-                    *device = Some(Device::Memory(memory));
+            Self::Real(real) => {
+                real.touched = true;
+                Installer::Real {
+                    network: real.network.clone(),
+                    slot: real.lock.slot(),
+                    interface: real.interface.clone(),
+                    applied: real.applied.clone(),
+                    closing: real.closing.clone(),
                 }
-                Ok(())
             }
+            Self::Memory(_) => Installer::Memory,
+        }
+    }
+
+    /// Takes note of what an installer did. Returns the device if there was none before.
+    pub(crate) fn installed(&mut self, installed: Installed) -> Option<Device> {
+        match (self, installed.0) {
+            (Self::Real(real), Some((applied, tun))) => {
+                real.applied = Some(applied);
+                tun.map(Device::Tun)
+            }
+            (Self::Real(_), None) => None,
+            (Self::Memory(memory), _) => memory.take().map(Device::Memory),
         }
     }
 
     /// Takes everything off the host but the device itself. The future owns what it needs.
-    pub(crate) fn release(&mut self) -> impl Future<Output = Proof> + Send + 'static {
+    pub(crate) fn release(&mut self) -> impl Future<Output = Proof> + Send + use<> {
         let work = match self {
             Self::Real(real) => {
-                let slot = real.lock.slot();
-                real.applied
-                    .take()
-                    .map(|applied| (real.network.clone(), slot, applied.tun_index))
+                let touched = std::mem::take(&mut real.touched);
+                let index = real.applied.take().map(|applied| applied.tun_index);
+                touched.then(|| (real.network.clone(), real.lock.slot(), index))
             }
             Self::Memory(_) => None,
         };
         async move {
             match work {
-                Some((network, slot, tun_index)) => Proof::Restored(network.release(&slot, tun_index).await),
+                Some((network, slot, Some(index))) => Proof::Restored(network.release(&slot, index).await),
+                Some((network, slot, None)) => Proof::Restored(network.sweep(&slot).await),
                 None => Proof::Untouched,
             }
         }
     }
 
-    /// Takes the device of a tunnel that is down.
-    pub(crate) fn take_back(&mut self, device: Option<Device>) {
+    /// Takes the device of a tunnel that is down. What is returned ends when the host is rid of it: about 20 ms later.
+    pub(crate) fn take_back(&mut self, device: Device) -> Option<impl Future<Output = ()> + Send + use<>> {
         match (self, device) {
-            (Self::Memory(slot), Some(Device::Memory(memory))) => *slot = Some(memory),
-            // The kernel removes the device; about 20 ms.
-            (_, device) => drop(device),
+            (Self::Memory(slot), Device::Memory(memory)) => {
+                *slot = Some(memory);
+                None
+            }
+            (Self::Real(real), Device::Tun(tun)) => {
+                let (open, closing) = watch::channel(());
+                real.closing = Some(closing);
+                let close = tokio::task::spawn_blocking(move || {
+                    drop(tun);
+                    drop(open);
+                });
+                Some(async move { drop(close.await) })
+            }
+            (Self::Real(_), Device::Memory(_)) | (Self::Memory(_), Device::Tun(_)) => None,
         }
     }
 }
 
-impl RealHost {
-    async fn install(&mut self, plan: NetworkPlan, device: &mut Option<Device>) -> Result<(), InstallError> {
-        let slot = self.lock.slot();
-        if let Some(applied) = &mut self.applied {
+impl Installer {
+    /// Puts `plan` on the host, in place of what is there.
+    pub(crate) async fn install(self, plan: NetworkPlan) -> Result<Installed, InstallError> {
+        let Self::Real {
+            network,
+            slot,
+            interface,
+            applied,
+            closing,
+        } = self
+        else {
+            return Ok(Installed(None));
+        };
+        if let Some(applied) = applied {
             if applied.plan != plan {
-                let (index, old) = (applied.tun_index, &applied.plan);
-                let replaced = self.network.replace_plan(&slot, index, old, &plan).await;
+                let replaced = network
+                    .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
+                    .await;
                 replaced.map_err(|error| InstallError::Damaged(error.into()))?;
-                applied.plan = plan;
             }
-            return Ok(());
+            let tun_index = applied.tun_index;
+            return Ok(Installed(Some((Applied { tun_index, plan }, None))));
+        }
+        if let Some(mut closing) = closing {
+            // Ends with an error when the other end is dropped, which is what is waited for.
+            let _ = closing.changed().await;
         }
         let clean = |error: PlatformError| InstallError::Clean(error.into());
         let tun = Tun::create(&TunOptions {
-            name: self.interface.clone(),
+            name: interface,
             mtu: plan.mtu,
         })
         .map_err(clean)?;
-        self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
-        self.applied = Some(Applied {
-            tun_index: tun.index(),
-            plan,
-        });
-        *device = Some(Device::Tun(tun));
-        self.warn_of_conflicts().await;
-        Ok(())
+        network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
+        warn_of_conflicts(&network, slot, &plan).await;
+        let tun_index = tun.index();
+        Ok(Installed(Some((Applied { tun_index, plan }, Some(tun)))))
     }
+}
 
-    /// What makes a tunnel that is set up correctly misbehave all the same.
-    async fn warn_of_conflicts(&self) {
-        let Some(Applied { plan, .. }) = &self.applied else {
-            return;
-        };
-        let strict = if plan.default_v4 {
-            strict_reverse_path()
-        } else {
-            Vec::new()
-        };
-        if !strict.is_empty() {
-            warn!(
-                interfaces = strict.join(" "),
-                "strict reverse path filter drops the gateway's answers; set net.ipv4.conf.INTERFACE.rp_filter=2"
-            );
-        }
-        let others = self
-            .network
-            .other_tunnel_routes(&self.lock.slot())
-            .await
-            .unwrap_or_default();
-        let shared = others
-            .iter()
-            .filter(|(_, net)| plan.routes.iter().any(|route| route.net == *net));
-        for (slot, net) in shared.take(SHOWN_OVERLAPS) {
-            info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
-        }
+/// What makes a tunnel that is set up correctly misbehave all the same.
+async fn warn_of_conflicts(network: &Network, slot: Slot, plan: &NetworkPlan) {
+    let strict = if plan.default_v4 {
+        strict_reverse_path()
+    } else {
+        Vec::new()
+    };
+    if !strict.is_empty() {
+        warn!(
+            interfaces = strict.join(" "),
+            "strict reverse path filter drops the gateway's answers; set net.ipv4.conf.INTERFACE.rp_filter=2"
+        );
+    }
+    let others = network.other_tunnel_routes(&slot).await.unwrap_or_default();
+    let shared = others
+        .iter()
+        .filter(|(_, net)| plan.routes.iter().any(|route| route.net == *net));
+    for (slot, net) in shared.take(SHOWN_OVERLAPS) {
+        info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
     }
 }

@@ -1,11 +1,11 @@
 //! The client: one tunnel from this host to a gateway, until somebody stops it.
 //!
 //! ```text
-//!   config --> Setup (trust, identity, secrets)
-//!                 |
-//!   signals --> Shell --> lifecycle::Machine --effects--> Attempt: dial, TLS, login, CONNECT   (caller, login, dial)
-//!                 |                                       Host:    slot, TUN, routes, rules    (host, grant)
-//!                 +-------------------------------------> Pump:    device <-> channel          (pump, device)
+//!   signals, API socket, demo --> Provider                                                     (signals, provider)
+//!                                    | orders
+//!   config --> Setup --------------> Shell --> lifecycle::Machine --effects--> Attempt: dial, TLS, login, CONNECT
+//!   (trust, identity, secrets)       |                                         Opening: slot, TUN, routes, rules
+//!                                    +---------------------------------------> Pump:    device <-> channel
 //! ```
 //! The shell decides nothing that a pure crate could: when to connect is `lifecycle`'s, what a frame means `session`'s, what
 //! a grant may do to this host `plan`'s.
@@ -21,6 +21,10 @@ mod error;
 mod grant;
 mod host;
 mod login;
+mod opening;
+mod orders;
+mod proof;
+mod provider;
 mod pump;
 mod quiet;
 mod report;
@@ -44,6 +48,7 @@ use tokio::sync::watch;
 pub use device::{MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;
+pub use provider::{Event, Outcome, Provider, Refused, Started, Stopped};
 pub use signals::SignalSource;
 pub use status::{Status, TunnelStatus};
 
@@ -88,16 +93,58 @@ pub fn run(config: ClientConfig, config_path: PathBuf) -> Result<(), ClientError
 /// # Errors
 /// As for [`run`].
 pub async fn run_with(config: ClientConfig, config_path: PathBuf, hooks: Hooks) -> Result<(), ClientError> {
-    let login = config.login.clone();
-    let secrets = tokio::task::spawn_blocking(move || secrets::Secrets::read_stdin(&login))
-        .await
-        .map_err(|_| ClientError::Local("cannot read the password".to_owned()))??;
-    let setup = setup::Setup::new(config, secrets)?;
     let signals = signals::SignalStream::open(hooks.signals)?;
-    let host = match hooks.place {
-        Place::Host => host::Host::open(&setup.config).await?,
-        Place::Memory(device) => host::Host::Memory(Some(device)),
-    };
     let status = hooks.status.unwrap_or_else(|| watch::Sender::new(Status::default()));
-    shell::Shell::new(setup, config_path, host, signals, status).run().await
+    let (provider, client) = Client::open_with(config, config_path, hooks.place, status).await?;
+    tokio::select! {
+        biased;
+        result = client.run() => result,
+        () = signals::obey(signals, provider) => Err(ClientError::Local("nobody gives orders any more".to_owned())),
+    }
+}
+
+/// A client that is ready to run.
+#[must_use = "it does nothing until it runs"]
+pub struct Client(shell::Shell);
+
+impl Client {
+    /// Prepares a client that ends at `place`, and the handle that gives it orders. When the last handle is dropped, the
+    /// client stops and ends. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or on this host; see [`ClientError::exit_code`].
+    pub async fn open(
+        config: ClientConfig,
+        config_path: PathBuf,
+        place: Place,
+    ) -> Result<(Provider, Self), ClientError> {
+        Self::open_with(config, config_path, place, watch::Sender::new(Status::default())).await
+    }
+
+    async fn open_with(
+        config: ClientConfig,
+        config_path: PathBuf,
+        place: Place,
+        status: watch::Sender<Status>,
+    ) -> Result<(Provider, Self), ClientError> {
+        let login = config.login.clone();
+        let secrets = tokio::task::spawn_blocking(move || secrets::Secrets::read_stdin(&login))
+            .await
+            .map_err(|_| ClientError::Local("cannot read the password".to_owned()))??;
+        let setup = setup::Setup::new(config, secrets)?;
+        let host = match place {
+            Place::Host => host::Host::open(&setup.config).await?,
+            Place::Memory(device) => host::Host::Memory(Some(device)),
+        };
+        let (provider, counter) = Provider::pair(status);
+        Ok((provider, Self(shell::Shell::new(setup, config_path, host, counter))))
+    }
+
+    /// Runs until the tunnel is stopped for good.
+    ///
+    /// # Errors
+    /// Why the tunnel failed for good. The host is as it was then, too.
+    pub async fn run(self) -> Result<(), ClientError> {
+        self.0.run().await
+    }
 }

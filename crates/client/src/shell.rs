@@ -1,10 +1,12 @@
-//! The loop: signals, results and deadlines become inputs of the machine, and its effects are carried out in order.
+//! The loop: orders, results and deadlines become inputs of the machine, and its effects are carried out in order. It waits
+//! for nothing but the next event: what may take long is a future or a task of its own.
 //!
 //! ```text
-//!   signals ---+                                  +--> attempt   (a future; dropping it aborts it)
-//!   attempt ---+--> Input --> Machine --> Effect --+--> pump      (a task that owns device and channel)
-//!   pump ------+                                  +--> release   (a future; ends in the proof)
-//!   deadline --+                                  +--> log, status, exit
+//!   orders ----+                                   +--> attempt   (a future; dropping it aborts it)
+//!   attempt ---+                                   +--> opening   (a future; dropping it aborts it, and a release clears up)
+//!   opening ---+--> Input --> Machine --> Effect --+--> pump      (a task that owns device and channel)
+//!   pump ------+                                   +--> release   (a future; ends in the proof)
+//!   deadline --+                                   +--> log, status, answers, exit
 //! ```
 
 use std::collections::VecDeque;
@@ -14,15 +16,16 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use lifecycle::{
-    EndReason, FailReason, Generation, Input, Jitter, LossKind, Machine, OnFailure, Origin, Settings, Stage, StopReason,
+    EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
 };
 use now::{Awake, Gap, GapDetector, LATE_BY};
-use platform::signals::Signal;
 use session::Traffic;
 use session::client::Authenticated;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
@@ -30,16 +33,19 @@ use crate::ClientError;
 use crate::attempt::{Failure, Link, Opened};
 use crate::clock;
 use crate::device::Device;
-use crate::grant::{Accepted, accept};
-use crate::host::{Host, InstallError, Proof, ShellProofs};
-use crate::pump::{Finished, Outcome, Pump, PumpEvent, Stop, say_goodbye};
+use crate::host::{Host, InstallError};
+use crate::opening::{Opening, Prepared};
+use crate::proof::{Input, Proof, Proven};
+use crate::provider::{Counter, Event as Told, Order, Refused, Started, Stopped};
+use crate::pump::{Finished, Outcome, Pump, PumpEvent};
 use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
-use crate::setup::{Setup, changed_sections, read_config};
-use crate::signals::SignalStream;
-use crate::status::Status;
+use crate::setup::Setup;
 
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// The kernel needs about 20 ms to remove a device; the end of the process would do it as well.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A cookie, and the settings it was made under: it is for their gateway, and it is their user's.
 pub(crate) struct Ticket {
@@ -50,6 +56,7 @@ pub(crate) struct Ticket {
 /// An attempt that is running.
 pub(crate) struct Running {
     pub(crate) g: Generation,
+    pub(crate) how: How,
     /// What it was started with; a reload may have replaced it since.
     pub(crate) setup: Arc<Setup>,
     pub(crate) result: Boxed<Result<Box<Opened>, Failure>>,
@@ -63,9 +70,28 @@ pub(crate) struct Released {
     pub(crate) finished: Option<Box<Finished>>,
 }
 
+/// What is left of a tunnel when it is down.
+#[derive(Default)]
+pub(crate) struct Leaving {
+    pub(crate) device: Option<Device>,
+    /// Kept open, so that a goodbye is not overtaken by a reset.
+    pub(crate) link: Option<Link>,
+}
+
+/// Work beside the loop that came to its end.
+pub(crate) enum Done {
+    /// The host is rid of the device.
+    DeviceGone {
+        /// When it was let go.
+        since: Awake,
+    },
+}
+
 enum Event {
-    Signal(Signal),
+    Done(Done),
+    Order(Option<Order>),
     Attempt(Running, Result<Box<Opened>, Failure>),
+    Opening(Opening, Result<Box<Prepared>, InstallError>),
     Pump(PumpEvent),
     Released(Released),
     Deadline,
@@ -75,16 +101,25 @@ enum Event {
 pub(crate) struct Shell {
     pub(crate) setup: Arc<Setup>,
     pub(crate) config_path: PathBuf,
-    pub(crate) machine: Machine<ShellProofs>,
-    pub(crate) signals: SignalStream,
+    pub(crate) machine: Machine<Proven>,
+    pub(crate) counter: Counter,
     pub(crate) host: Host,
     pub(crate) attempt: Option<Running>,
+    pub(crate) opening: Option<Opening>,
     pub(crate) pump: Option<(Generation, Pump)>,
     pub(crate) release: Option<Boxed<Released>>,
     /// The device while no pump has it.
     pub(crate) device: Option<Device>,
     /// The connection of a pump that stopped by itself, while it is decided what follows.
     pub(crate) parting: Option<Link>,
+    /// A granted connection that was never used, while it is decided what follows.
+    pub(crate) orphan: Option<Link>,
+    /// What a stopped tunnel leaves; let go behind the acknowledgement.
+    pub(crate) leaving: Leaving,
+    /// Inputs that came of effects.
+    pub(crate) inputs: VecDeque<Input>,
+    /// Work that is finished beside the loop.
+    pub(crate) background: JoinSet<Done>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) known: Vec<SocketAddr>,
     pub(crate) addresses: Vec<IpAddr>,
@@ -99,20 +134,19 @@ pub(crate) struct Shell {
     pub(crate) carried: Traffic,
     pub(crate) quiet: Quiet,
     pub(crate) failure: Option<ClientError>,
-    pub(crate) status: watch::Sender<Status>,
+    /// What the machine said to the start that is being handled.
+    pub(crate) started: Result<Started, Refused>,
+    /// Nobody holds a provider any more.
+    pub(crate) abandoned: bool,
+    /// Whoever asked for a stop, in the order in which the machine acknowledges.
+    pub(crate) stoppers: VecDeque<oneshot::Sender<Stopped>>,
+    /// The answer of the stop that was acknowledged last.
+    pub(crate) last_stop: Option<Stopped>,
     pub(crate) exit: Option<Option<FailReason>>,
-    /// Inputs that wait for the effects before them to be carried out.
-    pub(crate) answers: VecDeque<Input<ShellProofs>>,
 }
 
 impl Shell {
-    pub(crate) fn new(
-        setup: Setup,
-        config_path: PathBuf,
-        host: Host,
-        signals: SignalStream,
-        status: watch::Sender<Status>,
-    ) -> Self {
+    pub(crate) fn new(setup: Setup, config_path: PathBuf, host: Host, counter: Counter) -> Self {
         let settings = Settings {
             backoff: setup.backoff(),
             on_failure: OnFailure::Exit,
@@ -121,13 +155,18 @@ impl Shell {
             setup: Arc::new(setup),
             config_path,
             machine: Machine::new(settings),
-            signals,
+            counter,
             host,
             attempt: None,
+            opening: None,
             pump: None,
             release: None,
             device: None,
             parting: None,
+            orphan: None,
+            leaving: Leaving::default(),
+            inputs: VecDeque::new(),
+            background: JoinSet::new(),
             ticket: None,
             known: Vec::new(),
             addresses: Vec::new(),
@@ -140,9 +179,11 @@ impl Shell {
             carried: Traffic::default(),
             quiet: Quiet::default(),
             failure: None,
-            status,
+            started: Ok(Started::Begun),
+            abandoned: false,
+            stoppers: VecDeque::new(),
+            last_stop: None,
             exit: None,
-            answers: VecDeque::new(),
         }
     }
 
@@ -156,6 +197,7 @@ impl Shell {
         loop {
             self.publish();
             if let Some(reason) = self.exit {
+                self.last_words().await;
                 return match reason {
                     None => Ok(()),
                     Some(reason) => Err(self.failure.take().unwrap_or_else(|| unexplained(reason))),
@@ -178,12 +220,17 @@ impl Shell {
         let at = Instant::now() + wait.unwrap_or_default();
         let event = tokio::select! {
             biased;
-            signal = self.signals.next() => Event::Signal(signal),
+            order = self.counter.orders.recv(), if !self.abandoned => Event::Order(order),
             released = optional(&mut self.release) => {
                 self.release = None;
                 Event::Released(released)
             }
             (running, result) = running(&mut self.attempt) => Event::Attempt(running, result),
+            (opening, result) = opening(&mut self.opening) => Event::Opening(opening, result),
+            Some(done) = self.background.join_next(), if !self.background.is_empty() => match done {
+                Ok(done) => Event::Done(done),
+                Err(_) => Event::Deadline,
+            },
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
         };
@@ -195,186 +242,40 @@ impl Shell {
 
     async fn handle(&mut self, event: Event) {
         match event {
-            Event::Signal(signal) => self.signal(signal),
-            Event::Attempt(Running { g, setup, dialled, .. }, result) => {
-                let dialled = dialled.load(Ordering::Relaxed);
+            Event::Order(Some(order)) => self.order(order),
+            Event::Order(None) => self.abandon(),
+            Event::Attempt(running, result) => {
+                let dialled = running.dialled.load(Ordering::Relaxed);
                 self.feed(Input::Dialled(dialled.saturating_sub(1)));
                 match result {
-                    Ok(opened) => self.opened(g, setup, *opened).await,
-                    Err(failure) => self.attempt_failed(g, setup, failure),
+                    Ok(opened) => self.opened(running, opened),
+                    Err(failure) => self.attempt_failed(running.g, running.setup, failure),
                 }
             }
+            Event::Opening(opening, Ok(prepared)) => self.prepared(opening, *prepared).await,
+            Event::Opening(opening, Err(error)) => self.not_prepared(opening, error),
             Event::Pump(PumpEvent::Finished(finished)) => self.pump_ended(finished),
             // With a deadline of its own the machine hears of gaps from that.
             Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
             Event::Pump(PumpEvent::Gap(_)) => {}
             Event::Released(released) => self.released(released),
             Event::Deadline => self.feed(Input::DeadlineReached),
-        }
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        debug!(?signal, "signal");
-        match signal {
-            Signal::Terminate | Signal::Interrupt | Signal::Quit => {
-                self.feed(Input::Stop {
-                    reason: StopReason::User,
-                    exit: true,
-                });
-            }
-            Signal::TunnelDown => self.feed(Input::Stop {
-                reason: StopReason::User,
-                exit: false,
-            }),
-            Signal::TunnelUp => self.feed(Input::Reconnect),
-            Signal::Reload => self.reload(),
-        }
-    }
-
-    /// All or nothing: a mistake anywhere leaves everything as it was.
-    fn reload(&mut self) {
-        let config = match read_config(&self.config_path) {
-            Ok(config) => config,
-            Err(errors) => {
-                tracing::error!("the configuration has mistakes and is not taken; the old one goes on\n{errors}");
-                return;
-            }
-        };
-        let changed = changed_sections(&self.setup.config, &config);
-        if changed.contains(&"tunnel") {
-            tracing::error!("[tunnel] cannot change while the client runs; the old configuration goes on, restart it");
-            return;
-        }
-        match Setup::new(config, self.setup.secrets.clone()) {
-            Ok(setup) => {
-                let changed = if changed.is_empty() {
-                    "nothing".to_owned()
-                } else {
-                    changed.join(" ")
-                };
-                info!(
-                    changed,
-                    "configuration read again; it counts from the next connection on"
-                );
-                if self.setup.config.log != setup.config.log {
-                    warn!("[log] counts from the next start of the client on");
-                }
-                self.machine.set_backoff(setup.backoff());
-                self.setup = Arc::new(setup);
-                self.known.clear();
-            }
-            Err(error) => tracing::error!("the configuration is not taken, the old one goes on: {error}"),
+            Event::Done(done) => self.done(done),
         }
     }
 
     fn gap(&mut self, gap: Gap) {
         info!(kind = ?gap.kind, seconds = gap.length.as_secs_f32(), "clock.gap");
-        self.status.send_modify(|status| status.clock_gaps += 1);
+        self.counter.status.send_modify(|status| status.clock_gaps += 1);
         self.feed(Input::ClockGap(gap));
     }
 
-    /// Checks the grant, sets the host up, and starts pumping over the new connection.
-    async fn opened(&mut self, g: Generation, setup: Arc<Setup>, opened: Opened) {
-        let Opened {
-            mut link,
-            cookie,
-            peer,
-            known,
-            tls,
-        } = opened;
-        if setup.same_login(&self.setup) {
-            self.known = known;
-        }
-        let prepared = self.prepare(&link.established, peer).await;
-        let accepted = match prepared {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // The grant is not to be used; the gateway need not keep it.
-                say_goodbye(&mut link);
-                self.ticket = None;
-                let (error, damaged) = match error {
-                    InstallError::Clean(error) => (error, false),
-                    InstallError::Damaged(error) => (error, true),
-                };
-                self.attempt_failed(
-                    g,
-                    setup,
-                    Failure {
-                        error,
-                        stage: Stage::Granted,
-                        cookie: None,
-                    },
-                );
-                if damaged {
-                    self.feed(Input::Cancel);
-                }
-                return;
-            }
-        };
-        self.ended_by = None;
-        if self
-            .session
-            .as_ref()
-            .is_none_or(|session| !session.has_plan(&accepted.plan))
-        {
-            report::accepted(&accepted, link.established.grant());
-        }
-        let addresses: Vec<IpAddr> = link.established.addresses().collect();
-        if !self.addresses.is_empty() && self.addresses != addresses {
-            info!(
-                old = report::list(&self.addresses),
-                new = report::list(&addresses),
-                "the gateway gave other addresses"
-            );
-        }
-        self.addresses = addresses;
-        self.upcoming = Some(SessionLog::new(
-            &setup,
-            peer,
-            tls,
-            accepted.plan,
-            link.established.session(),
-        ));
-
-        self.ticket = Some(Ticket { cookie, setup });
-
-        // The connection that this one replaces goes silently: its session goes on, here.
-        if let Some((_, mut pump)) = self.pump.take() {
-            pump.stop(Stop::Silently);
-            let finished = pump.finished().await;
-            self.keep(finished);
-        }
-        let Some(device) = self.device.take() else {
-            return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
-        };
-        self.quiet.reset();
-        self.failure = None;
-        self.feed(Input::Connected(g));
-        let stale = self
-            .lost_at
-            .take()
-            .is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
-        self.pump = Some((g, Pump::start(device, link, stale)));
-    }
-
-    fn cancel(&mut self, error: ClientError) {
+    pub(crate) fn cancel(&mut self, error: ClientError) {
         self.failure = Some(error);
         self.feed(Input::Cancel);
     }
 
-    async fn prepare(
-        &mut self,
-        established: &session::client::Established,
-        peer: IpAddr,
-    ) -> Result<Accepted, InstallError> {
-        let local = self.host.local_networks().await.map_err(InstallError::Clean)?;
-        let accepted = accept(established.grant(), peer, &self.setup.config, &local)
-            .map_err(|refused| InstallError::Clean(refused.into()))?;
-        self.host.install(accepted.plan.clone(), &mut self.device).await?;
-        Ok(accepted)
-    }
-
-    fn attempt_failed(&mut self, g: Generation, setup: Arc<Setup>, failure: Failure) {
+    pub(crate) fn attempt_failed(&mut self, g: Generation, setup: Arc<Setup>, failure: Failure) {
         let (class, stage) = (failure.class(), failure.stage);
         if let Some(cookie) = failure.cookie {
             self.ticket = Some(Ticket { cookie, setup });
@@ -405,11 +306,10 @@ impl Shell {
                 self.feed(Input::SessionEnded { g, reason: word });
             }
         }
-        self.parting = None;
     }
 
     /// Keeps what a pump gives back.
-    fn keep(&mut self, finished: Option<Box<Finished>>) -> Option<(Outcome, Link)> {
+    pub(crate) fn keep(&mut self, finished: Option<Box<Finished>>) -> Option<(Outcome, Link)> {
         let Finished { outcome, device, link } = *finished?;
         self.carried.add(link.established.traffic());
         self.device = Some(device);
@@ -418,12 +318,12 @@ impl Shell {
 
     fn released(&mut self, released: Released) {
         let Released { g, proof, finished } = released;
-        // The link is dropped after the acknowledgement.
-        let link = finished.map(|finished| {
+        if let Some(finished) = finished {
             self.carried.add(finished.link.established.traffic());
             self.device = Some(finished.device);
-            finished.link
-        });
+            self.leaving.link = Some(finished.link);
+        }
+        self.leaving.device = self.device.take();
         self.end_session();
         if !proof.residue().is_empty() {
             warn!(
@@ -431,32 +331,76 @@ impl Shell {
                 "could not restore all of this host; the next start of this tunnel tries again"
             );
         }
+        self.counter.status.send_modify(|status| status.tunnel = None);
         self.feed(Input::Released { g, restored: proof });
-        self.status.send_modify(|status| status.tunnel = None);
-        self.host.take_back(self.device.take());
-        drop(link);
     }
 
-    /// Hands an input to the machine and carries out what it says, and again with what can be answered at once.
-    pub(crate) fn feed(&mut self, input: Input<ShellProofs>) {
-        self.answers.push_back(input);
-        while let Some(input) = self.answers.pop_front() {
+    /// Hands an input to the machine and carries out what it says, and what comes of that at once.
+    pub(crate) fn feed(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
             let mut random = [0; 2];
             // Without randomness all clients wait alike, which is no reason to stop one.
             let _ = aws_lc_rs::rand::fill(&mut random);
-            let effects = self
-                .machine
-                .handle(input, clock::now(), Jitter::new(u16::from_be_bytes(random)));
-            for effect in effects {
+            let jitter = Jitter::new(u16::from_be_bytes(random));
+            for effect in self.machine.handle(input, clock::now(), jitter) {
                 self.carry_out(effect);
+            }
+        }
+        self.parting = None;
+        self.orphan = None;
+        if !matches!(self.machine.state(), State::Stopping { .. }) {
+            self.let_go();
+        }
+    }
+
+    /// Lets go of what a tunnel left that is down and acknowledged.
+    fn let_go(&mut self) {
+        // More stops than the machine acknowledges one by one share the last acknowledgement.
+        self.answer_the_rest();
+        let Leaving { device, link } = std::mem::take(&mut self.leaving);
+        drop(link);
+        let since = clock::now().awake;
+        if let Some(gone) = device.and_then(|device| self.host.take_back(device)) {
+            self.background.spawn(async move {
+                gone.await;
+                Done::DeviceGone { since }
+            });
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::DeviceGone { since } => {
+                let took = clock::now().awake.since(since);
+                let ms = (took.as_secs_f64() * 100_000.0).round() / 100.0;
+                info!(ms, "device.gone");
+                self.tell(Told::DeviceGone { took });
             }
         }
     }
 
+    /// Waits a moment for what is on its way off this host.
+    async fn last_words(&mut self) {
+        let wait = async {
+            while let Some(done) = self.background.join_next().await {
+                if let Ok(done) = done {
+                    self.done(done);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, wait).await;
+    }
+
     fn publish(&mut self) {
         let word = self.machine.state().word();
-        self.status
+        let changed = self
+            .counter
+            .status
             .send_if_modified(|status| std::mem::replace(&mut status.state, word) != word);
+        if changed {
+            self.tell(Told::State(word));
+        }
     }
 }
 
@@ -476,6 +420,16 @@ async fn running(attempt: &mut Option<Running>) -> (Running, Result<Box<Opened>,
         let result = (&mut running.result).await;
         if let Some(running) = attempt.take() {
             return (running, result);
+        }
+    }
+    std::future::pending().await
+}
+
+async fn opening(opening: &mut Option<Opening>) -> (Opening, Result<Box<Prepared>, InstallError>) {
+    if let Some(running) = opening {
+        let result = (&mut running.work).await;
+        if let Some(opening) = opening.take() {
+            return (opening, result);
         }
     }
     std::future::pending().await

@@ -1,9 +1,12 @@
-//! Where the client's orders come from.
+//! Signals as orders to the provider: one of those who stand above it.
 
+use lifecycle::StopReason;
 use platform::signals::{Signal, Signals};
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use crate::ClientError;
+use crate::provider::{Order, Provider};
 
 /// Where orders come from.
 #[derive(Debug, Default)]
@@ -15,7 +18,7 @@ pub enum SignalSource {
     Channel(mpsc::Receiver<Signal>),
 }
 
-/// Orders, one after the other.
+/// Signals, one after the other.
 pub(crate) enum SignalStream {
     Process(Signals),
     Channel(mpsc::Receiver<Signal>),
@@ -45,6 +48,39 @@ impl SignalStream {
                 }
             },
             Self::Ended => std::future::pending().await,
+        }
+    }
+}
+
+/// Passes on what signals say. Nobody waits for the answers. Never ends.
+pub(crate) async fn obey(mut signals: SignalStream, provider: Provider) {
+    loop {
+        let signal = signals.next().await;
+        debug!(?signal, "signal");
+        let told = match signal {
+            Signal::Terminate | Signal::Interrupt | Signal::Quit => {
+                provider
+                    .tell(|answer| Order::Stop {
+                        reason: StopReason::User,
+                        exit: true,
+                        answer,
+                    })
+                    .await
+            }
+            Signal::TunnelDown => {
+                provider
+                    .tell(|answer| Order::Stop {
+                        reason: StopReason::User,
+                        exit: false,
+                        answer,
+                    })
+                    .await
+            }
+            Signal::TunnelUp => provider.tell(Order::Reconnect).await,
+            Signal::Reload => provider.tell(Order::Reload).await,
+        };
+        if told.is_err() {
+            return std::future::pending().await;
         }
     }
 }

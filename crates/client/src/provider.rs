@@ -1,0 +1,199 @@
+//! The façade of a tunnel: what may be asked of it, and what it tells. Whoever gives orders is above it (signals, the API
+//! socket, the demo, later a C interface for an operating system's tunnel service); the shell and the host are below it.
+//!
+//! ```text
+//!   signals, API socket, demo --> Provider --orders--> Shell --> machine, host, ledger
+//!                                          <--acknowledgements, status, events--
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use lifecycle::{Origin, StopReason};
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::status::Status;
+
+/// Orders that wait for the shell, which takes them at once. More than the API socket serves at a time.
+pub(crate) const MAX_ORDERS: usize = 64;
+
+/// Events that a slow watcher may be behind before it misses some.
+pub(crate) const MAX_EVENTS: usize = 64;
+
+/// A cheap handle on a tunnel that runs somewhere in this process.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    orders: mpsc::Sender<Order>,
+    status: watch::Receiver<Status>,
+    events: broadcast::Sender<Event>,
+}
+
+/// How a start was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// The tunnel is on its way, or will be as soon as the stop that runs is over.
+    Begun,
+    /// It was up, or on its way, already.
+    Already,
+}
+
+/// Why an order was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// The process is about to end.
+    #[error("the client is about to exit")]
+    Exiting,
+    /// The tunnel's shell has ended.
+    #[error("the client has ended")]
+    Ended,
+    /// Something in the order is wrong.
+    #[error("{0}")]
+    Mistaken(String),
+}
+
+/// The answer to a stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stopped {
+    /// Time from the order to this answer.
+    pub took: Duration,
+    /// How the host was left.
+    pub outcome: Outcome,
+}
+
+/// How a stop left the host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// There was no tunnel.
+    WasDown,
+    /// The tunnel is down.
+    Down {
+        /// What could not be restored in time, one sentence each; empty if the host is as it was.
+        residue: Vec<String>,
+    },
+    /// Device and session wait for the next process.
+    HandedOver,
+}
+
+/// Something that happened to the tunnel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The state has this word now.
+    State(&'static str),
+    /// A stop was acknowledged.
+    Stopped(Stopped),
+    /// The device of the tunnel is gone.
+    DeviceGone {
+        /// Time since the acknowledgement.
+        took: Duration,
+    },
+}
+
+/// Something the shell is to do, with the place for its answer.
+pub(crate) enum Order {
+    Start(Origin, oneshot::Sender<Result<Started, Refused>>),
+    Reconnect(oneshot::Sender<Result<Started, Refused>>),
+    Stop {
+        reason: StopReason,
+        exit: bool,
+        answer: oneshot::Sender<Stopped>,
+    },
+    Cancel(String),
+    Reload(oneshot::Sender<Result<(), Refused>>),
+}
+
+impl fmt::Debug for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(origin, _) => write!(f, "start ({origin:?})"),
+            Self::Reconnect(_) => f.write_str("reconnect"),
+            Self::Stop { reason, exit, .. } => write!(f, "stop ({reason:?}, exit: {exit})"),
+            Self::Cancel(_) => f.write_str("cancel"),
+            Self::Reload(_) => f.write_str("reload"),
+        }
+    }
+}
+
+/// The shell's end of the façade.
+pub(crate) struct Counter {
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) events: broadcast::Sender<Event>,
+}
+
+impl Provider {
+    /// Both ends. `status` gets every change.
+    pub(crate) fn pair(status: watch::Sender<Status>) -> (Self, Counter) {
+        let (sender, orders) = mpsc::channel(MAX_ORDERS);
+        let (events, _) = broadcast::channel(MAX_EVENTS);
+        let provider = Self {
+            orders: sender,
+            status: status.subscribe(),
+            events: events.clone(),
+        };
+        (provider, Counter { orders, status, events })
+    }
+
+    /// Wants the tunnel up. Accepted in every state, and never waits for housekeeping.
+    ///
+    /// # Errors
+    /// [`Refused::Exiting`] and [`Refused::Ended`].
+    pub async fn start(&self, origin: Origin) -> Result<Started, Refused> {
+        self.ask(|answer| Order::Start(origin, answer)).await?
+    }
+
+    /// Wants the tunnel up, or connected afresh if it is.
+    ///
+    /// # Errors
+    /// As for [`Provider::start`].
+    pub async fn reconnect(&self) -> Result<Started, Refused> {
+        self.ask(Order::Reconnect).await?
+    }
+
+    /// Takes the tunnel down, and ends the shell afterwards if `exit`. The answer comes within
+    /// [`lifecycle::ACK_BUDGET`], whatever gateway, host and disk do.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`].
+    pub async fn stop(&self, reason: StopReason, exit: bool) -> Result<Stopped, Refused> {
+        self.ask(|answer| Order::Stop { reason, exit, answer }).await
+    }
+
+    /// Takes the tunnel down because of a mistake on this side. `error` is in the status, and what the shell ends with.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`].
+    pub async fn cancel(&self, error: String) -> Result<(), Refused> {
+        self.orders.send(Order::Cancel(error)).await.map_err(|_| Refused::Ended)
+    }
+
+    /// Reads the configuration again: all of it counts, or nothing.
+    ///
+    /// # Errors
+    /// [`Refused::Mistaken`] with the mistakes, and [`Refused::Ended`].
+    pub async fn reload(&self) -> Result<(), Refused> {
+        self.ask(Order::Reload).await?
+    }
+
+    /// The status, and its changes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// An order whose answer nobody waits for.
+    pub(crate) async fn tell<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<(), Refused> {
+        let (answer, _) = oneshot::channel();
+        self.orders.send(order(answer)).await.map_err(|_| Refused::Ended)
+    }
+
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, Refused> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(order(answer)).await.map_err(|_| Refused::Ended)?;
+        answered.await.map_err(|_| Refused::Ended)
+    }
+}
