@@ -1,6 +1,7 @@
 //! What the tunnel's own process writes: the record of a session that lives, and the job that it becomes.
 
 use crate::record::to_ms;
+use crate::recover::stays;
 use crate::steps::Look;
 use crate::{Damaged, Disk, End, FileName, Folder, Job, JobId, Ledger, LedgerError, OpenRecord};
 
@@ -89,10 +90,7 @@ impl<D: Disk> Ledger<D> {
                 Look::Gone => {}
             }
         }
-        match self.look::<Job>(Folder::Done, name)? {
-            Look::Good(_) | Look::Bad(_) => Ok(true),
-            Look::Gone => Ok(false),
-        }
+        self.is_done(name)
     }
 
     /// The records in open/, oldest first: at the start of the tunnel's process these are sessions that a crash ended. What
@@ -109,12 +107,7 @@ impl<D: Disk> Ledger<D> {
                 Ok(Look::Good(record)) => records.push(record),
                 Ok(Look::Gone) => {}
                 Ok(Look::Bad(damage)) => damaged.push(self.set_aside(Folder::Open, &name, damage)),
-                Err(error) => damaged.push(Damaged {
-                    folder: Folder::Open,
-                    name,
-                    kept_as: None,
-                    why: error.to_string(),
-                }),
+                Err(error) => damaged.push(stays(Folder::Open, &name, &error)),
             }
         }
         Ok((records, damaged))

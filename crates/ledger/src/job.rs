@@ -64,7 +64,11 @@ impl FromStr for JobId {
             random: u64::from_str_radix(random, 16).map_err(|_| NotAName)?,
         };
         // One id, one text: no signs, no capitals, no missing zeros.
-        if id.to_string() == text { Ok(id) } else { Err(NotAName) }
+        if id.started_s <= MAX_STARTED_S && id.to_string() == text {
+            Ok(id)
+        } else {
+            Err(NotAName)
+        }
     }
 }
 

@@ -56,14 +56,10 @@ impl<D: Disk> Ledger<D> {
     pub fn recover(&self, lock: D::Lock, now: Wall) -> Result<(Work<D::Lock>, Recovered), LedgerError> {
         let mut found = Recovered::default();
         let mut places: BTreeMap<JobId, Vec<Folder>> = BTreeMap::new();
+        for folder in Folder::ALL {
+            self.sweep(folder)?;
+        }
         for folder in PRECEDENCE {
-            self.disk
-                .remove_temporaries(folder)
-                .map_err(|error| LedgerError::Disk {
-                    what: "remove temporary files".to_owned(),
-                    folder,
-                    error,
-                })?;
             for name in self.names(folder)? {
                 match JobId::of_file(&name) {
                     Some(id) => places.entry(id).or_default().push(folder),
@@ -89,6 +85,15 @@ impl<D: Disk> Ledger<D> {
         Ok((work, found))
     }
 
+    fn sweep(&self, folder: Folder) -> Result<(), LedgerError> {
+        let failed = |error| LedgerError::Disk {
+            what: "remove temporary files".to_owned(),
+            folder,
+            error,
+        };
+        self.disk.remove_temporaries(folder).map_err(failed)
+    }
+
     /// Removes all copies of a job but the most final that can be read. One in done/ counts even if it cannot be read.
     fn keep_one(&self, id: JobId, folders: &[Folder], found: &mut Recovered) -> Result<(), LedgerError> {
         let name = id.file_name();
@@ -106,7 +111,10 @@ impl<D: Disk> Ledger<D> {
                     found.damaged.push(self.set_aside(*folder, &name, damage));
                     false
                 }
-                (_, Err(error)) => return Err(error),
+                (_, Err(error)) => {
+                    found.damaged.push(stays(*folder, &name, &error));
+                    false
+                }
             };
             if kept {
                 // It may have got here just before the crash: the others go only when it is sure to stay.
@@ -126,12 +134,7 @@ impl<D: Disk> Ledger<D> {
                 return Ok(());
             }
             Err(error) => {
-                found.damaged.push(Damaged {
-                    folder: Folder::Running,
-                    name: name.clone(),
-                    kept_as: None,
-                    why: error.to_string(),
-                });
+                found.damaged.push(stays(Folder::Running, name, &error));
                 return Ok(());
             }
         };
@@ -148,5 +151,15 @@ impl<D: Disk> Ledger<D> {
         }
         self.remove(Folder::Running, name)?;
         self.sync(Folder::Running)
+    }
+}
+
+/// A file that the disk does not give is left where it is: it may be readable again.
+pub(crate) fn stays(folder: Folder, name: &FileName, error: &LedgerError) -> Damaged {
+    Damaged {
+        folder,
+        name: name.clone(),
+        kept_as: None,
+        why: error.to_string(),
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use now::Wall;
 
 use crate::record::{clip, from_ms, to_ms};
-use crate::steps::Look;
-use crate::{Disk, Folder, Job, JobId, Ledger, LedgerError, Work};
+use crate::steps::{Look, trouble};
+use crate::{Disk, DiskError, FileName, Folder, Job, JobId, Ledger, LedgerError, Work};
 
 /// A job in the hands of the worker. Given back by [`Ledger::finish`], [`Ledger::fail`] or [`Ledger::requeue`]; one that is
 /// dropped stays in running/ until the next recovery.
@@ -51,6 +51,10 @@ impl<D: Disk> Ledger<D> {
                 continue;
             }
             if !self.shift(&name, Folder::Due, Folder::Running)? {
+                continue;
+            }
+            if self.is_done(&name)? {
+                self.remove(Folder::Running, &name)?;
                 continue;
             }
             match self.look::<Job>(Folder::Running, &name)? {
@@ -136,13 +140,14 @@ impl<D: Disk> Ledger<D> {
     pub fn drain_waiting(&self, _work: &Work<D::Lock>, now: Wall) -> Result<u32, LedgerError> {
         let mut drained = 0;
         for name in self.names(Folder::Waiting)? {
-            let mut job = match self.look::<Job>(Folder::Waiting, &name)? {
-                Look::Good(job) => job,
-                Look::Gone => continue,
-                Look::Bad(damage) => {
+            let mut job = match self.look::<Job>(Folder::Waiting, &name) {
+                Ok(Look::Good(job)) => job,
+                Ok(Look::Bad(damage)) => {
                     self.set_aside(Folder::Waiting, &name, damage);
                     continue;
                 }
+                // One that the disk does not give is named in the summary, and holds up no other.
+                Ok(Look::Gone) | Err(_) => continue,
             };
             let wanted = from_ms(job.not_before_ms.unwrap_or(0));
             let until = self.limits.clamp(wanted, now);
@@ -159,11 +164,11 @@ impl<D: Disk> Ledger<D> {
     /// When the next waiting job becomes due; none if none waits.
     ///
     /// # Errors
-    /// The disk's.
+    /// The folder cannot be listed.
     pub fn next_time(&self, now: Wall) -> Result<Option<Wall>, LedgerError> {
         let mut next = None;
         for name in self.names(Folder::Waiting)? {
-            if let Look::Good(job) = self.look::<Job>(Folder::Waiting, &name)? {
+            if let Ok(Look::Good(job)) = self.look::<Job>(Folder::Waiting, &name) {
                 let until = self.limits.clamp(from_ms(job.not_before_ms.unwrap_or(0)), now);
                 next = Some(next.map_or(until, |next: Wall| next.min(until)));
             }
@@ -195,6 +200,15 @@ impl<D: Disk> Ledger<D> {
         match self.back(id, Folder::Failed)? {
             true => Ok(()),
             false => Err(LedgerError::NoSuchJob(id)),
+        }
+    }
+
+    /// Whether a job was done before: somebody who tried it again by hand at the wrong moment may have left a copy.
+    pub(crate) fn is_done(&self, name: &FileName) -> Result<bool, LedgerError> {
+        match self.disk.read(Folder::Done, name) {
+            Ok(_) | Err(DiskError::Foreign) => Ok(true),
+            Err(DiskError::NotFound) => Ok(false),
+            Err(error) => Err(trouble("read", Folder::Done, name)(error)),
         }
     }
 
