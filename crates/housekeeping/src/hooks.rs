@@ -1,0 +1,169 @@
+//! The administrator's executables: which there are, and running one of them.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use platform::children::{Ending, Finished, Hook, trusted_executable};
+use tracing::{debug, info};
+
+use crate::Settings;
+
+/// Most executables in the folder. Each may take its whole time limit, one after the other.
+pub const MAX_HOOKS: usize = 64;
+
+/// Longest name of an executable, in bytes: it is noted in the job.
+const MAX_NAME: usize = 64;
+
+/// Characters of a hook's last line of output that an error repeats.
+const MAX_LAST_WORDS: usize = 160;
+
+/// One executable of the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) name: String,
+    /// Where it is, or why it is not run.
+    pub(crate) program: Result<PathBuf, String>,
+}
+
+impl Found {
+    /// The word under which it is noted as done.
+    pub(crate) fn word(&self) -> String {
+        format!("hooks/{}", self.name)
+    }
+}
+
+/// The executables in a folder, sorted by name. Hidden files, backups (`~`), folders and files that are not executable are
+/// none. A folder that does not exist has none. Blocks.
+///
+/// # Errors
+/// Why the folder cannot be read, in words.
+pub(crate) fn list(folder: &Path) -> Result<Vec<Found>, String> {
+    let failed = |error: io::Error| format!("cannot read {}: {error}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') || name.ends_with('~') {
+            continue;
+        }
+        let path = entry.path();
+        let program = match fs::metadata(&path) {
+            Ok(metadata) if !metadata.is_file() || !may_be_run(&metadata) => continue,
+            Ok(_) if !is_plain(&name) => Err("its name has characters other than A-Z, a-z, 0-9, _, . and -".to_owned()),
+            Ok(_) => trusted_executable(&path).map(|()| path),
+            Err(error) => Err(error.to_string()),
+        };
+        found.push(Found {
+            name: shown(&name),
+            program,
+        });
+        if found.len() > MAX_HOOKS {
+            return Err(format!("{} has more than {MAX_HOOKS} executables", folder.display()));
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// What became of a hook.
+pub(crate) enum Run {
+    Done,
+    Failed(String),
+    /// A stop came first.
+    Stopped,
+}
+
+/// Runs a hook until it ends, its time is over, or `stop` is ready.
+pub(crate) async fn run(
+    name: &str,
+    program: PathBuf,
+    env: Vec<(String, String)>,
+    settings: &Settings,
+    stop: impl Future<Output = ()>,
+) -> Run {
+    let hook = Hook {
+        program,
+        env,
+        time_limit: settings.hook_timeout,
+        output_limit: settings.hook_output,
+    };
+    match hook.run_until(stop).await {
+        Err(error) => Run::Failed(format!("hook {name} could not be started: {error}")),
+        Ok(Finished {
+            ending: Ending::Stopped,
+            ..
+        }) => Run::Stopped,
+        Ok(finished) => judge(name, &finished, settings),
+    }
+}
+
+fn judge(name: &str, finished: &Finished, settings: &Settings) -> Run {
+    let (took_ms, left_out) = (finished.took.as_millis(), finished.left_out);
+    let output = finished.output.as_str();
+    if finished.succeeded() {
+        debug!(hook = name, took_ms, left_out, output, "hook done");
+        return Run::Done;
+    }
+    let ending = match finished.ending {
+        Ending::TimedOut => format!("timed out after {} s", settings.hook_timeout.as_secs_f64()),
+        ending @ (Ending::Exited(_) | Ending::Killed(_) | Ending::Stopped) => ending.to_string(),
+    };
+    info!(hook = name, %ending, took_ms, left_out, output, "hook failed");
+    let words = last_words(output);
+    let separator = if words.is_empty() { "" } else { ": " };
+    Run::Failed(format!("hook {name}: {ending}{separator}{words}"))
+}
+
+/// The last line that is not empty.
+fn last_words(output: &str) -> String {
+    let last = output.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    last.unwrap_or_default().chars().take(MAX_LAST_WORDS).collect()
+}
+
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    name.len() <= MAX_NAME && name.bytes().all(plain)
+}
+
+fn shown(name: &str) -> String {
+    let printable = |c: char| if c.is_control() { '?' } else { c };
+    name.chars().take(MAX_NAME).map(printable).collect()
+}
+
+#[cfg(unix)]
+fn may_be_run(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o111 != 0
+}
+
+#[cfg(not(unix))]
+fn may_be_run(_: &Metadata) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_the_last_line_and_not_more_of_it_than_fits() {
+        assert_eq!(last_words("one\n two \n\n  \n"), "two");
+        assert_eq!(last_words(""), "");
+        assert_eq!(last_words(&"x".repeat(5000)).len(), MAX_LAST_WORDS);
+    }
+
+    #[test]
+    fn only_plain_names_are_run_and_noted() {
+        assert!(is_plain("10-accounting.sh"));
+        for bad in ["a b", "a;b", "ä", "$(x)", &"x".repeat(65)] {
+            assert!(!is_plain(bad), "{bad}");
+        }
+        assert_eq!(shown("a\nb"), "a?b");
+    }
+}

@@ -1,0 +1,298 @@
+//! The worker: claims one job after the other and carries out its chores.
+//!
+//! ```text
+//!   worker lock -> recover, drain waiting/ -> claim -> chore, chore, chore -> done/
+//!                                               ^        |         '------> waiting/ or failed/, with the errors
+//!                                               |        '-- stop --------> due/, nothing counted
+//!                                               '---- next job
+//! ```
+//! A chore that fails does not keep the later ones from being done. What is done is noted before anything else happens, so
+//! that a job that runs again does only the rest.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ledger::{Chore, Damaged, Fate, HistoryEntry, JobId, LedgerError};
+use now::Wall;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use crate::bench::{Bench, Claimed, FolderLedger, is_past, report_failure, wall};
+use crate::hooks::{self, Run};
+use crate::{Office, Settings, summary};
+
+/// How long the office may take for one chore. A login over a slow network takes some seconds.
+pub const OFFICE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Works on the ledger of one tunnel, or of a gateway. Any number of these, in any number of processes, may be there: the
+/// worker lock lets one of them work at a time.
+#[derive(Debug)]
+pub struct Worker<O> {
+    ledger: Arc<FolderLedger>,
+    settings: Settings,
+    office: O,
+}
+
+/// What a worker has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it does no more.
+    pub ended: Ended,
+    /// Jobs that are done now, in this order.
+    pub done: Vec<JobId>,
+    /// Jobs that failed, in this order.
+    pub failed: Vec<Failure>,
+    /// Files in the ledger that cannot be read, and where they are now.
+    pub damaged: Vec<Damaged>,
+    /// When the next waiting job becomes due; known only after [`Ended::NothingDue`].
+    pub next: Option<Wall>,
+}
+
+/// Why a worker stopped working.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// No job is due.
+    NothingDue,
+    /// It was told to stop; the job it had is due again.
+    Stopped,
+    /// Another worker has the lock and does the work.
+    Busy,
+    /// The disk failed. What was claimed runs again later.
+    Disk(LedgerError),
+}
+
+/// A job that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub job: JobId,
+    /// What went wrong.
+    pub error: String,
+    /// When it is tried again; `None` if it was given up.
+    pub again: Option<Wall>,
+}
+
+/// How a chore went.
+enum Chored {
+    Done,
+    Failed(String),
+    Stopped,
+}
+
+/// How a job went.
+enum Worked {
+    AllDone,
+    Failed(Vec<String>),
+    Stopped,
+}
+
+impl<O: Office> Worker<O> {
+    /// A worker; it does nothing by itself.
+    pub fn new(ledger: Arc<FolderLedger>, settings: Settings, office: O) -> Self {
+        Self {
+            ledger,
+            settings,
+            office,
+        }
+    }
+
+    /// Does all work that is due, and says what became of it. Once `stop` is true (or its sender is gone) it ends within
+    /// [`platform::children::GRACE`] and a moment, as far as the disk lets it. If this is dropped, what it was about to do
+    /// is found by the next worker.
+    pub async fn work_off(&self, stop: watch::Receiver<bool>) -> Outcome {
+        let mut outcome = Outcome {
+            ended: Ended::NothingDue,
+            done: Vec::new(),
+            failed: Vec::new(),
+            damaged: Vec::new(),
+            next: None,
+        };
+        outcome.ended = match self.work(&stop, &mut outcome).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                warn!(%error, "housekeeping cannot use its ledger");
+                Ended::Disk(error)
+            }
+        };
+        outcome
+    }
+
+    async fn work(&self, stop: &watch::Receiver<bool>, outcome: &mut Outcome) -> Result<Ended, LedgerError> {
+        let Some((mut bench, damaged)) = Bench::open(Arc::clone(&self.ledger)).await? else {
+            return Ok(Ended::Busy);
+        };
+        for file in &damaged {
+            warn!(folder = %file.folder, file = %file.name, kept_as = ?file.kept_as, why = %file.why, "not a record");
+        }
+        outcome.damaged = damaged;
+        while !is_stopped(stop) {
+            let Some(claimed) = bench.claim().await? else {
+                outcome.next = bench.next_time().await?;
+                return Ok(Ended::NothingDue);
+            };
+            let begun = Instant::now();
+            let (job, tries) = (claimed.job.id(), claimed.attempt);
+            match self.carry_out(&mut bench, &claimed, stop).await? {
+                Worked::Stopped => {
+                    bench.requeue().await?;
+                    debug!(%job, "housekeeping interrupted by a stop");
+                    return Ok(Ended::Stopped);
+                }
+                Worked::AllDone => {
+                    bench.finish().await?;
+                    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    info!(%job, ms, tries, "housekeeping.done");
+                    outcome.done.push(job);
+                }
+                Worked::Failed(errors) => {
+                    let error = errors.join("; ");
+                    let again = match bench.fail(error.clone()).await? {
+                        Some(Fate::Waiting(until)) => Some(until),
+                        Some(Fate::GivenUp) | None => None,
+                    };
+                    report_failure(job, tries, &error, again);
+                    outcome.failed.push(Failure { job, error, again });
+                }
+            }
+        }
+        Ok(Ended::Stopped)
+    }
+
+    async fn carry_out(
+        &self,
+        bench: &mut Bench,
+        claimed: &Claimed,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Worked, LedgerError> {
+        let record = &claimed.job.record;
+        let mut errors = Vec::new();
+        for chore in claimed.job.owed() {
+            let chored = match chore {
+                Chore::Account => {
+                    let entry = HistoryEntry::from(record);
+                    on_disk(bench.with(move |ledger, _| ledger.history_write(&entry)).await)
+                }
+                // An expired token ends nothing any more, nor is there anything left to end.
+                Chore::Logout {
+                    token_expires_ms: Some(until),
+                    ..
+                } if is_past(*until) => Chored::Done,
+                Chore::Logout { token, .. } => {
+                    within(OFFICE_TIMEOUT, "logout", self.office.logout(record, token), stop).await
+                }
+                Chore::Hooks => self.run_hooks(bench, claimed, stop).await?,
+                Chore::Upload => match &self.settings.collector {
+                    None => Chored::Done,
+                    Some(collector) => {
+                        let body = summary::json(&claimed.job, claimed.attempt);
+                        let key = record.id.to_string();
+                        within(collector.timeout, "upload", collector.post(&key, body), stop).await
+                    }
+                },
+                // The session table has done it; what remains is that somebody may want to know, which is a hook's.
+                Chore::ReleaseLease => Chored::Done,
+                Chore::Forget => within(OFFICE_TIMEOUT, "forget", self.office.forget(record), stop).await,
+                Chore::Prune => on_disk(self.prune(bench).await),
+            };
+            match chored {
+                Chored::Done => bench.progress(chore.word().to_owned()).await?,
+                Chored::Failed(error) => errors.push(error),
+                Chored::Stopped => return Ok(Worked::Stopped),
+            }
+        }
+        Ok(if errors.is_empty() {
+            Worked::AllDone
+        } else {
+            Worked::Failed(errors)
+        })
+    }
+
+    /// Runs the administrator's executables that have not done their work for this job yet.
+    async fn run_hooks(
+        &self,
+        bench: &mut Bench,
+        claimed: &Claimed,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Chored, LedgerError> {
+        let folder = self.settings.hooks_dir.clone();
+        let Ok(listed) = spawn_blocking(move || hooks::list(&folder)).await else {
+            return Ok(Chored::Stopped);
+        };
+        let found = match listed {
+            Ok(found) => found,
+            Err(error) => return Ok(Chored::Failed(error)),
+        };
+        let mut errors = Vec::new();
+        for hook in found {
+            if claimed.job.has_done(&hook.word()) {
+                continue;
+            }
+            let program = match &hook.program {
+                Ok(program) => program.clone(),
+                Err(why) => {
+                    errors.push(format!("hook {} is not run: {why}", hook.name));
+                    continue;
+                }
+            };
+            if is_stopped(stop) {
+                return Ok(Chored::Stopped);
+            }
+            let env = summary::environment(&claimed.job, claimed.attempt);
+            match hooks::run(&hook.name, program, env, &self.settings, stopped(stop.clone())).await {
+                Run::Done => bench.progress(hook.word()).await?,
+                Run::Failed(error) => errors.push(error),
+                Run::Stopped => return Ok(Chored::Stopped),
+            }
+        }
+        Ok(match errors.is_empty() {
+            true => Chored::Done,
+            false => Chored::Failed(errors.join("; ")),
+        })
+    }
+
+    async fn prune(&self, bench: &mut Bench) -> Result<(), LedgerError> {
+        let pruned = bench.with(|ledger, held| ledger.prune(&held.work, wall())).await?;
+        for file in &pruned.failed {
+            warn!(%file, "a job that was given up is forgotten; raise keep_failed to keep more");
+        }
+        debug!(done = pruned.done, history = pruned.history, "pruned");
+        Ok(())
+    }
+}
+
+/// Waits for something that needs the network, for a limited time and not through a stop.
+async fn within(
+    limit: Duration,
+    word: &str,
+    what: impl Future<Output = Result<(), String>>,
+    stop: &watch::Receiver<bool>,
+) -> Chored {
+    tokio::select! {
+        biased;
+        () = stopped(stop.clone()) => Chored::Stopped,
+        outcome = timeout(limit, what) => match outcome {
+            Ok(Ok(())) => Chored::Done,
+            Ok(Err(error)) => Chored::Failed(format!("{word}: {error}")),
+            Err(_) => Chored::Failed(format!("{word}: no answer within {} s", limit.as_secs_f64())),
+        },
+    }
+}
+
+/// A chore of the disk's: that it failed is for later; that its being done cannot be noted is for now.
+fn on_disk(outcome: Result<(), LedgerError>) -> Chored {
+    match outcome {
+        Ok(()) => Chored::Done,
+        Err(error) => Chored::Failed(error.to_string()),
+    }
+}
+
+fn is_stopped(stop: &watch::Receiver<bool>) -> bool {
+    *stop.borrow() || stop.has_changed().is_err()
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that whoever could say stop is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
