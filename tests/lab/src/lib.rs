@@ -7,7 +7,7 @@
 //!   marmot, ocserv, openconnect   the ends          peer      an end that misbehaves on purpose
 //!   openvpn, wireguard            other tunnels     devices   when a device goes
 //!   ping, transfer                traffic           sockets   what the kernel knows of a connection
-//!   figures   medians of repeated measurements
+//!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
@@ -15,6 +15,7 @@ mod devices;
 mod figures;
 mod harness;
 mod host;
+mod longjob;
 mod marmot;
 mod ocserv;
 mod openconnect;
@@ -33,6 +34,7 @@ mod wireguard;
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use harness::{Test, is_long, run, run_long, run_scaled};
+pub use longjob::{LongJob, write_hook};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
     start_client, start_gateway, users_file,

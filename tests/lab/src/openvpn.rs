@@ -29,7 +29,8 @@ impl<'a> Openvpn<'a> {
     /// # Errors
     /// If a file cannot be written.
     pub fn configure(lab: &'a Lab, site: &'a Site) -> Result<Self> {
-        let (server, client) = (lab.pki().server()?, lab.pki().client("openvpn")?);
+        // Not the certificate of the other gateways: each call makes a new one in the same files.
+        let (server, client) = (lab.pki().renewed_server()?, lab.pki().client("openvpn")?);
         let (ca, plan) = (lab.pki().ca(), site.plan);
         let identity = |identity: &crate::Identity| {
             format!(
