@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::{Lab, host};
+use crate::{Lab, host, systemd};
 
 /// One test: a fact, and what shows it.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +111,9 @@ fn obstacle(needs: &[&str]) -> Option<String> {
     }
     if needs.contains(&"ocserv") && host::groups_are_fixed() {
         return Some("ocserv changes its groups, which this user namespace forbids; run as root".to_owned());
+    }
+    if needs.contains(&"systemctl") {
+        return systemd::obstacle();
     }
     None
 }

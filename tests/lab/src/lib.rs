@@ -8,6 +8,7 @@
 //!   openvpn, wireguard            other tunnels     devices   when a device goes
 //!   ping, transfer                traffic           sockets   what the kernel knows of a connection
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
+//!   systemd   a service manager, and our units in it
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
@@ -26,6 +27,7 @@ mod pki;
 mod process;
 mod settings;
 mod sockets;
+mod systemd;
 mod topology;
 mod transfer;
 mod wait;
@@ -48,6 +50,7 @@ pub use process::{Mark, Process};
 pub use rustix::process::Signal;
 pub use settings::Settings;
 pub use sockets::Connection;
+pub use systemd::Systemd;
 pub use topology::{GATEWAY_NAME, Lab, SITE_A, SITE_B, Site, SitePlan};
 pub use transfer::{Flow, Rates, Server, transfer};
 pub use wait::{PATIENCE, eventually, until};
