@@ -8,16 +8,21 @@
 //!   openvpn, wireguard            other tunnels     devices   when a device goes
 //!   ping, transfer                traffic           sockets   what the kernel knows of a connection
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
-//!   systemd   a service manager, and our units in it
+//!   control   the local socket                      spool     what a daemon wrote down
+//!   hole, names, capture, steady   packets that vanish, names, eyes on a cable, a flow that counts
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
+mod capture;
+mod control;
 mod devices;
 mod figures;
 mod harness;
+mod hole;
 mod host;
 mod longjob;
 mod marmot;
+mod names;
 mod ocserv;
 mod openconnect;
 mod openvpn;
@@ -27,20 +32,25 @@ mod pki;
 mod process;
 mod settings;
 mod sockets;
-mod systemd;
+mod spool;
+mod steady;
 mod topology;
 mod transfer;
 mod wait;
 mod wireguard;
 
+pub use capture::Capture;
+pub use control::{Control, answer};
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use harness::{Test, is_long, run, run_long, run_scaled};
+pub use hole::Hole;
 pub use longjob::{LongJob, write_hook};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
     start_client, start_gateway, users_file,
 };
+pub use names::Names;
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses};
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
@@ -50,7 +60,8 @@ pub use process::{Mark, Process};
 pub use rustix::process::Signal;
 pub use settings::Settings;
 pub use sockets::Connection;
-pub use systemd::Systemd;
+pub use spool::Spool;
+pub use steady::{Steady, Tally};
 pub use topology::{GATEWAY_NAME, Lab, SITE_A, SITE_B, Site, SitePlan};
 pub use transfer::{Flow, Rates, Server, transfer};
 pub use wait::{PATIENCE, eventually, until};

@@ -82,6 +82,14 @@ impl<'a> Ping<'a> {
         }
     }
 
+    /// Requests over one socket, each sent once.
+    pub(crate) fn series(self) -> Result<Series<'a>> {
+        Ok(Series {
+            socket: self.socket()?,
+            ping: self,
+        })
+    }
+
     fn ask(self, within: Duration) -> Result<Option<Duration>> {
         let socket = self.socket()?;
         let deadline = Instant::now() + within;
@@ -149,6 +157,30 @@ impl<'a> Ping<'a> {
         let icmp = packet.get(start..length).unwrap_or_default();
         let ours = icmp.len() == HEADER + self.payload && icmp[0] == answer && icmp[4..6] == identifier();
         Ok(ours.then(|| u16::from_be_bytes([icmp[6], icmp[7]])))
+    }
+}
+
+/// Requests of one [`Ping`], one after the other.
+pub(crate) struct Series<'a> {
+    ping: Ping<'a>,
+    socket: Socket,
+}
+
+impl Series<'_> {
+    /// Sends one request and waits for its answer; a late answer to an earlier one does not count.
+    pub(crate) fn once(&mut self, within: Duration) -> Result<Option<Duration>> {
+        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        let sent = Instant::now();
+        // What cannot be sent is lost, too.
+        let _ = self
+            .socket
+            .send_to(&self.ping.request(sequence), &SocketAddr::new(self.ping.to, 0).into());
+        while let Some(left) = within.checked_sub(sent.elapsed()) {
+            if self.ping.reply(&self.socket, left)? == Some(sequence) {
+                return Ok(Some(sent.elapsed()));
+            }
+        }
+        Ok(None)
     }
 }
 
