@@ -10,6 +10,7 @@
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, capture, steady   packets that vanish, names, eyes on a cable, a flow that counts
+//!   systemd   a service manager, and our units in it
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
@@ -34,6 +35,7 @@ mod settings;
 mod sockets;
 mod spool;
 mod steady;
+mod systemd;
 mod topology;
 mod transfer;
 mod wait;
@@ -62,6 +64,7 @@ pub use settings::Settings;
 pub use sockets::Connection;
 pub use spool::Spool;
 pub use steady::{Steady, Tally};
+pub use systemd::Systemd;
 pub use topology::{GATEWAY_NAME, Lab, SITE_A, SITE_B, Site, SitePlan};
 pub use transfer::{Flow, Rates, Server, transfer};
 pub use wait::{PATIENCE, eventually, until};
