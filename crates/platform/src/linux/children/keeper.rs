@@ -1,0 +1,282 @@
+//! The keeper: a process between us and a hook, forked and never exec'd, that outlives neither.
+//!
+//! It is the subreaper of all that the hook starts (prctl(2)), so whatever loses its parent becomes the keeper's child, in
+//! whichever session it is, and is found in `/proc/thread-self/children`. The keeper tells how the hook ended once nobody is
+//! left.
+//!
+//! Everything here runs after a fork in a process that had other threads: system calls on the stack only, no allocation, no
+//! lock, no panic.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use libc::{c_int, c_ulong, pid_t};
+
+use crate::children::GRACE;
+
+/// Nice value of a hook: a tenth of the processor time of a busy neighbour.
+const NICE: c_int = 10;
+
+/// `IOPRIO_CLASS_IDLE` in its place (include/uapi/linux/ioprio.h): the disk when nobody else wants it.
+const DISK_WHEN_IDLE: c_int = 3 << 13;
+
+/// The usual soft limit of descriptors; a daemon may have raised its own.
+const DESCRIPTORS: libc::rlim_t = 1024;
+
+/// No kernel has more capabilities (64 bits in capget(2)).
+const CAPABILITIES: c_ulong = 64;
+
+/// Time between two attempts to kill what forks faster than it dies.
+const AGAIN_MS: c_int = 10;
+
+const NAME: &CStr = c"marmot-keeper";
+
+/// Divides the forked child into keeper and hook, and returns in the hook only.
+pub(super) fn divide(control: RawFd) -> io::Result<()> {
+    // SAFETY: all these calls take integers, or pointers to values that live on this stack for the time of the call.
+    unsafe {
+        // Its own session: no terminal, and no way into the process group of the daemon.
+        libc::setsid();
+        lower()?;
+        // Without it (before Linux 3.4) only the process group is found.
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as c_ulong);
+        let mut all: libc::sigset_t = mem::zeroed();
+        let mut before: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_BLOCK, &all, &mut before);
+        let keeper = libc::getpid();
+        // The C library's fork would take locks that another thread held when we were forked.
+        let hook = libc::syscall(libc::SYS_clone, libc::SIGCHLD as c_ulong, 0, 0, 0, 0);
+        match pid_t::try_from(hook) {
+            Ok(0) => {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong);
+                if libc::getppid() != keeper {
+                    libc::_exit(1);
+                }
+                libc::sigprocmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+                close_on_exec();
+                Ok(())
+            }
+            Ok(hook) if hook > 0 => keep(control, hook),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Gives up what a hook must not have. What only makes it more polite may fail.
+unsafe fn lower() -> io::Result<()> {
+    // SAFETY: as in `divide`; capset reads a header of two and data of six 32-bit numbers.
+    unsafe {
+        libc::umask(0o077);
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        // 1: IOPRIO_WHO_PROCESS.
+        libc::syscall(libc::SYS_ioprio_set, 1, 0, DISK_WHEN_IDLE);
+        limit(libc::RLIMIT_CORE, 0);
+        limit(libc::RLIMIT_NOFILE, DESCRIPTORS);
+        // The bounding set first, while we may; without CAP_SETPCAP what follows is enough, since nothing new can be gained.
+        for capability in 0..CAPABILITIES {
+            libc::prctl(libc::PR_CAPBSET_DROP, capability);
+        }
+        let none: c_ulong = 0;
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong,
+            none,
+            none,
+            none,
+        );
+        /// `_LINUX_CAPABILITY_VERSION_3` and this process.
+        const HEADER: [u32; 2] = [0x2008_0522, 0];
+        let nothing = [0_u32; 6];
+        if libc::syscall(libc::SYS_capset, HEADER.as_ptr(), nothing.as_ptr()) < 0
+            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, none, none, none) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Lowers a soft limit.
+unsafe fn limit(resource: libc::__rlimit_resource_t, to: libc::rlim_t) {
+    // SAFETY: both calls get a pointer to a value on this stack.
+    unsafe {
+        let mut now: libc::rlimit = mem::zeroed();
+        if libc::getrlimit(resource, &mut now) == 0 && now.rlim_cur > to {
+            now.rlim_cur = to;
+            libc::setrlimit(resource, &now);
+        }
+    }
+}
+
+/// Waits for the end of the hook, or for ours to be asked for; ends what is left; tells.
+unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
+    // SAFETY: as in `divide`.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
+        close_all_but(control);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut child: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&mut child);
+        libc::sigaddset(&mut child, libc::SIGCHLD);
+        let signals = libc::signalfd(-1, &child, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        let mut watched = [control, signals].map(|fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        });
+
+        let mut status: c_int = libc::SIGKILL;
+        let mut hook_lives = true;
+        let mut kill_at: Option<i64> = None;
+        loop {
+            loop {
+                let mut ended: c_int = 0;
+                let child = libc::waitpid(-1, &mut ended, libc::WNOHANG);
+                if child == hook {
+                    status = ended;
+                    hook_lives = false;
+                }
+                if child < 0 {
+                    // Nobody is left.
+                    tell(control, status);
+                }
+                if child == 0 {
+                    break;
+                }
+            }
+            let asked = watched[0].revents != 0;
+            if asked {
+                watched[0].fd = -1;
+                watched[0].revents = 0;
+            }
+            if kill_at.is_none() && (asked || !hook_lives) {
+                kill_at = Some(now_ms() + GRACE.as_millis() as i64);
+                // The keeper is in the group too, and blocks it.
+                libc::kill(0, libc::SIGTERM);
+                signal_children(libc::SIGTERM);
+            }
+            let wait = match kill_at {
+                // Without a descriptor for signals we look now and then.
+                None if signals < 0 => AGAIN_MS,
+                None => -1,
+                Some(at) if at > now_ms() => c_int::try_from(at - now_ms()).unwrap_or(AGAIN_MS),
+                Some(_) => {
+                    if !signal_children(libc::SIGKILL) {
+                        // No list of children in this kernel: the process group, and with it the keeper.
+                        libc::kill(0, libc::SIGKILL);
+                    }
+                    AGAIN_MS
+                }
+            };
+            libc::poll(watched.as_mut_ptr(), watched.len() as libc::nfds_t, wait);
+            let mut news = [0_u8; 1024];
+            while libc::read(signals, news.as_mut_ptr().cast(), news.len()) > 0 {}
+        }
+    }
+}
+
+unsafe fn tell(control: RawFd, status: c_int) -> ! {
+    // SAFETY: send reads the bytes of `status`, which lives on this stack.
+    unsafe {
+        libc::send(
+            control,
+            ptr::from_ref(&status).cast(),
+            size_of::<c_int>(),
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        );
+        libc::_exit(0)
+    }
+}
+
+/// Also the pipe on which the spawning process waits for the exec.
+unsafe fn close_all_but(keep: RawFd) {
+    // SAFETY: the calls take integers; no code that owns one of these descriptors runs in this process any more.
+    unsafe {
+        let Ok(number) = u32::try_from(keep) else {
+            return;
+        };
+        let below = number == 0 || libc::syscall(libc::SYS_close_range, 0_u32, number - 1, 0) == 0;
+        if below && libc::syscall(libc::SYS_close_range, number + 1, u32::MAX, 0) == 0 {
+            return;
+        }
+        // Before Linux 5.9.
+        for descriptor in (0..descriptor_limit()).filter(|descriptor| *descriptor != keep) {
+            libc::close(descriptor);
+        }
+    }
+}
+
+/// Ours are closed on exec in any case; this is for those that we inherited.
+unsafe fn close_on_exec() {
+    // SAFETY: the calls take integers.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
+            return;
+        }
+        // Before Linux 5.11.
+        for descriptor in 3..descriptor_limit() {
+            libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+}
+
+/// No descriptor has a larger number, unless the limit was lowered after it was opened.
+unsafe fn descriptor_limit() -> c_int {
+    // SAFETY: the limit is written to a value on this stack.
+    unsafe {
+        let mut limit: libc::rlimit = mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        c_int::try_from(limit.rlim_max.min(65_536)).unwrap_or(1024)
+    }
+}
+
+/// Sends `signal` to every child, wherever it went, and says whether the kernel lists them.
+unsafe fn signal_children(signal: c_int) -> bool {
+    // SAFETY: the path is a C string and the buffer lives on this stack.
+    unsafe {
+        let list = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if list < 0 {
+            return false;
+        }
+        let mut buffer = [0_u8; 4096];
+        // A number may be cut in two by the end of the buffer.
+        let mut number: pid_t = 0;
+        loop {
+            let length = libc::read(list, buffer.as_mut_ptr().cast(), buffer.len());
+            let Ok(length @ 1..) = usize::try_from(length) else {
+                break;
+            };
+            for byte in buffer.iter().take(length) {
+                if byte.is_ascii_digit() {
+                    number = number.wrapping_mul(10).wrapping_add(pid_t::from(byte - b'0'));
+                } else {
+                    signal_one(number, signal);
+                    number = 0;
+                }
+            }
+        }
+        signal_one(number, signal);
+        libc::close(list);
+        true
+    }
+}
+
+unsafe fn signal_one(child: pid_t, signal: c_int) {
+    if child > 1 {
+        // SAFETY: kill takes two integers. A child that we have not waited for still has its number.
+        unsafe { libc::kill(child, signal) };
+    }
+}
+
+unsafe fn now_ms() -> i64 {
+    // SAFETY: the time is written to a value on this stack.
+    unsafe {
+        let mut now: libc::timespec = mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
+        now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+    }
+}

@@ -1,0 +1,239 @@
+//! Real hooks: shell scripts that behave, and some that do not.
+
+use std::fs::{self, Permissions};
+use std::future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::children::{Ending, Finished, GRACE, Hook};
+use crate::signals::is_alive;
+
+/// No test waits longer for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder with one script in it.
+struct Script {
+    folder: TempDir,
+    hook: Hook,
+}
+
+impl Script {
+    fn new(body: &str) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let program = folder.path().join("hook");
+        // Not by ourselves: a hook forked by another test meanwhile would hold it open for writing (ETXTBSY).
+        let text = format!("#!/bin/sh\n{body}\n");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""]);
+        let written = shell.arg(&program).arg(text).status().expect("sh");
+        assert!(written.success());
+        let at = folder.path().display().to_string();
+        let hook = Hook {
+            program,
+            env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("FOLDER".into(), at)],
+            time_limit: PATIENCE,
+            output_limit: 4096,
+        };
+        Self { folder, hook }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn run(&self) -> Finished {
+        self.hook.run().await.expect("started")
+    }
+
+    /// The process number that the script writes into a file, once it is there.
+    async fn number(&self, name: &str) -> u32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = fs::read_to_string(self.file(name)).unwrap_or_default();
+            if let Some(number) = text.strip_suffix('\n') {
+                return number.parse().unwrap_or_else(|_| panic!("{name}: {text:?}"));
+            }
+            assert!(Instant::now() < deadline, "no {name}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn gone(process: u32) {
+    let deadline = Instant::now() + PATIENCE;
+    while is_alive(process) {
+        assert!(Instant::now() < deadline, "process {process} lives on");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_hook_tells_by_exit_code_and_output() {
+    let script = Script::new("echo to stdout; echo to stderr >&2; exit 3");
+    let finished = script.run().await;
+    assert_eq!(finished.ending, Ending::Exited(3));
+    assert_eq!(finished.output, "to stdout\nto stderr\n");
+    assert_eq!(finished.left_out, 0);
+    assert!(!finished.succeeded());
+    assert!(Script::new("true").run().await.succeeded());
+    assert_eq!(Script::new("kill -9 $$").run().await.ending, Ending::Killed(9));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_hook_has_what_it_is_given_and_nothing_else() {
+    let mut script = Script::new("cat /proc/self/environ | tr '\\0' '\\n'");
+    script.hook.env = vec![("MARMOT_JOB".into(), "1-2; rm -rf $HOME".into())];
+    script.hook.env.push(("PATH".into(), "/usr/bin:/bin".into()));
+    let output = script.run().await.output;
+    let mut lines: Vec<&str> = output.lines().collect();
+    // The shell's own.
+    lines.retain(|line| !line.starts_with("PWD=") && !line.starts_with("_=") && !line.starts_with("OLDPWD="));
+    lines.sort_unstable();
+    assert_eq!(lines, ["MARMOT_JOB=1-2; rm -rf $HOME", "PATH=/usr/bin:/bin"]);
+
+    // SAFETY: dup takes an integer; the copy is not closed on exec, which is the point.
+    let leaked = unsafe { libc::dup(0) };
+    assert!(leaked > 2);
+    let script = Script::new("pwd; cat; ls /proc/self/fd; ulimit -c; ulimit -n; umask");
+    let output = script.run().await.output;
+    assert_eq!(
+        output, "/\n0\n1\n2\n3\n0\n1024\n0077\n",
+        "descriptor 3 is the listed folder"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_hook_has_no_privileges_and_low_priority() {
+    let output = Script::new("cat /proc/self/status; nice; cut -d' ' -f6 /proc/self/stat; echo $PPID")
+        .run()
+        .await
+        .output;
+    let field = |name: &str| {
+        output
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("field")
+            .trim()
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("SigBlk:"), "0000000000000000");
+    let last: Vec<&str> = output.lines().rev().take(3).collect();
+    let [parent, session, nice] = last[..] else {
+        panic!("{output}")
+    };
+    assert!(nice.parse::<i32>().expect("nice value") >= 10, "{nice}");
+    assert_eq!(session, parent, "the keeper leads its session");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_hook_that_hangs_is_ended_at_its_time_limit() {
+    let mut polite = Script::new("echo begun; exec sleep 1000");
+    polite.hook.time_limit = Duration::from_millis(200);
+    let finished = polite.run().await;
+    assert_eq!(finished.ending, Ending::TimedOut);
+    assert_eq!(finished.output, "begun\n");
+    assert!(finished.took < GRACE, "{finished:?}");
+
+    let mut deaf = Script::new("trap '' TERM; echo $$ > $FOLDER/pid; while :; do sleep 1000; done");
+    deaf.hook.time_limit = Duration::from_millis(200);
+    let finished = deaf.run().await;
+    assert_eq!(finished.ending, Ending::TimedOut);
+    assert!(finished.took >= GRACE && finished.took < GRACE * 2, "{finished:?}");
+    assert!(!is_alive(deaf.number("pid").await));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_flood_of_output_is_read_on_and_left_out() {
+    let mut script = Script::new("echo first words; yes; echo never");
+    script.hook.time_limit = Duration::from_millis(300);
+    let finished = script.run().await;
+    assert_eq!(finished.ending, Ending::TimedOut);
+    assert!(finished.left_out > 1_000_000, "{}", finished.left_out);
+    assert!(finished.output.starts_with("first words\ny\n"), "{}", finished.output);
+    assert!(finished.output.len() < 4096 + 100);
+
+    let script = Script::new("head -c 300000 /dev/zero | tr '\\0' x; echo last words");
+    let finished = script.run().await;
+    assert!(
+        finished.succeeded(),
+        "a hook does not hang because nobody keeps what it says"
+    );
+    assert_eq!(finished.left_out, 300_000 + 11 - 4096);
+    assert!(finished.output.ends_with("xlast words\n"), "{}", finished.output);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nothing_a_hook_started_outlives_it() {
+    let script = Script::new(
+        "sleep 1000 & echo $! > $FOLDER/child\n\
+         setsid sh -c 'echo $$ > $FOLDER/session; exec sleep 1000' &\n\
+         setsid sh -c 'setsid sh -c \"echo \\$\\$ > $FOLDER/grandchild; trap true TERM; while :; do sleep 1000; done\" &' &\n\
+         (nohup sh -c 'echo $$ > $FOLDER/daemon; exec sleep 1000' > /dev/null 2>&1 &)\n\
+         while ! [ -s $FOLDER/session -a -s $FOLDER/grandchild -a -s $FOLDER/daemon ]; do :; done\n\
+         exit 5",
+    );
+    let finished = script.run().await;
+    assert_eq!(finished.ending, Ending::Exited(5));
+    for name in ["child", "session", "grandchild", "daemon"] {
+        assert!(!is_alive(script.number(name).await), "{name}");
+    }
+    assert!(finished.took < GRACE * 2, "{finished:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_stop_ends_the_hook() {
+    let script = Script::new("exec sleep 1000");
+    let finished = script.hook.run_until(future::ready(())).await.expect("started");
+    assert_eq!(finished.ending, Ending::Stopped);
+    assert!(finished.took < GRACE, "{finished:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_hook_that_nobody_waits_for_any_more_is_ended() {
+    let script = Script::new(
+        "setsid sh -c 'echo $$ > $FOLDER/away; exec sleep 1000' &\n\
+         echo $PPID > $FOLDER/keeper; echo $$ > $FOLDER/hook; exec sleep 1000",
+    );
+    tokio::select! {
+        finished = script.run() => panic!("{finished:?}"),
+        _ = async {
+            script.number("away").await;
+            script.number("hook").await
+        } => {}
+    }
+    for name in ["hook", "away", "keeper"] {
+        gone(script.number(name).await).await;
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn without_its_keeper_a_hook_ends_at_once() {
+    let script = Script::new("echo $$ > $FOLDER/hook; kill -9 $PPID; exec sleep 1000");
+    assert_eq!(script.run().await.ending, Ending::Killed(libc::SIGKILL));
+    gone(script.number("hook").await).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_cannot_be_started_is_an_error() {
+    let script = Script::new("true");
+    let kind = |error: io::Error| error.kind();
+    let mut missing = script.hook.clone();
+    missing.program = script.file("none");
+    assert_eq!(missing.run().await.map_err(kind), Err(io::ErrorKind::NotFound));
+    let mut relative = script.hook.clone();
+    relative.program = "true".into();
+    assert_eq!(relative.run().await.map_err(kind), Err(io::ErrorKind::InvalidInput));
+    fs::set_permissions(&script.hook.program, Permissions::from_mode(0o644)).expect("chmod");
+    assert_eq!(
+        script.hook.run().await.map_err(kind),
+        Err(io::ErrorKind::PermissionDenied)
+    );
+}
