@@ -218,11 +218,22 @@ impl EventStream {
     /// # Errors
     /// The daemon is gone, or we did not keep up: connect again.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        match self.next_line().await? {
+            Some(line) => parse(&line).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`EventStream::next`], but the line as it came, without its end: with all that a newer daemon says.
+    ///
+    /// # Errors
+    /// As for [`EventStream::next`].
+    pub async fn next_line(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
             if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line = self.pending.split_to(end);
                 self.pending.advance(1);
-                return parse(&line).map(Some);
+                return Ok(Some(line.freeze()));
             }
             if self.pending.len() > MAX_LINE {
                 return Err(ClientError::Strange("a line without an end".to_owned()));

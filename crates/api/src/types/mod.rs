@@ -33,6 +33,11 @@ impl<T: Serialize> Versioned<T> {
     }
 }
 
+/// `body` as one line of JSON with our version, as it goes over the socket. `body` is a struct or a map with string keys.
+pub fn line<T: Serialize>(body: &T) -> String {
+    String::from_utf8(Versioned::line(body)).expect("JSON is text")
+}
+
 /// `{"version":1,"error":{..}}`
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Denial {

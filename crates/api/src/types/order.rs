@@ -18,6 +18,8 @@ pub struct UpOrder {
 pub struct Up {
     /// The state right after the order.
     pub state: State,
+    /// The instance that comes up. A status with a lower generation is about an earlier one.
+    pub generation: u64,
     /// It was up already, and stays so.
     pub already: bool,
 }

@@ -86,7 +86,7 @@ impl Daemon for Fake {
         self.note(if order.reconnect { "reconnect" } else { "up" });
         Ok(Up {
             state: State::Starting,
-            already: false,
+            ..Up::default()
         })
     }
 
