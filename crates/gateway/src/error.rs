@@ -31,6 +31,12 @@ pub enum GatewayError {
     /// No address is configured, and the service manager passed no listening socket.
     #[error("nowhere to listen: `listen.addresses` is empty and the service manager passed no socket; name an address")]
     NoListener,
+    /// Two gateways cannot keep their records in one folder.
+    #[error("another gateway keeps its records in {}; set `storage.state_dir`", .0.display())]
+    RecordsInUse(PathBuf),
+    /// Summaries of sessions cannot be sent as configured.
+    #[error(transparent)]
+    Collector(#[from] housekeeping::TrustError),
     /// A reload would change what only a start can.
     #[error("cannot change {0} while running; restart the gateway to apply it")]
     NeedsRestart(&'static str),
@@ -55,7 +61,13 @@ impl GatewayError {
     /// privilege or of the TUN device, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Unreadable { .. } | Self::Tls(_) | Self::NoListener | Self::NeedsRestart(_) => 3,
+            Self::Config(_)
+            | Self::Unreadable { .. }
+            | Self::Tls(_)
+            | Self::NoListener
+            | Self::RecordsInUse(_)
+            | Self::Collector(_)
+            | Self::NeedsRestart(_) => 3,
             Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) => 5,
             Self::Platform(PlatformError::Io { source, .. } | PlatformError::Network { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>

@@ -8,11 +8,13 @@
 //!               Question|  |Answer                left |  | Order
 //!                       v  |                           v  |
 //!                    authentication (users, argon2)   sessions (table, leases, counters)
+//!                                                       '--records--> accounts --> housekeep
 //! ```
 //! A shell: it owns sockets, the loop and the files, and asks the pure crates what to do. One thread, one tokio
-//! current-thread runtime, one task per TCP connection; rooms share nothing but messages or a `RefCell` that is never
+//! current-thread runtime, one task per TCP connection, and a thread that waits for the disk; rooms share nothing but messages or a `RefCell` that is never
 //! borrowed across an await. Every limit is in [`admission`].
 
+mod accounts;
 pub mod admission;
 mod authentication;
 mod certificate;
@@ -21,6 +23,7 @@ mod connection;
 mod device;
 mod error;
 mod grant;
+mod housekeep;
 mod listener;
 pub mod password;
 mod run;
@@ -34,6 +37,7 @@ mod tunnel;
 
 pub use device::{Device, MemoryDevice};
 pub use error::GatewayError;
+pub use housekeep::housekeep;
 pub use run::run;
 pub use shell::{Gateway, Reload};
 pub use tls::TlsError;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use config::gateway::GatewayConfig;
+use platform::service::Manager;
 use platform::signals::{Signal, Signals};
 use tracing::{debug, info};
 
@@ -30,7 +31,7 @@ pub fn run(config: GatewayConfig, config_path: PathBuf) -> Result<(), GatewayErr
             what: "listen for signals",
             source,
         })?;
-        let gateway = Gateway::open(config, Some(config_path), Device::Tun)?;
+        let gateway = Gateway::open(config, Some(config_path), Device::Tun)?.managed_by(Manager::from_env());
         let stop = until_told_to_stop(signals, gateway.reload());
         gateway.serve(stop).await
     });

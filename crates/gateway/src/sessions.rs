@@ -30,6 +30,7 @@ use wire::Secret;
 use wire::offer::Logout;
 use wire::text::escape;
 
+use crate::accounts::{Account, Accounts};
 use crate::admission::SESSION_QUEUE;
 use crate::switch::Switch;
 
@@ -68,7 +69,9 @@ pub(crate) struct Seat {
 
 /// What is kept of a session beside its entry in the table, from its first connection on.
 struct Record {
+    /// As logs have it.
     user: String,
+    account: Account,
     lease: Lease,
     traffic: Traffic,
     /// The newest connection.
@@ -84,17 +87,19 @@ pub(crate) struct SessionRoom {
     table: RefCell<Sessions>,
     records: RefCell<HashMap<SessionId, Record>>,
     switch: Rc<Switch>,
+    accounts: Accounts,
     random: SystemRandom,
     /// The table's deadline may have changed.
     pub(crate) changed: Notify,
 }
 
 impl SessionRoom {
-    pub(crate) fn new(table: Sessions, switch: Rc<Switch>) -> Self {
+    pub(crate) fn new(table: Sessions, switch: Rc<Switch>, accounts: Accounts) -> Self {
         Self {
             table: RefCell::new(table),
             records: RefCell::default(),
             switch,
+            accounts,
             random: SystemRandom::new(),
             changed: Notify::new(),
         }
@@ -118,7 +123,7 @@ impl SessionRoom {
         self.changed.notify_one();
         let gave_way = outcome?;
         debug!(session = %id, user = escape(user).as_str(), "logged in");
-        self.all_over(gave_way);
+        self.all_over(gave_way, now);
         Ok(cookie)
     }
 
@@ -134,7 +139,7 @@ impl SessionRoom {
         // Also after a refusal: it may leave something to report.
         self.changed.notify_one();
         let connected = outcome?;
-        self.all_over(connected.ended.clone());
+        self.all_over(connected.ended.clone(), now);
         let (queue, packets) = mpsc::channel(SESSION_QUEUE);
         let (tunnel, orders) = oneshot::channel();
         self.switch.plug(connected.id, &connected.lease, queue);
@@ -145,8 +150,11 @@ impl SessionRoom {
             let v4 = connected.lease.v4.map(tracing::field::display);
             let v6 = connected.lease.v6.map(tracing::field::display);
             info!(session = %connected.id, from = %peer, v4, v6, user = user.as_str(), "session.start");
+            let account = self.accounts.begin(connected.id, &connected.user, peer.ip(), now);
+            self.accounts.opened(&account, &connected.lease, now);
             Record {
                 user,
+                account,
                 lease: connected.lease,
                 traffic: Traffic::default(),
                 epoch: 0,
@@ -158,6 +166,7 @@ impl SessionRoom {
             debug!(session = %connected.id, epoch = connected.epoch, from = %peer, "session attached again");
         }
         record.lease = connected.lease;
+        record.account.peer = peer.ip().to_canonical();
         record.epoch = connected.epoch;
         if let Some(old) = record.tunnel.replace(tunnel) {
             // Whoever is gone already needs no order.
@@ -187,7 +196,7 @@ impl SessionRoom {
         };
         let token = TokenHash(sha256(&logout.token));
         let ended = self.table.borrow_mut().logout(id, logout.session.epoch, &token, now)?;
-        self.all_over(ended);
+        self.all_over(ended, now);
         self.changed.notify_one();
         Ok(())
     }
@@ -204,12 +213,12 @@ impl SessionRoom {
             record.ending.take_if(|ended| ended.connected == Some(epoch))
         };
         if let Some(ended) = ending {
-            return self.close_record(&ended);
+            return self.close_record(&ended, now);
         }
         match how {
             Left::Ended(reason) => {
                 let ended = self.table.borrow_mut().end(id, Some(epoch), reason, now);
-                self.all_over(ended);
+                self.all_over(ended, now);
             }
             Left::Detached(why) => self.detach(id, epoch, &why, now),
             Left::Ordered => {}
@@ -220,7 +229,7 @@ impl SessionRoom {
     /// Ends the sessions whose time is over.
     pub(crate) fn expire(&self, now: Now) {
         let ended = self.table.borrow_mut().expire(now);
-        self.all_over(ended);
+        self.all_over(ended, now);
     }
 
     /// When to call [`SessionRoom::expire`].
@@ -242,14 +251,25 @@ impl SessionRoom {
             table.set_reservations(reservations);
             table.retain_users(may_stay, now)
         };
-        self.all_over(ended);
+        self.all_over(ended, now);
         self.changed.notify_one();
     }
 
     /// Ends every session, because the gateway does and keeps no state.
     pub(crate) fn end_all(&self, now: Now) {
         let ended = self.table.borrow_mut().retain_users(|_| false, now);
-        self.all_over(ended);
+        self.all_over(ended, now);
+        // Of tunnels that did not report in time: what was counted before.
+        let late = |record: &mut Record| record.ending.take();
+        let late: Vec<_> = self.records.borrow_mut().values_mut().filter_map(late).collect();
+        for ended in late {
+            self.close_record(&ended, now);
+        }
+    }
+
+    /// The records of sessions.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// Sessions with and without a connection.
@@ -267,14 +287,14 @@ impl SessionRoom {
         debug!(session = %id, epoch, why, "session detached");
     }
 
-    fn all_over(&self, ended: impl IntoIterator<Item = Ended>) {
+    fn all_over(&self, ended: impl IntoIterator<Item = Ended>, now: Now) {
         for ended in ended {
-            self.over(ended);
+            self.over(ended, now);
         }
     }
 
     /// A session left the table. Its tunnel, if it has one, gets its order and reports before the last line is written.
-    fn over(&self, ended: Ended) {
+    fn over(&self, ended: Ended, now: Now) {
         let mut records = self.records.borrow_mut();
         let Some(record) = records.get_mut(&ended.id) else {
             let user = escape(&ended.user);
@@ -288,17 +308,22 @@ impl SessionRoom {
             record.ending = Some(ended);
         } else {
             drop(records);
-            self.close_record(&ended);
+            self.close_record(&ended, now);
         }
     }
 
-    fn close_record(&self, ended: &Ended) {
+    fn close_record(&self, ended: &Ended, now: Now) {
         let Some(Record {
-            user, traffic, epoch, ..
+            user,
+            account,
+            traffic,
+            epoch,
+            ..
         }) = self.records.borrow_mut().remove(&ended.id)
         else {
             return;
         };
+        self.accounts.closed(&account, ended, epoch, &traffic, now);
         info!(
             session = %ended.id,
             user = user.as_str(),
@@ -369,7 +394,7 @@ mod tests {
             cookie_lifetime: Duration::from_secs(900),
             session_timeout: Some(Duration::from_secs(3600)),
         };
-        SessionRoom::new(Sessions::new(limits, leases), Rc::new(switch))
+        SessionRoom::new(Sessions::new(limits, leases), Rc::new(switch), Accounts::nowhere())
     }
 
     fn at(seconds: u64) -> Now {

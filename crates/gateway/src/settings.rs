@@ -95,6 +95,8 @@ impl Settings {
             ("[pool]", old.pool == new.pool),
             ("network.interface", old.network.interface == new.network.interface),
             ("network.mtu", old.network.mtu == new.network.mtu),
+            ("[storage]", old.storage == new.storage),
+            ("[housekeeping]", old.housekeeping == new.housekeeping),
             ("[log]", old.log == new.log),
         ];
         match fixed.into_iter().find(|(_, same)| !same) {

@@ -15,24 +15,29 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::gateway::GatewayConfig;
 use ipnet::IpNet;
+use platform::children::GRACE;
 use platform::network::{Network, forwarding_enabled};
+use platform::service::Manager;
 use platform::tun::{Tun, TunOptions};
 use session::gateway::{Leases, Sessions};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::GatewayError;
+use crate::accounts::{self, Accounts, Shelf};
 use crate::admission::Admission;
 use crate::authentication::Authenticator;
 use crate::clock::{Clock, TICK, instant};
 use crate::device::{self, Device, Reader, Writer};
+use crate::housekeep;
 use crate::listener::{self, Guests};
 use crate::sessions::SessionRoom;
 use crate::settings::Settings;
@@ -42,6 +47,9 @@ use crate::tally::{PERIOD, Tallies, Throttle};
 /// How long connections may take to end when the gateway stops, within the 250 ms a stop may take.
 const STOP: Duration = Duration::from_millis(200);
 
+/// How long the disk may take for the records of the sessions that end with the gateway. A thousand take half a second.
+const RECORDS: Duration = Duration::from_secs(2);
+
 /// A gateway that listens but does not serve yet.
 pub struct Gateway {
     settings: Settings,
@@ -50,6 +58,8 @@ pub struct Gateway {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     reloads: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    shelf: Option<Shelf>,
+    manager: Option<Manager>,
 }
 
 /// Makes a running gateway read its configuration again.
@@ -99,6 +109,7 @@ impl Gateway {
     /// What is wrong with a file, or which address cannot be listened on.
     pub fn open(config: GatewayConfig, config_path: Option<PathBuf>, device: Device) -> Result<Self, GatewayError> {
         let settings = Settings::load(config)?;
+        let shelf = accounts::ledger(&settings.config)?.map(Shelf::take).transpose()?;
         let listeners = listener::open(&settings.config.listen)?;
         let addresses = listeners
             .iter()
@@ -115,7 +126,17 @@ impl Gateway {
             listeners,
             addresses,
             reloads: mpsc::channel(1),
+            shelf,
+            manager: None,
         })
+    }
+
+    /// Has the service manager told when the gateway is ready and when it stops. Unless the configuration says otherwise, a
+    /// managed gateway leaves housekeeping to a unit of the manager.
+    #[must_use]
+    pub fn managed_by(mut self, manager: Option<Manager>) -> Self {
+        self.manager = manager;
+        self
     }
 
     /// The addresses it listens on, with the ports that were chosen for port 0.
@@ -145,6 +166,8 @@ impl Gateway {
             listeners,
             addresses,
             reloads,
+            shelf,
+            manager,
         } = self;
         let leases = Leases::new(
             settings.config.pool.ipv4,
@@ -154,7 +177,15 @@ impl Gateway {
         let pools: Vec<_> = leases.gateway_addresses().collect();
         let (reader, writer) = open_device(device, &settings.config, &pools).await?;
         let (stopper, stopping) = watch::channel(false);
-        let shared = Rc::new(Shared::new(settings, config_path, leases, writer, pools, stopping));
+        let (accounts, housekeeper) = open_books(shelf, &settings.config, manager.is_some(), &stopping)?;
+        let shared = Rc::new(Shared::new(
+            settings,
+            config_path,
+            leases,
+            (writer, pools),
+            stopping,
+            accounts,
+        ));
 
         for listener in listeners {
             spawn_local(listener::accept_all(listener, Rc::clone(&shared)));
@@ -163,9 +194,12 @@ impl Gateway {
         spawn_local(watch_the_clock(Rc::clone(&shared)));
         let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         info!("gateway ready on {}", names.join(", "));
+        tell(&manager, Manager::ready);
 
         let outcome = work(&shared, reader, reloads, stop).await;
         stopper.send_replace(true);
+        tell(&manager, Manager::stopping);
+        shared.sessions.accounts().expect_the_rest();
         if timeout(STOP, shared.guests.all_left()).await.is_err() {
             warn!(
                 connections = shared.guests.room().open(),
@@ -173,6 +207,11 @@ impl Gateway {
             );
         }
         shared.sessions.end_all(shared.clock.now());
+        shared.sessions.accounts().finish(RECORDS).await;
+        if let Some(housekeeper) = housekeeper {
+            // A hook that does not heed SIGTERM is killed after its grace; its job is put back.
+            let _ = timeout(GRACE + STOP, housekeeper).await;
+        }
         shared.tallies.write();
         info!(lost = %shared.switch.drops(), "gateway stopped");
         outcome
@@ -184,9 +223,9 @@ impl Shared {
         settings: Settings,
         config_path: Option<PathBuf>,
         leases: Leases,
-        writer: Writer,
-        pools: Vec<IpNet>,
+        (writer, pools): (Writer, Vec<IpNet>),
         stopping: watch::Receiver<bool>,
+        accounts: Accounts,
     ) -> Self {
         let switch = Rc::new(Switch::new(writer, pools, settings.config.network.client_to_client));
         let mut table = Sessions::new(settings.session_limits(), leases);
@@ -195,7 +234,7 @@ impl Shared {
             clock: Clock::new(),
             guests: Guests::new(Admission::new(settings.config.limits)),
             authenticator: Authenticator::start(settings.users.clone()),
-            sessions: SessionRoom::new(table, Rc::clone(&switch)),
+            sessions: SessionRoom::new(table, Rc::clone(&switch), accounts),
             switch,
             tallies: Tallies::default(),
             stopping,
@@ -256,6 +295,30 @@ async fn work(
     }
     drop(keep_open);
     Ok(())
+}
+
+/// Begins to keep records, and to work off what they come to if that is the gateway's own task.
+fn open_books(
+    shelf: Option<Shelf>,
+    config: &GatewayConfig,
+    managed: bool,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(Accounts, Option<JoinHandle<()>>), GatewayError> {
+    let Some(shelf) = shelf else {
+        return Ok((Accounts::nowhere(), None));
+    };
+    let due = Arc::new(Notify::new());
+    let worker = housekeep::worker(config, shelf.ledger())?;
+    let in_daemon = config.housekeeping.run.in_daemon(managed);
+    let work = in_daemon.then(|| housekeep::keep_house(worker, Arc::clone(&due), stopping.clone()));
+    Ok((Accounts::in_ledger(shelf, due)?, work.map(spawn_local)))
+}
+
+/// Tells the service manager, if there is one. That it does not listen is its own affair.
+fn tell(manager: &Option<Manager>, what: impl FnOnce(&Manager) -> std::io::Result<()>) {
+    if let Some(Err(error)) = manager.as_ref().map(what) {
+        warn!(%error, "the service manager was not told");
+    }
 }
 
 async fn open_device(

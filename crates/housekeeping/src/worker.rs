@@ -74,6 +74,19 @@ pub struct Failure {
     pub again: Option<Wall>,
 }
 
+impl Outcome {
+    /// Of a worker that did nothing.
+    pub fn new(ended: Ended) -> Self {
+        Self {
+            ended,
+            done: Vec::new(),
+            failed: Vec::new(),
+            damaged: Vec::new(),
+            next: None,
+        }
+    }
+}
+
 /// How a chore went.
 enum Chored {
     Done,
@@ -102,13 +115,7 @@ impl<O: Office> Worker<O> {
     /// [`platform::children::GRACE`] and a moment, as far as the disk lets it. If this is dropped, what it was about to do
     /// is found by the next worker.
     pub async fn work_off(&self, stop: watch::Receiver<bool>) -> Outcome {
-        let mut outcome = Outcome {
-            ended: Ended::NothingDue,
-            done: Vec::new(),
-            failed: Vec::new(),
-            damaged: Vec::new(),
-            next: None,
-        };
+        let mut outcome = Outcome::new(Ended::NothingDue);
         outcome.ended = match self.work(&stop, &mut outcome).await {
             Ok(ended) => ended,
             Err(error) => {

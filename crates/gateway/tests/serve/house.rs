@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -43,8 +43,11 @@ pub(crate) struct House {
 pub(crate) struct Wishes {
     pub(crate) auth: &'static str,
     pub(crate) pool: Option<&'static str>,
+    pub(crate) housekeeping: &'static str,
     pub(crate) more: &'static str,
     pub(crate) change: Option<fn(&mut GatewayConfig)>,
+    /// Done with the gateway's folder before it starts.
+    pub(crate) before: Option<fn(&Path)>,
 }
 
 impl House {
@@ -59,6 +62,9 @@ impl House {
         write(&folder, "users.toml", &users(&["alice", "bob"]));
         let root = new_certificate(&folder);
         write(&folder, "gateway.toml", &config_text(&wishes));
+        if let Some(before) = wishes.before {
+            before(folder.path());
+        }
 
         let (lines, log) = mpsc::channel();
         let (tell, told) = mpsc::channel();
@@ -88,6 +94,23 @@ impl House {
     /// Replaces the gateway's certificate and key; clients from now on trust the new one only.
     pub(crate) fn renew_certificate(&mut self) {
         self.roots = vec![new_certificate(&self.folder)];
+    }
+
+    /// Where the gateway's files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration as it is in the file.
+    pub(crate) fn config(&self) -> GatewayConfig {
+        let text = fs::read_to_string(self.folder().join("gateway.toml")).expect("configuration");
+        GatewayConfig::parse(&text, "gateway.toml", self.folder()).expect("valid")
+    }
+
+    /// Stops the gateway and leaves its files to be looked at.
+    pub(crate) fn stop_and_look(mut self) -> TempDir {
+        self.shut_down().expect("a clean stop");
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("folder"))
     }
 
     /// Waits for a log line with all of `words`, and returns it.
@@ -153,13 +176,21 @@ pub(crate) fn users(names: &[&str]) -> String {
 
 /// The text of the configuration file.
 pub(crate) fn config_text(wishes: &Wishes) -> String {
-    let Wishes { auth, pool, more, .. } = wishes;
+    let Wishes {
+        auth,
+        pool,
+        housekeeping,
+        more,
+        ..
+    } = wishes;
     let pool = pool.unwrap_or("ipv4 = \"10.78.0.0/24\"");
     format!(
         "[listen]\naddresses = [\"127.0.0.1:0\"]\n\
          [tls]\ncertificate_file = \"gateway.crt\"\nkey_file = \"gateway.key\"\n\
          [auth]\nusers_file = \"users.toml\"\n{auth}\n\
-         [pool]\n{pool}\n{more}\n"
+         [pool]\n{pool}\n\
+         [storage]\nstate_dir = \"state\"\n\
+         [housekeeping]\nhooks_dir = \"hooks\"\n{housekeeping}\n{more}\n"
     )
 }
 

@@ -1,6 +1,7 @@
 //! A gateway in this process, on a device in memory, against a client written by hand over loopback.
 
 mod access;
+mod accounts;
 mod client;
 mod house;
 mod limits;

@@ -1,0 +1,488 @@
+//! What outlives a session: its record while it lives, and the job that the record becomes.
+//!
+//! ```text
+//!   session room --opened, closed--> queue (bounded) --> a thread --fsync--> open/, due/ --> worker, or a unit's
+//!                                                           '-- when idle: records of the last run --> due/
+//! ```
+//! The thread is the only one that waits for the disk; packets never do. If it falls behind by [`MAX_QUEUED`] records the
+//! next are lost, counted and logged: an opening that is lost matters only to a crash, and a closing that is lost is made
+//! up for by the next start, without its counters.
+
+use std::cell::Cell;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use config::gateway::GatewayConfig;
+use ipnet::IpNet;
+use ledger::{Chore, End, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp};
+use now::Now;
+use platform::disk::FolderDisk;
+use session::gateway::{Ended, Lease, SessionId};
+use session::{EndReason, Traffic};
+use tokio::sync::{Notify, oneshot};
+use tracing::{Dispatch, debug, dispatcher, error, info, warn};
+
+use crate::GatewayError;
+use crate::tally::Throttle;
+
+/// Records that may wait for the disk: the ends of as many sessions in the time of one fsync, which on a bad disk is a
+/// second.
+pub(crate) const MAX_QUEUED: usize = 256;
+
+/// The gateway's ledger beside those of tunnels; no tunnel can have this name.
+const LEDGER: &str = "_gateway";
+
+/// Held while a gateway keeps its records here.
+const LOCK_FILE: &str = "gateway.lock";
+
+/// The end of a session that nobody saw.
+const UNSEEN_END: &str = "gateway_restart";
+
+const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
+
+pub(crate) type FolderLedger = Ledger<FolderDisk>;
+
+/// The ledger of a configuration, if it wants one.
+///
+/// # Errors
+/// The folder cannot be made or is not safe to use.
+pub(crate) fn ledger(config: &GatewayConfig) -> Result<Option<Arc<FolderLedger>>, GatewayError> {
+    let Some(state_dir) = &config.storage.state_dir else {
+        return Ok(None);
+    };
+    let disk = FolderDisk::open(&state_dir.join(LEDGER))?;
+    Ok(Some(Arc::new(Ledger::new(disk, limits(&config.housekeeping)))))
+}
+
+fn limits(config: &config::Housekeeping) -> Limits {
+    Limits {
+        attempts: config.attempts,
+        retry_first: config.retry_first,
+        retry_max: config.retry_max,
+        give_up_after: config.give_up_after,
+        keep_done: config.keep_done,
+        keep_failed: config.keep_failed,
+        keep_history: config.keep_history,
+        keep_for: config.keep,
+        ..Limits::default()
+    }
+}
+
+/// The right to keep records in a ledger: two gateways would take each other's live sessions for left over.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    ledger: Arc<FolderLedger>,
+    _lock: File,
+}
+
+impl Shelf {
+    /// Takes the ledger's lock.
+    ///
+    /// # Errors
+    /// [`GatewayError::RecordsInUse`] while another gateway has it.
+    pub(crate) fn take(ledger: Arc<FolderLedger>) -> Result<Self, GatewayError> {
+        let root = ledger.disk().root();
+        let failed = |source| GatewayError::Io {
+            what: "lock the folder of the records",
+            source,
+        };
+        let lock = lock_file(&root.join(LOCK_FILE)).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { ledger, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(GatewayError::RecordsInUse(root.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// The ledger.
+    pub(crate) fn ledger(&self) -> Arc<FolderLedger> {
+        Arc::clone(&self.ledger)
+    }
+}
+
+/// For reading only, so that the service can lock a file that root made by hand.
+fn lock_file(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            OpenOptions::new().create(true).append(true).open(path)?;
+            File::open(path)
+        }
+        opened => opened,
+    }
+}
+
+/// What is kept of a session from its first connection on, for its record.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    id: JobId,
+    session: SessionId,
+    user: String,
+    started: Stamp,
+    /// Where its newest connection came from.
+    pub(crate) peer: IpAddr,
+}
+
+/// Keeps the records of sessions, or none at all.
+pub(crate) struct Accounts(Option<Book>);
+
+struct Book {
+    entries: mpsc::Sender<Entry>,
+    queued: Arc<AtomicUsize>,
+    /// Fewer while the gateway serves; when it stops, all its sessions end at once.
+    most_queued: Cell<usize>,
+    /// Records that were lost since the start.
+    lost: Cell<u64>,
+    losses: Throttle,
+    boot_id: String,
+    gateway: String,
+}
+
+enum Entry {
+    Opened(OpenRecord),
+    Closed(OpenRecord, End),
+    Last(oneshot::Sender<()>),
+}
+
+impl Accounts {
+    /// Keeps nothing.
+    pub(crate) fn nowhere() -> Self {
+        Self(None)
+    }
+
+    /// Keeps records in a ledger; `due` hears of each new job.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn in_ledger(shelf: Shelf, due: Arc<Notify>) -> Result<Self, GatewayError> {
+        Self::kept_by(move |entries, queued| Keeper::new(shelf, due, queued).keep(&entries))
+    }
+
+    fn kept_by(
+        keep: impl FnOnce(mpsc::Receiver<Entry>, Arc<AtomicUsize>) + Send + 'static,
+    ) -> Result<Self, GatewayError> {
+        let (sender, entries) = mpsc::channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&queued);
+        // Lines of the thread go where those of its maker go.
+        let log = dispatcher::get_default(Dispatch::clone);
+        let thread = thread::Builder::new().name("accounts".to_owned());
+        thread
+            .spawn(move || dispatcher::with_default(&log, || keep(entries, count)))
+            .map_err(|source| GatewayError::Io {
+                what: "start the thread that keeps records",
+                source,
+            })?;
+        let hostname = std::fs::read_to_string(HOSTNAME_FILE).unwrap_or_default();
+        Ok(Self(Some(Book {
+            entries: sender,
+            queued,
+            most_queued: Cell::new(MAX_QUEUED),
+            lost: Cell::new(0),
+            losses: Throttle::default(),
+            boot_id: platform::clock::boot_id(),
+            gateway: hostname.trim().to_owned(),
+        })))
+    }
+
+    /// A session begins.
+    pub(crate) fn begin(&self, session: SessionId, user: &str, peer: IpAddr, now: Now) -> Account {
+        let started = self.stamp(now);
+        let [random, _] = session.0.as_chunks::<8>().0 else {
+            unreachable!("16 bytes are two times 8")
+        };
+        Account {
+            id: JobId::new(started.wall_ms / 1000, u64::from_be_bytes(*random)),
+            session,
+            user: user.to_owned(),
+            started,
+            peer: peer.to_canonical(),
+        }
+    }
+
+    /// Writes the record of a session that has begun.
+    pub(crate) fn opened(&self, account: &Account, lease: &Lease, now: Now) {
+        let Some(book) = &self.0 else { return };
+        let record = book.record(account, lease, 1);
+        book.put(Entry::Opened(record), now);
+    }
+
+    /// Makes a job of the record of a session that is over.
+    pub(crate) fn closed(&self, account: &Account, ended: &Ended, epoch: u64, traffic: &Traffic, now: Now) {
+        let Some(book) = &self.0 else { return };
+        let mut record = book.record(account, &ended.lease, epoch);
+        let facts = &mut record.facts;
+        facts.packets_in = traffic.packets_in;
+        facts.packets_out = traffic.packets_out;
+        facts.bytes_in = traffic.bytes_in;
+        facts.bytes_out = traffic.bytes_out;
+        facts.dropped = traffic.drops.total();
+        facts.path_losses = epoch.saturating_sub(1);
+        let mut end = End::new(self.stamp(now), ended.reason.word());
+        if let EndReason::Admin(words) | EndReason::Fatal(words) = &ended.reason {
+            end.detail = Some(words.clone()).filter(|words| !words.is_empty());
+        }
+        book.put(Entry::Closed(record, end), now);
+    }
+
+    /// From now on nothing is lost: all sessions are about to end, and nobody waits for packets any more.
+    pub(crate) fn expect_the_rest(&self) {
+        if let Some(book) = &self.0 {
+            book.most_queued.set(usize::MAX);
+        }
+    }
+
+    /// Waits until all records are written, at most `limit`.
+    pub(crate) async fn finish(&self, limit: Duration) {
+        let Some(book) = &self.0 else { return };
+        let (told, written) = oneshot::channel();
+        let sent = book.entries.send(Entry::Last(told)).is_ok();
+        if !sent || tokio::time::timeout(limit, written).await.is_err() {
+            let left = book.queued.load(Ordering::Relaxed);
+            error!(
+                left,
+                "not all records of sessions could be written; the next start closes them"
+            );
+        }
+    }
+
+    /// Records lost so far.
+    #[cfg(test)]
+    pub(crate) fn lost(&self) -> u64 {
+        self.0.as_ref().map_or(0, |book| book.lost.get())
+    }
+
+    fn stamp(&self, now: Now) -> Stamp {
+        stamp(now, self.0.as_ref().map_or("", |book| &book.boot_id))
+    }
+}
+
+impl Book {
+    fn record(&self, account: &Account, lease: &Lease, epoch: u64) -> OpenRecord {
+        let addresses = [lease.v4.map(IpAddr::V4), lease.v6.map(IpAddr::V6)];
+        OpenRecord {
+            id: account.id,
+            tunnel: LEDGER.to_owned(),
+            role: Role::Gateway,
+            generation: 1,
+            facts: SessionFacts {
+                session: Some(account.session.to_string()),
+                epoch: Some(epoch),
+                gateway: self.gateway.clone(),
+                user: Some(account.user.clone()),
+                peer: Some(account.peer),
+                addresses: addresses.into_iter().flatten().map(IpNet::from).collect(),
+                started: account.started.clone(),
+                ..SessionFacts::default()
+            },
+            undo: None,
+            chores: vec![
+                Chore::Account,
+                Chore::ReleaseLease,
+                Chore::Hooks,
+                Chore::Upload,
+                Chore::Prune,
+            ],
+        }
+    }
+
+    fn put(&self, entry: Entry, now: Now) {
+        let full = self.queued.load(Ordering::Relaxed) >= self.most_queued.get();
+        if !full {
+            self.queued.fetch_add(1, Ordering::Relaxed);
+            if self.entries.send(entry).is_ok() {
+                return;
+            }
+        }
+        self.lost.set(self.lost.get() + 1);
+        if let Some(more) = self.losses.pass(now) {
+            let lost = self.lost.get();
+            error!(
+                lost,
+                more, "the disk is too slow for the records of sessions; some are lost"
+            );
+        }
+    }
+}
+
+fn stamp(now: Now, boot_id: &str) -> Stamp {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Stamp {
+        wall_ms: ms(now.wall.since_origin()),
+        boot_ms: ms(now.boot.since_origin()),
+        boot_id: boot_id.to_owned(),
+    }
+}
+
+/// The other end of the queue.
+struct Keeper {
+    shelf: Shelf,
+    due: Arc<Notify>,
+    queued: Arc<AtomicUsize>,
+    /// Records of the last run that are still to be closed, newest first.
+    left_over: Vec<OpenRecord>,
+    failures: Throttle,
+}
+
+impl Keeper {
+    fn new(shelf: Shelf, due: Arc<Notify>, queued: Arc<AtomicUsize>) -> Self {
+        let mut keeper = Self {
+            shelf,
+            due,
+            queued,
+            left_over: Vec::new(),
+            failures: Throttle::default(),
+        };
+        keeper.look_back();
+        keeper
+    }
+
+    /// Finds what the last run left: before anything of this run is written, or its sessions would be among them.
+    fn look_back(&mut self) {
+        let (mut records, damaged) = match self.shelf.ledger.opens() {
+            Ok(found) => found,
+            Err(error) => return self.complain(&error),
+        };
+        for file in damaged {
+            warn!(file = %file.name, kept_as = ?file.kept_as, why = %file.why, "not a record of a session");
+        }
+        if !records.is_empty() {
+            info!(
+                sessions = records.len(),
+                "sessions of the last run were never closed; they are now"
+            );
+        }
+        records.reverse();
+        self.left_over = records;
+    }
+
+    fn keep(mut self, entries: &mpsc::Receiver<Entry>) {
+        loop {
+            let entry = match entries.try_recv() {
+                Ok(entry) => entry,
+                Err(mpsc::TryRecvError::Disconnected) => return,
+                Err(mpsc::TryRecvError::Empty) => match self.left_over.pop() {
+                    Some(record) => {
+                        let boot_id = platform::clock::boot_id();
+                        let end = End::new(stamp(platform::clock::now(), &boot_id), UNSEEN_END);
+                        self.close(record, end);
+                        continue;
+                    }
+                    None => match entries.recv() {
+                        Ok(entry) => entry,
+                        Err(mpsc::RecvError) => return,
+                    },
+                },
+            };
+            match entry {
+                Entry::Opened(record) => match self.shelf.ledger.open(&record) {
+                    Ok(()) => debug!(job = %record.id, "record of a session opened"),
+                    Err(error) => self.complain(&error),
+                },
+                Entry::Closed(record, end) => self.close(record, end),
+                Entry::Last(told) => {
+                    // Whoever asked may have lost patience.
+                    let _ = told.send(());
+                    continue;
+                }
+            }
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn close(&self, record: OpenRecord, end: End) {
+        match self.shelf.ledger.close(record, end) {
+            Ok(_) => self.due.notify_one(),
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    fn complain(&self, error: &LedgerError) {
+        if let Some(more) = self.failures.pass(platform::clock::now()) {
+            error!(%error, more, "a record of a session cannot be written; make room or repair the disk");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn ended(reason: EndReason) -> Ended {
+        Ended {
+            id: SessionId([7; 16]),
+            user: "alice".to_owned(),
+            reason,
+            lease: Lease::default(),
+            connected: None,
+            age: Duration::ZERO,
+        }
+    }
+
+    fn account(accounts: &Accounts) -> Account {
+        let now = platform::clock::now();
+        accounts.begin(SessionId([7; 16]), "alice", Ipv4Addr::LOCALHOST.into(), now)
+    }
+
+    #[test]
+    fn a_full_queue_costs_records_that_are_counted_and_holds_nobody_up() {
+        let (release, held) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let accounts = Accounts::kept_by(move |entries, queued| {
+            // A disk that does not answer.
+            held.recv().expect("the test goes on");
+            let written = entries.iter().inspect(|_| {
+                queued.fetch_sub(1, Ordering::Relaxed);
+            });
+            tell.send(written.count()).expect("the test waits");
+        })
+        .expect("a thread");
+        let account = account(&accounts);
+        let now = platform::clock::now();
+        for _ in 0..MAX_QUEUED + 44 {
+            accounts.opened(&account, &Lease::default(), now);
+        }
+        assert_eq!(accounts.lost(), 44);
+        accounts.expect_the_rest();
+        let reason = EndReason::UserStop;
+        accounts.closed(&account, &ended(reason), 1, &Traffic::default(), now);
+        assert_eq!(accounts.lost(), 44, "at the end nothing is lost");
+        release.send(()).expect("the thread waits");
+        drop(accounts);
+        assert_eq!(told.recv().expect("the thread ends"), MAX_QUEUED + 1);
+    }
+
+    #[test]
+    fn only_one_gateway_keeps_its_records_in_a_folder() {
+        let folder = tempfile::tempdir().expect("folder");
+        let ledger = || {
+            let disk = FolderDisk::open(&folder.path().join(LEDGER)).expect("a folder");
+            Arc::new(Ledger::new(disk, Limits::default()))
+        };
+        let first = Shelf::take(ledger()).expect("free");
+        let error = Shelf::take(ledger()).expect_err("taken");
+        assert!(error.to_string().contains("another gateway"), "{error}");
+        assert_eq!(error.exit_code(), 3);
+        drop(first);
+        Shelf::take(ledger()).expect("free again");
+    }
+
+    #[test]
+    fn the_name_of_a_record_is_that_of_its_session_wherever_it_is_made() {
+        let accounts = Accounts::nowhere();
+        let (one, again) = (account(&accounts), account(&accounts));
+        assert_eq!(
+            one.id.to_string().split_once('-').map(|(_, id)| id.to_owned()),
+            Some("07".repeat(8))
+        );
+        assert_eq!(one.id.to_string().len(), again.id.to_string().len());
+        accounts.opened(&one, &Lease::default(), Now::default());
+        assert_eq!(accounts.lost(), 0, "nothing is lost where nothing is kept");
+    }
+}
