@@ -1,10 +1,36 @@
 //! The clocks of this host; in tests they can be moved on, as if the process had been stopped.
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ledger::Stamp;
+use now::Now;
+
 #[cfg(not(test))]
 pub(crate) use platform::clock::now;
 
 #[cfg(test)]
 pub(crate) use skewed::{freeze, now};
+
+/// A moment, as the ledger keeps it.
+pub(crate) fn stamp(now: Now) -> Stamp {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    Stamp {
+        wall_ms: millis(now.wall.since_origin()),
+        boot_ms: millis(now.boot.since_origin()),
+        boot_id: BOOT_ID.get_or_init(platform::clock::boot_id).clone(),
+    }
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds with two decimals, as logs and answers show them.
+pub(crate) fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
+}
 
 #[cfg(test)]
 mod skewed {

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use lifecycle::{Acknowledged, Effect, Generation, How, Report};
+use ledger::Owed;
+use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
 use crate::clock;
 use crate::opening::Opening;
 use crate::orders::outcome;
-use crate::proof::{Input, Owed, Proof, Proven};
+use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Outcome, Refused, Started, Stopped};
 use crate::pump::{Stop, say_goodbye};
 use crate::report::SessionLog;
-use crate::shell::{Released, Running, Shell};
+use crate::shell::{Done, Released, Running, Shell};
 
 impl Shell {
     pub(crate) fn carry_out(&mut self, effect: Effect<Proven>) {
@@ -27,7 +28,10 @@ impl Shell {
             }
             Effect::Abort { .. } => {
                 self.attempt = None;
-                self.orphan = self.opening.take().map(Opening::abandon);
+                if let Some((link, fresh)) = self.opening.take().map(Opening::abandon) {
+                    self.orphan = Some(link);
+                    self.unborn.extend(fresh);
+                }
             }
             Effect::Goodbye { .. } => match &mut self.parting {
                 Some(link) => say_goodbye(link),
@@ -110,9 +114,32 @@ impl Shell {
         }));
     }
 
+    /// The record of the session becomes a due job.
     fn record(&mut self, g: Generation) {
-        let owed = Owed::Nothing;
-        self.inputs.push_back(Input::Recorded { g, owed });
+        let now = clock::now();
+        let Some(mut account) = self.account.take() else {
+            self.withdraw_unborn();
+            return self.inputs.push_back(Input::Recorded { g, owed: Owed::Nothing });
+        };
+        if account.end.is_none() {
+            let reason = self.ending.map_or("user_stop", EndReason::word);
+            account.end(reason, None, &self.carried, now);
+        }
+        let (record, end) = account.closing(now);
+        let closing = self.books.close(record, end);
+        self.withdraw_unborn();
+        self.recording = Some(g);
+        self.background.spawn(async move {
+            let owed = closing.await;
+            Done::Recorded { g, owed }
+        });
+    }
+
+    /// Takes back the records of sessions that never came to life. Whoever loses power now finds them, and loses nothing.
+    pub(crate) fn withdraw_unborn(&mut self) {
+        for id in self.unborn.drain(..) {
+            drop(self.books.withdraw(id));
+        }
     }
 
     /// Answers for what takes too long. The work itself goes on.
@@ -121,19 +148,29 @@ impl Shell {
             let restored = Proof::Unfinished;
             self.inputs.push_back(Input::Released { g, restored });
         }
-        let owed = Owed::DiskTooSlow;
+        let owed = Owed::DiskTooSlow("the disk does not answer".to_owned());
         self.inputs.push_back(Input::Recorded { g, owed });
     }
 
     fn acknowledge(&mut self, took: Duration, acknowledged: &Acknowledged<Proven>) {
         let outcome = outcome(acknowledged);
-        let ms = took.as_secs_f64() * 1000.0;
-        let ms = (ms * 100.0).round() / 100.0;
+        let ms = clock::ms(took);
         match &outcome {
             Outcome::WasDown => info!(ms, "stop.ack: the tunnel was down"),
-            Outcome::Down { residue } if residue.is_empty() => info!(ms, "stop.ack"),
             Outcome::HandedOver => info!(ms, "stop.ack: device and session wait for the next process"),
-            Outcome::Down { residue } => warn!(ms, residue = residue.join("; "), "stop.ack"),
+            Outcome::Down { residue, owed } => {
+                let (owed, job, why) = match owed {
+                    Owed::Recorded(receipt) => ("recorded", Some(receipt.job().to_string()), None),
+                    Owed::Nothing => ("nothing", None, None),
+                    Owed::DiskTooSlow(why) => ("disk_too_slow", None, Some(why)),
+                };
+                if residue.is_empty() && why.is_none() {
+                    info!(ms, owed, job, "stop.ack");
+                } else {
+                    let residue = Some(residue.join("; ")).filter(|residue| !residue.is_empty());
+                    warn!(ms, owed, why, residue, "stop.ack");
+                }
+            }
         }
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.counter.status.send_modify(|status| status.stop_ack_us = Some(us));
@@ -143,6 +180,7 @@ impl Shell {
     fn report(&mut self, event: Report) {
         match event {
             Report::SessionStart(_) => {
+                self.begin_account();
                 self.session = self.upcoming.take().map(|session| session.started(clock::now()));
                 let tunnel = self.session.as_ref().map(SessionLog::status);
                 self.counter.status.send_modify(|status| {
@@ -158,9 +196,15 @@ impl Shell {
             }
             Report::PathLost(_, kind) => {
                 self.counter.status.send_modify(|status| status.path_losses += 1);
+                if let Some(account) = &mut self.account {
+                    account.record.facts.path_losses += 1;
+                }
                 debug!(%kind, "path.lost");
             }
             Report::PathBack(_, after) => {
+                if let (Some(account), Some(next)) = (&mut self.account, self.next_account.take()) {
+                    account.went_on(next);
+                }
                 if let (Some(session), Some(upcoming)) = (&mut self.session, self.upcoming.take()) {
                     session.went_on(upcoming, after);
                     let tunnel = session.status();
@@ -196,10 +240,26 @@ impl Shell {
         }
     }
 
+    /// The record of the new session is the one that counts; the one before it, if any, is a job now.
+    fn begin_account(&mut self) {
+        let next = self.next_account.take();
+        if let Some(old) = std::mem::replace(&mut self.account, next) {
+            let (record, end) = old.closing(clock::now());
+            // What the disk does not take stays in open/, where the next start finds it.
+            drop(self.books.close(record, end));
+            self.inputs.push_back(Input::JobsDue);
+        }
+        self.withdraw_unborn();
+    }
+
     /// Logs the end of a session once all it carried is known.
     pub(crate) fn end_session(&mut self) {
         let Some(reason) = self.ending.take() else { return };
         let carried = std::mem::take(&mut self.carried);
+        if let Some(account) = &mut self.account {
+            let detail = self.ended_by.as_ref().map(ToString::to_string);
+            account.end(reason.word(), detail, &carried, clock::now());
+        }
         self.counter.status.send_modify(|status| status.traffic.add(&carried));
         if let Some(session) = self.session.take() {
             session.end(reason, self.ended_by.take(), &carried, clock::now());

@@ -11,6 +11,7 @@ use platform::PlatformError;
 use session::client::{AuthError, ConnectError};
 use thiserror::Error;
 
+use crate::books::Trouble;
 use crate::dial::DialError;
 
 /// Why the client stopped, or why an attempt to connect failed.
@@ -103,6 +104,9 @@ pub enum ClientError {
     /// The gateway ended the session.
     #[error("the session is over: {0}")]
     Ended(session::EndReason),
+    /// Nothing may be put on the host that cannot be written down first.
+    #[error("start refused: the undo record cannot be written: {0}")]
+    Unrecorded(Trouble),
     /// Somebody in this process took the tunnel down, and said why.
     #[error("the tunnel was cancelled: {0}")]
     Cancelled(String),
@@ -143,6 +147,7 @@ impl ClientError {
             | Self::TooSlow { .. }
             | Self::Connect(_)
             | Self::Grant(_)
+            | Self::Unrecorded(_)
             | Self::Cancelled(_)
             | Self::DeviceGone(_) => 1,
         }
@@ -159,6 +164,7 @@ impl ClientError {
             | Self::Untrusted { .. }
             | Self::Grant(_)
             | Self::Ended(_)
+            | Self::Unrecorded(_)
             | Self::Cancelled(_)
             | Self::DeviceGone(_) => FailClass::Fatal,
             Self::Tls { class, .. } => *class,

@@ -1,16 +1,20 @@
 //! This host's side of the tunnel: slot, device, addresses, routes and rules, and taking all of it off again.
+//!
+//! What changes the host is a task of its own that holds [`Kernel::on_host`]: whoever loses interest does not leave a change
+//! half made, and the release that follows waits for its end.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use config::client::ClientConfig;
 use ipnet::IpNet;
-use plan::NetworkPlan;
+use plan::{NetworkPlan, Undo};
 use platform::PlatformError;
 use platform::capabilities::has_net_admin;
-use platform::network::{Network, strict_reverse_path};
-use platform::slot::{Slot, SlotLock};
+use platform::network::{Network, Restored, strict_reverse_path};
+use platform::slot::SlotLock;
 use platform::tun::{Tun, TunOptions};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
 use crate::ClientError;
@@ -28,41 +32,40 @@ pub(crate) enum Host {
     Memory(Option<MemoryDevice>),
 }
 
-/// The kernel of this host, and what we put on it.
+/// The kernel of this host.
 pub(crate) struct RealHost {
-    lock: SlotLock,
-    network: Network,
-    interface: String,
-    applied: Option<Applied>,
-    /// An installer went out and has not come back: it may have left anything of the slot behind.
-    touched: bool,
+    kernel: Arc<Kernel>,
     /// The last device, on its way out: its name is free when the other end is dropped.
     closing: Option<watch::Receiver<()>>,
 }
 
-/// What is on the host.
-#[derive(Clone)]
-pub(crate) struct Applied {
+/// What changes the host, beside the loop.
+pub(crate) struct Installer {
+    kernel: Option<Arc<Kernel>>,
+    closing: Option<watch::Receiver<()>>,
+}
+
+/// The kernel of this host, and what we put on it.
+struct Kernel {
+    lock: SlotLock,
+    network: Network,
+    interface: String,
+    on_host: Mutex<OnHost>,
+}
+
+#[derive(Default)]
+struct OnHost {
+    applied: Option<Applied>,
+    /// A device that nobody has fetched yet.
+    tun: Option<Tun>,
+    /// Something was tried that may have left anything of the slot behind.
+    touched: bool,
+}
+
+struct Applied {
     tun_index: u32,
     plan: NetworkPlan,
 }
-
-/// What changes the host, beside the loop. Dropped halfway, it leaves what [`Host::release`] clears.
-pub(crate) enum Installer {
-    /// The kernel of this host.
-    Real {
-        network: Network,
-        slot: Slot,
-        interface: String,
-        applied: Option<Applied>,
-        closing: Option<watch::Receiver<()>>,
-    },
-    /// Memory.
-    Memory,
-}
-
-/// What an installer put on the host.
-pub(crate) struct Installed(Option<(Applied, Option<Tun>)>);
 
 /// A change of the host that failed.
 pub(crate) enum InstallError {
@@ -73,7 +76,7 @@ pub(crate) enum InstallError {
 }
 
 impl Host {
-    /// Locks a slot for this tunnel, and sweeps what a killed process left in it.
+    /// Locks a slot for this tunnel. What is on the host stays as it is.
     pub(crate) async fn open(config: &ClientConfig) -> Result<Self, ClientError> {
         if !has_net_admin() {
             return Err(ClientError::Platform(PlatformError::NotPermitted {
@@ -84,51 +87,63 @@ impl Host {
         }
         let lock = SlotLock::acquire(&config.tunnel.runtime_dir, &config.tunnel.name)?;
         let network = Network::open().await?;
-        let swept = network.sweep(&lock.slot()).await;
-        if !swept.removed().is_empty() {
-            warn!(
-                removed = swept.removed().join("; "),
-                "removed what an earlier run left on this host"
-            );
-        }
-        if !swept.is_complete() {
-            warn!(
-                residue = swept.residue().join("; "),
-                "could not remove all that an earlier run left"
-            );
-        }
         Ok(Self::Real(RealHost {
-            lock,
-            network,
-            interface: config.tunnel.interface.clone(),
-            applied: None,
-            touched: false,
+            kernel: Arc::new(Kernel {
+                lock,
+                network,
+                interface: config.tunnel.interface.clone(),
+                on_host: Mutex::default(),
+            }),
             closing: None,
         }))
+    }
+
+    /// Removes what a process that ended without a stop left: what its records say, and whatever else is in our slot.
+    pub(crate) async fn clear(&self, records: &[Undo]) -> Vec<Restored> {
+        let Self::Real(real) = self else { return Vec::new() };
+        let Kernel { lock, network, .. } = &*real.kernel;
+        let mut cleared = Vec::new();
+        // A slot that is another tunnel's now was swept when that took it.
+        for undo in records.iter().filter(|undo| undo.slot == lock.slot().number()) {
+            cleared.push(network.undo(undo).await);
+        }
+        cleared.push(network.sweep(&lock.slot()).await);
+        cleared
     }
 
     /// The mark that keeps the tunnel's own packets out of the tunnel.
     pub(crate) fn mark(&self) -> Option<u32> {
         match self {
-            Self::Real(real) => Some(real.lock.slot().mark()),
+            Self::Real(real) => Some(real.kernel.lock.slot().mark()),
             Self::Memory(_) => None,
         }
     }
 
-    /// The networks this host reaches directly, but for the tunnel's own.
-    pub(crate) fn local_networks(&self) -> impl Future<Output = Result<Vec<(String, IpNet)>, ClientError>> + use<> {
-        let real = match self {
-            Self::Real(real) => {
-                let own = real.applied.as_ref().map(|applied| applied.tun_index);
-                Some((real.network.clone(), own))
-            }
+    /// Name of the device; none if it is in memory.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Real(real) => Some(&real.kernel.interface),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// What it will take to remove `plan`, once it is here.
+    pub(crate) fn undo(&self) -> impl FnOnce(NetworkPlan) -> Option<Undo> + Send + use<> {
+        let names = match self {
+            Self::Real(real) => Some((real.kernel.lock.slot().number(), real.kernel.interface.clone())),
             Self::Memory(_) => None,
         };
+        move |plan| names.map(|(slot, interface)| Undo { slot, interface, plan })
+    }
+
+    /// The networks this host reaches directly, but for the tunnel's own.
+    pub(crate) fn local_networks(&self) -> impl Future<Output = Result<Vec<(String, IpNet)>, ClientError>> + use<> {
+        let kernel = self.kernel();
         async move {
-            let Some((network, own)) = real else {
-                return Ok(Vec::new());
-            };
-            let networks = network.connected_networks(own).await?;
+            let Some(kernel) = kernel else { return Ok(Vec::new()) };
+            let on_host = kernel.on_host.lock().await;
+            let own = on_host.applied.as_ref().map(|applied| applied.tun_index);
+            let networks = kernel.network.connected_networks(own).await?;
             Ok(networks
                 .into_iter()
                 .map(|network| (network.interface, network.net))
@@ -136,49 +151,31 @@ impl Host {
         }
     }
 
-    /// What can change the host, once. Its result goes to [`Host::installed`].
-    pub(crate) fn installer(&mut self) -> Installer {
-        match self {
-            Self::Real(real) => {
-                real.touched = true;
-                Installer::Real {
-                    network: real.network.clone(),
-                    slot: real.lock.slot(),
-                    interface: real.interface.clone(),
-                    applied: real.applied.clone(),
-                    closing: real.closing.clone(),
-                }
-            }
-            Self::Memory(_) => Installer::Memory,
+    /// What puts a plan on the host.
+    pub(crate) fn installer(&self) -> Installer {
+        Installer {
+            kernel: self.kernel(),
+            closing: match self {
+                Self::Real(real) => real.closing.clone(),
+                Self::Memory(_) => None,
+            },
         }
     }
 
-    /// Takes note of what an installer did. Returns the device if there was none before.
-    pub(crate) fn installed(&mut self, installed: Installed) -> Option<Device> {
-        match (self, installed.0) {
-            (Self::Real(real), Some((applied, tun))) => {
-                real.applied = Some(applied);
-                tun.map(Device::Tun)
-            }
-            (Self::Real(_), None) => None,
-            (Self::Memory(memory), _) => memory.take().map(Device::Memory),
+    /// The device, if there was none before the last plan was installed.
+    pub(crate) fn device(&mut self) -> Option<Device> {
+        match self {
+            Self::Real(real) => real.kernel.on_host.try_lock().ok()?.tun.take().map(Device::Tun),
+            Self::Memory(memory) => memory.take().map(Device::Memory),
         }
     }
 
     /// Takes everything off the host but the device itself. The future owns what it needs.
-    pub(crate) fn release(&mut self) -> impl Future<Output = Proof> + Send + use<> {
-        let work = match self {
-            Self::Real(real) => {
-                let touched = std::mem::take(&mut real.touched);
-                let index = real.applied.take().map(|applied| applied.tun_index);
-                touched.then(|| (real.network.clone(), real.lock.slot(), index))
-            }
-            Self::Memory(_) => None,
-        };
+    pub(crate) fn release(&self) -> impl Future<Output = Proof> + Send + use<> {
+        let kernel = self.kernel();
         async move {
-            match work {
-                Some((network, slot, Some(index))) => Proof::Restored(network.release(&slot, index).await),
-                Some((network, slot, None)) => Proof::Restored(network.sweep(&slot).await),
+            match kernel {
+                Some(kernel) => kernel.release().await,
                 None => Proof::Untouched,
             }
         }
@@ -203,66 +200,122 @@ impl Host {
             (Self::Real(_), Device::Memory(_)) | (Self::Memory(_), Device::Tun(_)) => None,
         }
     }
+
+    fn kernel(&self) -> Option<Arc<Kernel>> {
+        match self {
+            Self::Real(real) => Some(Arc::clone(&real.kernel)),
+            Self::Memory(_) => None,
+        }
+    }
 }
 
 impl Installer {
-    /// Puts `plan` on the host, in place of what is there.
-    pub(crate) async fn install(self, plan: NetworkPlan) -> Result<Installed, InstallError> {
-        let Self::Real {
-            network,
-            slot,
-            interface,
-            applied,
-            closing,
-        } = self
-        else {
-            return Ok(Installed(None));
-        };
-        if let Some(applied) = applied {
-            if applied.plan != plan {
-                let replaced = network
-                    .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
-                    .await;
-                replaced.map_err(|error| InstallError::Damaged(error.into()))?;
-            }
-            let tun_index = applied.tun_index;
-            return Ok(Installed(Some((Applied { tun_index, plan }, None))));
-        }
-        if let Some(mut closing) = closing {
+    /// Puts `plan` on the host, in place of what is there; [`Host::device`] has the device then. Once begun, it goes on when
+    /// the future is dropped.
+    pub(crate) async fn install(self, plan: NetworkPlan) -> Result<(), InstallError> {
+        let Some(kernel) = self.kernel else { return Ok(()) };
+        if let Some(mut closing) = self.closing {
             // Ends with an error when the other end is dropped, which is what is waited for.
             let _ = closing.changed().await;
         }
-        let clean = |error: PlatformError| InstallError::Clean(error.into());
-        let tun = Tun::create(&TunOptions {
-            name: interface,
-            mtu: plan.mtu,
+        let installed = tokio::spawn(async move { kernel.install(plan).await }).await;
+        installed.unwrap_or_else(|_| {
+            let broken = ClientError::Local("the host's set-up failed".to_owned());
+            Err(InstallError::Damaged(broken))
         })
-        .map_err(clean)?;
-        network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
-        warn_of_conflicts(&network, slot, &plan).await;
-        let tun_index = tun.index();
-        Ok(Installed(Some((Applied { tun_index, plan }, Some(tun)))))
     }
 }
 
-/// What makes a tunnel that is set up correctly misbehave all the same.
-async fn warn_of_conflicts(network: &Network, slot: Slot, plan: &NetworkPlan) {
-    let strict = if plan.default_v4 {
-        strict_reverse_path()
-    } else {
-        Vec::new()
-    };
-    if !strict.is_empty() {
+impl Kernel {
+    async fn install(&self, plan: NetworkPlan) -> Result<(), InstallError> {
+        let slot = self.lock.slot();
+        let mut on_host = self.on_host.lock().await;
+        on_host.touched = true;
+        if let Some(applied) = &mut on_host.applied {
+            if applied.plan != plan {
+                let replaced = self
+                    .network
+                    .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
+                    .await;
+                replaced.map_err(|error| InstallError::Damaged(error.into()))?;
+                applied.plan = plan;
+            }
+            return Ok(());
+        }
+        let clean = |error: PlatformError| InstallError::Clean(error.into());
+        let tun = Tun::create(&TunOptions {
+            name: self.interface.clone(),
+            mtu: plan.mtu,
+        })
+        .map_err(clean)?;
+        self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
+        self.warn_of_conflicts(&plan).await;
+        on_host.applied = Some(Applied {
+            tun_index: tun.index(),
+            plan,
+        });
+        on_host.tun = Some(tun);
+        Ok(())
+    }
+
+    async fn release(&self) -> Proof {
+        let slot = self.lock.slot();
+        let mut on_host = self.on_host.lock().await;
+        if !std::mem::take(&mut on_host.touched) {
+            return Proof::Untouched;
+        }
+        let restored = match on_host.applied.take() {
+            Some(applied) => self.network.release(&slot, applied.tun_index).await,
+            None => self.network.sweep(&slot).await,
+        };
+        if let Some(tun) = on_host.tun.take() {
+            // Nobody came to fetch it. The kernel takes 20 ms, which nobody waits for.
+            drop(tokio::task::spawn_blocking(move || drop(tun)));
+        }
+        Proof::Restored(restored)
+    }
+
+    /// What makes a tunnel that is set up correctly misbehave all the same.
+    async fn warn_of_conflicts(&self, plan: &NetworkPlan) {
+        let strict = if plan.default_v4 {
+            strict_reverse_path()
+        } else {
+            Vec::new()
+        };
+        if !strict.is_empty() {
+            warn!(
+                interfaces = strict.join(" "),
+                "strict reverse path filter drops the gateway's answers; set net.ipv4.conf.INTERFACE.rp_filter=2"
+            );
+        }
+        let others = self
+            .network
+            .other_tunnel_routes(&self.lock.slot())
+            .await
+            .unwrap_or_default();
+        let shared = others
+            .iter()
+            .filter(|(_, net)| plan.routes.iter().any(|route| route.net == *net));
+        for (slot, net) in shared.take(SHOWN_OVERLAPS) {
+            info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
+        }
+    }
+}
+
+/// Says what clearing did.
+pub(crate) fn report_cleared(cleared: &[Restored]) {
+    let removed: Vec<_> = cleared.iter().flat_map(Restored::removed).map(String::as_str).collect();
+    if !removed.is_empty() {
         warn!(
-            interfaces = strict.join(" "),
-            "strict reverse path filter drops the gateway's answers; set net.ipv4.conf.INTERFACE.rp_filter=2"
+            removed = removed.join("; "),
+            "removed what an earlier run left on this host"
         );
     }
-    let others = network.other_tunnel_routes(&slot).await.unwrap_or_default();
-    let shared = others
-        .iter()
-        .filter(|(_, net)| plan.routes.iter().any(|route| route.net == *net));
-    for (slot, net) in shared.take(SHOWN_OVERLAPS) {
-        info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
+    let residue: Vec<_> = cleared.iter().flat_map(Restored::residue).map(String::as_str).collect();
+    if !residue.is_empty() {
+        warn!(
+            residue = residue.join("; "),
+            "could not remove all that an earlier run left"
+        );
     }
 }

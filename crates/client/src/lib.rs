@@ -11,7 +11,9 @@
 //! a grant may do to this host `plan`'s.
 #![forbid(unsafe_code)]
 
+mod account;
 mod attempt;
+mod books;
 mod caller;
 mod clock;
 mod device;
@@ -27,12 +29,15 @@ mod proof;
 mod provider;
 mod pump;
 mod quiet;
+mod recovery;
 mod report;
 mod secrets;
 mod setup;
 mod shell;
 mod signals;
 mod status;
+#[cfg(test)]
+mod stop_stories;
 #[cfg(test)]
 mod stories;
 #[cfg(test)]
@@ -45,6 +50,7 @@ use std::path::PathBuf;
 use config::client::ClientConfig;
 use tokio::sync::watch;
 
+pub use books::Trouble;
 pub use device::{MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;
@@ -136,8 +142,14 @@ impl Client {
             Place::Host => host::Host::open(&setup.config).await?,
             Place::Memory(device) => host::Host::Memory(Some(device)),
         };
+        let tunnel = &setup.config.tunnel;
+        let books = books::Books::open(&tunnel.state_dir, &tunnel.name, &setup.config.housekeeping)?;
+        let records = recovery::leftovers(&books).await;
+        recovery::recover(&books, &host, records).await;
         let (provider, counter) = Provider::pair(status);
-        Ok((provider, Self(shell::Shell::new(setup, config_path, host, counter))))
+        let wanted = recovery::wanted(&books).await;
+        let shell = shell::Shell::new(setup, config_path, host, (books, wanted), counter);
+        Ok((provider, Self(shell)))
     }
 
     /// Runs until the tunnel is stopped for good.

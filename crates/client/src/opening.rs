@@ -1,70 +1,103 @@
-//! From a granted connection to a tunnel: the grant is checked, the host is set up for it, and the pump starts.
+//! From a granted connection to a tunnel: the grant is checked, the way back is written down, the host is set up, and the
+//! pump starts.
 //!
 //! ```text
-//!   Opened --> Opening: networks of this host --> accept --> install --> Prepared --> Connected, pump
+//!   Opened --> Opening: networks of this host --> accept --> record durable --> install --> Prepared --> Connected, pump
 //!                 | dropped by an abort: what was begun on the host is cleared by the release that follows
 //! ```
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lifecycle::{Generation, Input, Stage};
+use ledger::JobId;
+use lifecycle::{Generation, How, Stage};
 use now::LATE_BY;
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::ClientError;
+use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
+use crate::books::Trouble;
 use crate::clock;
 use crate::grant::{Accepted, accept};
-use crate::host::{InstallError, Installed};
+use crate::host::InstallError;
+use crate::proof::Input;
 use crate::pump::{Pump, Stop, say_goodbye};
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::shell::{Boxed, Running, Shell, Ticket};
+
+/// A disk that has not taken a record by then will not: the attempt fails with that reason.
+const RECORD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A granted connection for which the host is being set up.
 pub(crate) struct Opening {
     pub(crate) g: Generation,
     setup: Arc<Setup>,
     opened: Box<Opened>,
+    /// The record that is written for it, unless the session has one.
+    fresh: Option<JobId>,
     pub(crate) work: Boxed<Result<Box<Prepared>, InstallError>>,
 }
 
 impl Opening {
-    /// Gives up; the connection is left to whoever knows whether a goodbye is due.
-    pub(crate) fn abandon(self) -> Link {
-        self.opened.link
+    /// Gives up. The connection is left to whoever knows whether a goodbye is due, and the record to be withdrawn once the
+    /// host is clean.
+    pub(crate) fn abandon(self) -> (Link, Option<JobId>) {
+        (self.opened.link, self.fresh)
     }
 }
 
 /// A host that is set up.
 pub(crate) struct Prepared {
     accepted: Accepted,
-    installed: Installed,
+    account: Account,
 }
 
 impl Shell {
-    /// Checks the grant and sets the host up, beside the loop.
+    /// Checks the grant, writes down how to clean the host, and sets it up: beside the loop.
     pub(crate) fn opened(&mut self, running: Running, opened: Box<Opened>) {
-        let Running { g, setup, .. } = running;
+        let Running { g, how, setup, .. } = running;
         if setup.same_login(&self.setup) {
             self.known.clone_from(&opened.known);
         }
         let (grant, peer) = (opened.link.established.grant().clone(), opened.peer);
+        let lives = self.account.as_ref().filter(|account| account.end.is_none());
+        let (mut account, fresh) = match (how, lives) {
+            (How::Cookie, Some(account)) => (account.clone(), None),
+            (How::Cookie, None) | (How::Login, _) => {
+                let account = Account::begin(&setup.config, g, clock::now());
+                let id = account.record.id;
+                (account, Some(id))
+            }
+        };
+        account.connected(&setup.config, &grant, peer, self.host.interface());
         let current = Arc::clone(&self.setup);
+        let books = self.books.clone();
         let networks = self.host.local_networks();
+        let undo = self.host.undo();
         let installer = self.host.installer();
         let work = async move {
             let local = networks.await.map_err(InstallError::Clean)?;
             let accepted =
                 accept(&grant, peer, &current.config, &local).map_err(|refused| InstallError::Clean(refused.into()))?;
-            let installed = installer.install(accepted.plan.clone()).await?;
-            Ok(Box::new(Prepared { accepted, installed }))
+            let changed = account.planned(&accepted.plan, undo(accepted.plan.clone()));
+            let written = books.write(account.record.clone());
+            // A record that says how to clean this host is there already; the disk may take its time with the news.
+            if changed || fresh.is_some() {
+                let written = timeout(RECORD_PATIENCE, written).await.unwrap_or(Err(Trouble::Stalled));
+                written.map_err(|trouble| InstallError::Clean(ClientError::Unrecorded(trouble)))?;
+            }
+            installer.install(accepted.plan.clone()).await?;
+            Ok(Box::new(Prepared { accepted, account }))
         };
         self.opening = Some(Opening {
             g,
             setup,
             opened,
+            fresh,
             work: Box::pin(work),
         });
     }
@@ -79,8 +112,8 @@ impl Shell {
             tls,
             known: _,
         } = *opened;
-        let Prepared { accepted, installed } = prepared;
-        if let Some(device) = self.host.installed(installed) {
+        let Prepared { accepted, account } = prepared;
+        if let Some(device) = self.host.device() {
             self.device = Some(device);
         }
         self.ended_by = None;
@@ -107,6 +140,7 @@ impl Shell {
             accepted.plan,
             link.established.session(),
         ));
+        self.next_account = Some(account);
         self.ticket = Some(Ticket { cookie, setup });
 
         // The connection that this one replaces goes silently: its session goes on, here.
@@ -131,7 +165,11 @@ impl Shell {
     /// The grant is not to be used; the gateway need not keep it.
     pub(crate) fn not_prepared(&mut self, opening: Opening, error: InstallError) {
         let Opening {
-            g, setup, mut opened, ..
+            g,
+            setup,
+            mut opened,
+            fresh,
+            ..
         } = opening;
         say_goodbye(&mut opened.link);
         self.ticket = None;
@@ -139,6 +177,10 @@ impl Shell {
             InstallError::Clean(error) => (error, false),
             InstallError::Damaged(error) => (error, true),
         };
+        self.unborn.extend(fresh);
+        if !damaged {
+            self.withdraw_unborn();
+        }
         let failure = Failure {
             error,
             stage: Stage::Granted,

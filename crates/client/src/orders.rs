@@ -1,16 +1,48 @@
 //! The orders of the façade, taken one after the other. Each is answered, at once or when the machine says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use lifecycle::{Acknowledged, StopReason};
+use lifecycle::{ACK_BUDGET, Acknowledged, StopReason};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::ClientError;
+use crate::books::Trouble;
 use crate::proof::{Input, Proven};
 use crate::provider::{Event, Order, Outcome, Refused, Started, Stopped};
 use crate::setup::{Setup, changed_sections, read_config};
-use crate::shell::Shell;
+use crate::shell::{Boxed, Shell};
+
+/// A start is answered within 50 ms, whether or not the disk has noted it.
+const NOTE_START: Duration = Duration::from_millis(40);
+
+/// Whoever waits for an answer, and what has to be on the disk before it is given.
+pub(crate) struct Asker<T> {
+    answer: oneshot::Sender<T>,
+    noted: Option<Boxed<Result<(), Trouble>>>,
+}
+
+impl<T: Send + 'static> Asker<T> {
+    /// Answers when the disk has noted the order, and after `patience` in any case.
+    fn answer(self, words: T, patience: Duration) {
+        let Self { answer, noted } = self;
+        let Some(noted) = noted else {
+            // Nobody may wait for it.
+            let _ = answer.send(words);
+            return;
+        };
+        tokio::spawn(async move {
+            match timeout(patience, noted).await {
+                Ok(Ok(())) => {}
+                Ok(Err(trouble)) => warn!("cannot note what is wanted: {trouble}"),
+                Err(_) => warn!("the disk takes its time to note what is wanted"),
+            }
+            let _ = answer.send(words);
+        });
+    }
+}
 
 impl Shell {
     pub(crate) fn order(&mut self, order: Order) {
@@ -35,18 +67,29 @@ impl Shell {
     fn start(&mut self, input: Input, answer: oneshot::Sender<Result<Started, Refused>>) {
         self.started = Ok(Started::Begun);
         self.feed(input);
-        let _ = answer.send(self.started.clone());
+        let noted = self.started.is_ok().then(|| self.want(true)).flatten();
+        Asker { answer, noted }.answer(self.started.clone(), NOTE_START);
     }
 
+    /// A daemon that is told to end is not told that the tunnel is not wanted: after a boot it comes up again.
     fn stop(&mut self, reason: StopReason, exit: bool, answer: oneshot::Sender<Stopped>) {
-        self.stoppers.push_back(answer);
+        let noted = if exit { None } else { self.want(false) };
+        self.stoppers.push_back(Asker { answer, noted });
         self.feed(Input::Stop { reason, exit });
+    }
+
+    /// Keeps what is wanted, for `start = "last"`.
+    fn want(&mut self, up: bool) -> Option<Boxed<Result<(), Trouble>>> {
+        if self.wanted.replace(up) == Some(up) {
+            return None;
+        }
+        Some(Box::pin(self.books.note_desired(up)))
     }
 
     /// One acknowledgement of the machine for one stop.
     pub(crate) fn answer_stop(&mut self, stopped: &Stopped) {
-        if let Some(answer) = self.stoppers.pop_front() {
-            let _ = answer.send(stopped.clone());
+        if let Some(stopper) = self.stoppers.pop_front() {
+            stopper.answer(stopped.clone(), ACK_BUDGET.saturating_sub(stopped.took));
         }
         self.tell(Event::Stopped(stopped.clone()));
         self.last_stop = Some(stopped.clone());
@@ -55,8 +98,8 @@ impl Shell {
     /// Stops beyond those that the machine acknowledges one by one.
     pub(crate) fn answer_the_rest(&mut self) {
         let Some(last) = self.last_stop.take() else { return };
-        for answer in self.stoppers.drain(..) {
-            let _ = answer.send(last.clone());
+        for stopper in self.stoppers.drain(..) {
+            stopper.answer(last.clone(), ACK_BUDGET.saturating_sub(last.took));
         }
     }
 
@@ -104,8 +147,9 @@ impl Shell {
 pub(crate) fn outcome(acknowledged: &Acknowledged<Proven>) -> Outcome {
     match acknowledged {
         Acknowledged::WasDown => Outcome::WasDown,
-        Acknowledged::Down { restored, owed: _ } => Outcome::Down {
+        Acknowledged::Down { restored, owed } => Outcome::Down {
             residue: restored.residue(),
+            owed: owed.clone(),
         },
         Acknowledged::HandedOver => Outcome::HandedOver,
     }

@@ -9,7 +9,7 @@ pub(crate) struct Proven;
 
 impl Proofs for Proven {
     type Restored = Proof;
-    type Owed = Owed;
+    type Owed = ledger::Owed;
 }
 
 /// An input of the machine with the proofs of this shell.
@@ -22,7 +22,7 @@ pub(crate) enum Proof {
     Untouched,
     /// What the platform removed, and what it could not.
     Restored(Restored),
-    /// The platform is still at it.
+    /// Something is on the host, and the platform is still at it.
     Unfinished,
 }
 
@@ -35,13 +35,4 @@ impl Proof {
             Self::Unfinished => vec!["routes and rules of the tunnel are still being removed".to_owned()],
         }
     }
-}
-
-/// What the tunnel owes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Owed {
-    /// Nothing.
-    Nothing,
-    /// It is on its way to the disk.
-    DiskTooSlow,
 }

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use ledger::Owed;
 use lifecycle::{Origin, StopReason};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -70,6 +71,8 @@ pub enum Outcome {
     Down {
         /// What could not be restored in time, one sentence each; empty if the host is as it was.
         residue: Vec<String>,
+        /// What became of the housekeeping that the session leaves.
+        owed: Owed,
     },
     /// Device and session wait for the next process.
     HandedOver,

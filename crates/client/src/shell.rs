@@ -18,23 +18,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use config::client::Start;
+use ledger::{JobId, Owed};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
 };
 use now::{Awake, Gap, GapDetector, LATE_BY};
 use session::Traffic;
 use session::client::Authenticated;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::ClientError;
+use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
+use crate::books::Books;
 use crate::clock;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
+use crate::orders::Asker;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Event as Told, Order, Refused, Started, Stopped};
 use crate::pump::{Finished, Outcome, Pump, PumpEvent};
@@ -85,6 +89,13 @@ pub(crate) enum Done {
         /// When it was let go.
         since: Awake,
     },
+    /// What a stop owes is on the disk, or why not.
+    Recorded {
+        /// Whose stop.
+        g: Generation,
+        /// Proof.
+        owed: Owed,
+    },
 }
 
 enum Event {
@@ -116,6 +127,15 @@ pub(crate) struct Shell {
     pub(crate) orphan: Option<Link>,
     /// What a stopped tunnel leaves; let go behind the acknowledgement.
     pub(crate) leaving: Leaving,
+    /// The session that lives, or lived last, as the ledger knows it.
+    pub(crate) account: Option<Account>,
+    /// What the connection just made says about the session.
+    pub(crate) next_account: Option<Account>,
+    /// Records of sessions that never came to life; withdrawn when the host is clean.
+    pub(crate) unborn: Vec<JobId>,
+    /// The stop for which a job is being recorded.
+    pub(crate) recording: Option<Generation>,
+    pub(crate) books: Books,
     /// Inputs that came of effects.
     pub(crate) inputs: VecDeque<Input>,
     /// Work that is finished beside the loop.
@@ -136,17 +156,26 @@ pub(crate) struct Shell {
     pub(crate) failure: Option<ClientError>,
     /// What the machine said to the start that is being handled.
     pub(crate) started: Result<Started, Refused>,
+    /// What the user wants, as far as it is noted.
+    pub(crate) wanted: Option<bool>,
     /// Nobody holds a provider any more.
     pub(crate) abandoned: bool,
     /// Whoever asked for a stop, in the order in which the machine acknowledges.
-    pub(crate) stoppers: VecDeque<oneshot::Sender<Stopped>>,
+    pub(crate) stoppers: VecDeque<Asker<Stopped>>,
     /// The answer of the stop that was acknowledged last.
     pub(crate) last_stop: Option<Stopped>,
     pub(crate) exit: Option<Option<FailReason>>,
 }
 
 impl Shell {
-    pub(crate) fn new(setup: Setup, config_path: PathBuf, host: Host, counter: Counter) -> Self {
+    /// `wanted` is what the user wanted last.
+    pub(crate) fn new(
+        setup: Setup,
+        config_path: PathBuf,
+        host: Host,
+        (books, wanted): (Books, Option<bool>),
+        counter: Counter,
+    ) -> Self {
         let settings = Settings {
             backoff: setup.backoff(),
             on_failure: OnFailure::Exit,
@@ -165,6 +194,11 @@ impl Shell {
             parting: None,
             orphan: None,
             leaving: Leaving::default(),
+            account: None,
+            next_account: None,
+            unborn: Vec::new(),
+            recording: None,
+            books,
             inputs: VecDeque::new(),
             background: JoinSet::new(),
             ticket: None,
@@ -180,6 +214,7 @@ impl Shell {
             quiet: Quiet::default(),
             failure: None,
             started: Ok(Started::Begun),
+            wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
             last_stop: None,
@@ -189,11 +224,17 @@ impl Shell {
 
     /// Runs until the process is to end.
     pub(crate) async fn run(mut self) -> Result<(), ClientError> {
-        if self.setup.config.tunnel.start == config::client::Start::Up {
+        let up = match self.setup.config.tunnel.start {
+            Start::Up => true,
+            Start::Down => false,
+            Start::Last => self.wanted.unwrap_or(true),
+        };
+        if up {
             self.feed(Input::Start { origin: Origin::Boot });
         } else {
-            info!("waiting for SIGUSR2 to bring the tunnel up");
+            info!("waiting for `marmot up` or SIGUSR2 to bring the tunnel up");
         }
+        self.feed(Input::JobsDue);
         loop {
             self.publish();
             if let Some(reason) = self.exit {
@@ -267,6 +308,9 @@ impl Shell {
     fn gap(&mut self, gap: Gap) {
         info!(kind = ?gap.kind, seconds = gap.length.as_secs_f32(), "clock.gap");
         self.counter.status.send_modify(|status| status.clock_gaps += 1);
+        if let Some(account) = &mut self.account {
+            account.record.facts.wakes += 1;
+        }
         self.feed(Input::ClockGap(gap));
     }
 
@@ -373,9 +417,14 @@ impl Shell {
         match done {
             Done::DeviceGone { since } => {
                 let took = clock::now().awake.since(since);
-                let ms = (took.as_secs_f64() * 100_000.0).round() / 100.0;
-                info!(ms, "device.gone");
+                info!(ms = clock::ms(took), "device.gone");
                 self.tell(Told::DeviceGone { took });
+            }
+            Done::Recorded { g, owed } => {
+                if self.recording == Some(g) {
+                    self.recording = None;
+                }
+                self.feed(Input::Recorded { g, owed });
             }
         }
     }

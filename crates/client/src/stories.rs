@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use wire::cstp::Kind;
 use wire::offer::Refusal;
 
-use crate::testing::{Behaviour, Order, PATIENCE, Pki, Seen, StubGateway, client_config};
+use crate::testing::{Behaviour, Order, PATIENCE, Pki, Seen, StubGateway, client_config, client_toml};
 use crate::{ClientError, Hooks, MemoryDevice, MemoryHost, Place, SignalSource, Status, run_with};
 
 const LOGIN: &str = "[login]\nuser = \"alice\"\npassword_file = \"password\"\n";
@@ -37,7 +37,7 @@ impl Client {
             gateway.port
         );
         let config = client_config(pki, &toml);
-        let path = pki.write("client.toml", &toml, 0o644);
+        let path = pki.write("client.toml", &client_toml(&toml), 0o644);
         let (device, host) = MemoryDevice::pair(64);
         let (signals, orders) = mpsc::channel(8);
         let (observer, status) = watch::channel(Status::default());
@@ -494,10 +494,7 @@ async fn a_reload_with_a_mistake_changes_nothing_and_a_good_one_counts_from_the_
     pki.write("client.toml", &good.replace("user =", "usr ="), 0o644);
     client.signal(Signal::Reload).await;
     client.ping(1).await;
-    let carol = format!(
-        "[trust]\nca_file = \"ca.pem\"\n{}",
-        good.replace("\"alice\"", "\"carol\"")
-    );
+    let carol = good.replace("\"alice\"", "\"carol\"");
     pki.write("client.toml", &carol, 0o644);
     client.signal(Signal::Reload).await;
     client.ping(2).await;
@@ -540,12 +537,11 @@ async fn a_freeze_shorter_than_the_idle_tick_condemns_nobody_while_a_probe_is_ou
 /// Replaces the configuration by one for `gateway` and `user`, and tells the client.
 async fn reload(client: &Client, pki: &Pki, gateway: &StubGateway, user: &str) {
     let toml = format!(
-        "[gateway]\nurl = \"https://vpn.test:{}\"\naddresses = [\"127.0.0.1\"]\n[reconnect]\nfirst_s = 0.05\n\
-         [trust]\nca_file = \"ca.pem\"\n{}",
+        "[gateway]\nurl = \"https://vpn.test:{}\"\naddresses = [\"127.0.0.1\"]\n[reconnect]\nfirst_s = 0.05\n{}",
         gateway.port,
         LOGIN.replace("alice", user),
     );
-    pki.write("client.toml", &toml, 0o644);
+    pki.write("client.toml", &client_toml(&toml), 0o644);
     client.signal(Signal::Reload).await;
 }
 

@@ -149,24 +149,33 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(provider)
 }
 
-/// A configuration for `https://vpn.test` that trusts the authority of `pki`. `more` is TOML; a `[trust]` section in it
-/// replaces ours, with its `ca_file` defaulting to the authority.
+/// A configuration for `https://vpn.test` that trusts the authority of `pki`, and has its folders beside it. `more` is TOML;
+/// a `[trust]` section in it replaces ours, with its `ca_file` defaulting to the authority.
 pub(crate) fn client_config(pki: &Pki, more: &str) -> ClientConfig {
-    let ca = "ca_file = \"ca.pem\"\n";
-    let text = if more.contains("ca_file") {
-        more.to_owned()
-    } else if let Some((before, after)) = more.split_once("[trust]\n") {
-        format!("{before}[trust]\n{ca}{after}")
-    } else {
-        format!("[trust]\n{ca}{more}")
-    };
-    let gateway = if text.contains("[gateway]") {
-        ""
-    } else {
-        "[gateway]\nurl = \"https://vpn.test\"\n"
-    };
-    let text = format!("{gateway}{text}");
+    let text = client_toml(more);
     ClientConfig::parse(&text, "client.toml", pki.folder()).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+/// The text of [`client_config`].
+pub(crate) fn client_toml(more: &str) -> String {
+    let text = with_keys(
+        more,
+        "tunnel",
+        "state_dir",
+        "state_dir = \"state\"\nruntime_dir = \"run\"\n",
+    );
+    let text = with_keys(&text, "trust", "ca_file", "ca_file = \"ca.pem\"\n");
+    with_keys(&text, "gateway", "url", "url = \"https://vpn.test\"\n")
+}
+
+/// `text` with `keys` in its section, unless `sign` is there.
+fn with_keys(text: &str, section: &str, sign: &str, keys: &str) -> String {
+    let head = format!("[{section}]\n");
+    match text.split_once(&head) {
+        Some((_, after)) if after.contains(sign) => text.to_owned(),
+        Some((before, after)) => format!("{before}{head}{keys}{after}"),
+        None => format!("{head}{keys}{text}"),
+    }
 }
 
 /// A whole handshake in memory.

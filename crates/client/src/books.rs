@@ -1,0 +1,251 @@
+//! The tunnel's ledger, kept by one thread of its own: what is asked is done in that order, and no disk, however slow, holds
+//! up whoever asks.
+//!
+//! ```text
+//!   shell --write, close, withdraw--> queue (64) --> thread "ledger" --> open/ due/ ... history/, desired
+//!     ^                                                   |
+//!     +------------------- future of the answer ----------+
+//! ```
+//! A future that is dropped changes nothing: what was asked is done all the same.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use config::Housekeeping;
+use ledger::{End, JobId, Ledger, LedgerError, Limits, OpenRecord, Owed};
+use platform::disk::FolderDisk;
+use platform::files::write_private;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::ClientError;
+
+/// A ledger in a folder of this host.
+pub(crate) type FolderLedger = Ledger<FolderDisk>;
+
+/// Requests that wait for the disk. A tunnel makes two or three at a time; whoever finds the queue full has a disk that
+/// stands still.
+const QUEUE: usize = 64;
+
+/// What the user wanted last.
+const DESIRED: &str = "desired";
+
+/// Why the ledger did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Trouble {
+    /// The ledger's own error.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The folder cannot be used.
+    #[error("{0}")]
+    Folder(String),
+    /// The disk does not keep up.
+    #[error("the disk does not answer")]
+    Stalled,
+}
+
+type Request = Box<dyn FnOnce(&mut Desk) + Send>;
+
+/// The books of one tunnel. A cheap handle; the thread ends with the last one.
+#[derive(Clone, Debug)]
+pub(crate) struct Books {
+    queue: SyncSender<Request>,
+    root: PathBuf,
+}
+
+/// The thread's side.
+struct Desk {
+    root: PathBuf,
+    limits: Limits,
+    ledger: Option<FolderLedger>,
+}
+
+impl Books {
+    /// Starts keeping the books of `tunnel` below `state_dir`. The disk is not asked yet.
+    pub(crate) fn open(state_dir: &Path, tunnel: &str, settings: &Housekeeping) -> Result<Self, ClientError> {
+        let root = state_dir.join(tunnel);
+        let (queue, requests) = sync_channel(QUEUE);
+        let desk = Desk {
+            root: root.clone(),
+            limits: limits(settings),
+            ledger: None,
+        };
+        thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || desk.serve(&requests))
+            .map_err(|error| ClientError::Local(format!("cannot start a thread for the ledger: {error}")))?;
+        Ok(Self { queue, root })
+    }
+
+    /// The folder of the ledger.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Writes or replaces the record of a session that lives. Durable when the answer is there.
+    pub(crate) fn write(&self, record: OpenRecord) -> impl Future<Output = Result<(), Trouble>> + Send + use<> {
+        self.ask(move |ledger| ledger.open(&record))
+    }
+
+    /// Takes the record of a session back that never came to life.
+    pub(crate) fn withdraw(&self, id: JobId) -> impl Future<Output = Result<(), Trouble>> + Send + use<> {
+        self.ask(move |ledger| ledger.withdraw(id))
+    }
+
+    /// Makes a due job of a session that is over.
+    pub(crate) fn close(&self, record: OpenRecord, end: End) -> impl Future<Output = Owed> + Send + use<> {
+        let closing = self.ask(move |ledger| ledger.close(record, end));
+        async move {
+            match closing.await {
+                Ok(receipt) => Owed::Recorded(receipt),
+                Err(trouble) => Owed::DiskTooSlow(trouble.to_string()),
+            }
+        }
+    }
+
+    /// Notes what the user wants, for `start = "last"`. Durable when the answer is there.
+    pub(crate) fn note_desired(&self, up: bool) -> impl Future<Output = Result<(), Trouble>> + Send + use<> {
+        self.request(move |desk| {
+            desk.ledger()?;
+            let word = if up { "up\n" } else { "down\n" };
+            write_private(&desk.root.join(DESIRED), word.as_bytes()).map_err(|error| Trouble::Folder(error.to_string()))
+        })
+    }
+
+    /// What the user wanted last; `None` if nobody knows.
+    pub(crate) fn desired(&self) -> impl Future<Output = Result<Option<bool>, Trouble>> + Send + use<> {
+        self.request(|desk| match std::fs::read_to_string(desk.root.join(DESIRED)) {
+            Ok(word) => Ok(match word.trim() {
+                "up" => Some(true),
+                "down" => Some(false),
+                _ => None,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Trouble::Folder(format!("cannot read {DESIRED}: {error}"))),
+        })
+    }
+
+    /// Asks the ledger something, behind what was asked before.
+    pub(crate) fn ask<T, W>(&self, work: W) -> impl Future<Output = Result<T, Trouble>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&FolderLedger) -> Result<T, LedgerError> + Send + 'static,
+    {
+        self.request(move |desk| Ok(work(desk.ledger()?)?))
+    }
+
+    fn request<T, W>(&self, work: W) -> impl Future<Output = Result<T, Trouble>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Desk) -> Result<T, Trouble> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let request: Request = Box::new(move |desk| {
+            // Nobody may wait for it any more.
+            let _ = answer.send(work(desk));
+        });
+        let queued = self.queue.try_send(request);
+        async move {
+            queued.map_err(|_| Trouble::Stalled)?;
+            answered.await.map_err(|_| Trouble::Stalled)?
+        }
+    }
+
+    /// Has the disk stand still until the returned end is dropped.
+    #[cfg(test)]
+    pub(crate) fn stall(&self) -> std::sync::mpsc::Sender<()> {
+        let (end, until) = std::sync::mpsc::channel::<()>();
+        let request: Request = Box::new(move |_| {
+            let _ = until.recv();
+        });
+        self.queue.try_send(request).expect("room");
+        end
+    }
+}
+
+impl Desk {
+    fn serve(mut self, requests: &Receiver<Request>) {
+        while let Ok(request) = requests.recv() {
+            request(&mut self);
+        }
+    }
+
+    /// The ledger; a folder that could not be used is tried again.
+    fn ledger(&mut self) -> Result<&FolderLedger, Trouble> {
+        let ledger = match self.ledger.take() {
+            Some(ledger) => ledger,
+            None => open_ledger(&self.root, self.limits)?,
+        };
+        Ok(self.ledger.insert(ledger))
+    }
+}
+
+/// The ledger in a folder, which is made if missing.
+pub(crate) fn open_ledger(root: &Path, limits: Limits) -> Result<FolderLedger, Trouble> {
+    let disk = FolderDisk::open(root).map_err(|error| Trouble::Folder(error.to_string()))?;
+    Ok(Ledger::new(disk, limits))
+}
+
+/// The limits of a ledger, from the configuration.
+pub(crate) fn limits(settings: &Housekeeping) -> Limits {
+    Limits {
+        attempts: settings.attempts,
+        retry_first: settings.retry_first,
+        retry_max: settings.retry_max,
+        give_up_after: settings.give_up_after,
+        keep_done: settings.keep_done,
+        keep_failed: settings.keep_failed,
+        keep_history: settings.keep_history,
+        keep_for: settings.keep,
+        ..Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Pki, client_config};
+
+    fn books(pki: &Pki) -> Books {
+        let config = client_config(pki, "");
+        Books::open(pki.folder(), "home", &config.housekeeping).expect("a thread")
+    }
+
+    #[tokio::test]
+    async fn what_was_wanted_last_is_remembered() {
+        let pki = Pki::new("vpn.test");
+        assert_eq!(books(&pki).desired().await, Ok(None));
+        for up in [true, false] {
+            books(&pki).note_desired(up).await.expect("written");
+            assert_eq!(books(&pki).desired().await, Ok(Some(up)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_used_is_named_and_tried_again() {
+        let pki = Pki::new("vpn.test");
+        pki.write("home", "in the way", 0o600);
+        let books = books(&pki);
+        let error = books.ask(|ledger| ledger.summary()).await.expect_err("no folder");
+        assert!(error.to_string().contains("home"), "{error}");
+        std::fs::remove_file(pki.folder().join("home")).expect("removed");
+        books.ask(|ledger| ledger.summary()).await.expect("a folder");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_stands_still_is_noticed_when_the_queue_is_full() {
+        let pki = Pki::new("vpn.test");
+        let books = books(&pki);
+        let stalled = books.stall();
+        let mut asked: Vec<_> = (0..=QUEUE).map(|_| Box::pin(books.note_desired(true))).collect();
+        let last = asked.pop().expect("asked");
+        assert_eq!(last.await, Err(Trouble::Stalled));
+        drop(stalled);
+        for answer in asked {
+            let _ = answer.await;
+        }
+    }
+}
