@@ -1,0 +1,196 @@
+//! The end of every schedule: faults end, and everything that was promised comes true.
+
+use std::rc::Rc;
+
+use ledger::{Folder, LedgerError};
+use lifecycle::{Input, Origin, State, StopReason, WakeKind};
+
+use crate::broken::Promise;
+use crate::disk::number;
+use crate::process::Who;
+use crate::weather::Weather;
+use crate::world::{Event, Workers, World};
+
+/// Steps in which a calm world comes to rest. The longest ways seen take a third of it.
+const STEPS_MAX: u32 = 600;
+
+impl World {
+    /// Runs a schedule from its beginning to its end.
+    pub(crate) fn run(self: &Rc<Self>) {
+        self.after(0, Event::StartDaemon);
+        self.after(self.chance.below(500_000), Event::Fate);
+        while self.is_stormy() && self.step() {}
+        self.weather.set(Weather::default());
+        self.forget_fate();
+        self.reach_the_wanted_state();
+        self.go_down();
+        self.work_everything_off();
+        self.look_back();
+    }
+
+    /// Steps until it is so; false if it never is.
+    fn until(self: &Rc<Self>, so: impl Fn(&Self) -> bool) -> bool {
+        for _ in 0..STEPS_MAX {
+            if self.is_broken() || so(self) {
+                return true;
+            }
+            if !self.step() {
+                return so(self);
+            }
+        }
+        false
+    }
+
+    fn is_ready(&self) -> bool {
+        self.with(|daemon| daemon.ready) == Some(true)
+    }
+
+    fn reach_the_wanted_state(self: &Rc<Self>) {
+        self.say(|| "FAULTS END".to_owned());
+        self.feed(Input::Wake(WakeKind::Full));
+        // A process that is about to end is not what the wish was said to.
+        let settled = |world: &Self| match world.state() {
+            Some(State::Stopping { .. }) => false,
+            Some(_) => world.is_ready(),
+            None => false,
+        };
+        for _ in 0..3 {
+            if self.running(Who::Daemon).is_none() {
+                self.start_daemon();
+            }
+            if self.until(settled) {
+                break;
+            }
+        }
+        if !settled(self) && !self.is_broken() {
+            return self.broke(Promise::L9WantedState, || {
+                format!("it does not come to rest: {:?}", self.state())
+            });
+        }
+        if !self.wanted.get() {
+            return;
+        }
+        for _ in 0..3 {
+            match self.state() {
+                None => self.start_daemon(),
+                // It was refused for good, and a person has to say it again.
+                Some(State::Failed(_)) | Some(State::Idle) => self.feed(Input::Start { origin: Origin::User }),
+                Some(
+                    State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } | State::Stopping { .. },
+                ) => {}
+            }
+            self.until(|world| matches!(world.state(), Some(State::Up { .. } | State::Failed(_)) | None));
+        }
+        if !matches!(self.state(), Some(State::Up { .. })) {
+            self.broke(Promise::L9WantedState, || {
+                format!("it is wanted up, and is {:?}", self.state())
+            });
+        }
+    }
+
+    fn go_down(self: &Rc<Self>) {
+        if self.running(Who::Daemon).is_none() {
+            self.start_daemon();
+            self.until(Self::is_ready);
+        }
+        self.counts.borrow_mut().stops += 1;
+        self.order_stop(StopReason::User, false);
+        let down = |world: &Self| matches!(world.state(), Some(State::Idle | State::Failed(_)));
+        let gone = |world: &Self| world.with(|daemon| daemon.instances.is_empty()) == Some(true);
+        self.until(|world| down(world) && gone(world));
+        if !down(self) || !gone(self) {
+            self.broke(Promise::L9WantedState, || {
+                format!("it is wanted down, and is {:?}", self.state())
+            });
+        }
+        if let Some((mark, things)) = self.host.borrow().forgotten(None) {
+            self.broke(Promise::L15CleanAfterStop, || {
+                format!("all is over and {mark} has {things}")
+            });
+        }
+    }
+
+    fn work_everything_off(self: &Rc<Self>) {
+        let holds = |world: &Self, folder: Folder| world.disk.borrow().names(number(folder)).next().is_some();
+        let unsettled = [Folder::Open, Folder::Due, Folder::Running, Folder::Waiting];
+        let settled = |world: &Self| !unsettled.iter().any(|folder| holds(world, *folder));
+        for _ in 0..3 {
+            self.until(settled);
+            if self.is_broken() || settled(self) && !holds(self, Folder::Failed) {
+                break;
+            }
+            self.retry_by_hand();
+        }
+        for folder in unsettled.into_iter().chain([Folder::Failed]) {
+            if holds(self, folder) {
+                self.broke(Promise::L7WorkIsDone, || format!("{folder}/ still holds a job"));
+            }
+        }
+    }
+
+    /// A person tries again what was given up, and lets a worker look at what one left behind.
+    fn retry_by_hand(self: &Rc<Self>) {
+        let observer = self.running(Who::Observer).unwrap_or_else(|| self.bear(Who::Observer));
+        let ledger = self.ledger(observer);
+        for entry in &self.books.borrow().entries {
+            let tried: Result<(), LedgerError> = ledger.retry(entry.record.id, self.now().wall);
+            self.say(|| format!("retry of {}: {tried:?}", entry.record.id));
+        }
+        if self.workers != Workers::Units {
+            self.feed(Input::JobsDue);
+        }
+        if self.workers != Workers::Daemon {
+            self.start_unit(Who::Unit);
+        }
+    }
+
+    /// What was promised for each session, and what came of it.
+    fn look_back(self: &Rc<Self>) {
+        if self.is_broken() {
+            return;
+        }
+        let observer = self.running(Who::Observer).unwrap_or_else(|| self.bear(Who::Observer));
+        let history = match self.ledger(observer).history(100) {
+            Ok(history) => history,
+            Err(error) => return self.broke(Promise::L7WorkIsDone, || error.to_string()),
+        };
+        for name in &history.damaged {
+            self.broke(Promise::L7WorkIsDone, || {
+                format!("{name} of the history cannot be read")
+            });
+        }
+        let books = self.books.borrow();
+        for entry in &books.entries {
+            let id = entry.record.id;
+            let written: Vec<_> = history.entries.iter().filter(|written| written.id == id).collect();
+            if !entry.is_promised() {
+                continue;
+            }
+            let facts = written.first().map(|written| written.facts.bytes_in);
+            if written.len() != 1 || entry.logouts == 0 || entry.hooks == 0 {
+                let (logouts, hooks) = (entry.logouts, entry.hooks);
+                self.broke(Promise::L7WorkIsDone, || {
+                    format!(
+                        "of {id}, {} accounts, {logouts} logouts and {hooks} runs of hooks",
+                        written.len()
+                    )
+                });
+            }
+            if entry.receipt.is_some_and(|tag| tag != 0) && facts != entry.receipt {
+                self.broke(Promise::L7WorkIsDone, || {
+                    format!(
+                        "of {id} the receipt is for {:?}, the history has {facts:?}",
+                        entry.receipt
+                    )
+                });
+            }
+        }
+        for written in &history.entries {
+            if books.find(written.id).is_none() {
+                self.broke(Promise::L7WorkIsDone, || {
+                    format!("the history has {} and nobody had", written.id)
+                });
+            }
+        }
+    }
+}
