@@ -1,5 +1,7 @@
 //! The command line.
 
+mod control;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -8,6 +10,9 @@ use config::{GatewayUrl, Host, Pin};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::demo::DemoArgs;
+
+use self::control::{CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, STATUS_HELP, TARGET_HELP, UP_HELP, WATCH_HELP};
+pub(crate) use self::control::{CLIENT_FILE, CleanupArgs, Common, HistoryArgs, HousekeepArgs, Target, UpArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -18,6 +23,9 @@ Exit codes:
   4  the gateway refused the login; trying again does not help
   5  this host does not allow it: a privilege or a device is missing
   6  the gateway ended the session: kicked, idle, or its time was over
+  7  no daemon runs for this tunnel
+  8  the tunnel is not up (marmot status)
+  9  the tunnel runs (marmot cleanup)
 
 Environment:
   MARMOT_LOG  what is logged, instead of [log] level: \"debug\", \"info,client=trace\"";
@@ -51,6 +59,26 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE", default_value = "/etc/marmot/gateway.toml")]
         config: PathBuf,
     },
+    /// Bring a tunnel up, and wait for it
+    #[command(after_help = UP_HELP, before_long_help = TARGET_HELP)]
+    Up(UpArgs),
+    /// Take a tunnel down
+    #[command(after_help = DOWN_HELP)]
+    Down(Common),
+    /// Say how a tunnel is, and what is owed
+    #[command(after_help = STATUS_HELP)]
+    Status(Common),
+    /// Show what happens to a tunnel, as it happens
+    #[command(after_help = WATCH_HELP)]
+    Watch(Common),
+    /// List the last sessions of a tunnel
+    History(HistoryArgs),
+    /// Do what ended sessions left to be done
+    #[command(after_help = HOUSEKEEP_HELP)]
+    Housekeep(HousekeepArgs),
+    /// Take off this host what a killed client left
+    #[command(after_help = CLEANUP_HELP)]
+    Cleanup(CleanupArgs),
     /// Write a working configuration with keys and certificates
     #[command(subcommand)]
     Init(InitCommand),

@@ -14,9 +14,23 @@ pub(crate) enum Exit {
     Ok = 0,
     /// It did not work; trying again may help.
     Error = 1,
-    // 2 is clap's: the arguments make no sense.
+    /// The arguments make no sense; clap's code, too.
+    Usage = 2,
     /// A configuration file, or a file that it names, is wrong.
     Config = 3,
+    // 4 and 6 are the client's.
+    /// This host does not allow it.
+    NotPermitted = 5,
+    /// No daemon runs for this tunnel.
+    NoDaemon = 7,
+    /// The tunnel is not up.
+    NotUp = 8,
+}
+
+impl From<Exit> for u8 {
+    fn from(exit: Exit) -> Self {
+        exit as u8
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -46,8 +60,11 @@ impl Failure {
         }
     }
 
-    /// Says what went wrong. That nobody listens is no second failure.
+    /// Says what went wrong, unless a command has said all in its answer. That nobody listens is no second failure.
     pub(crate) fn print(&self) {
+        if self.message.is_empty() {
+            return;
+        }
         let _ = writeln!(std::io::stderr().lock(), "marmot: {}", self.message);
     }
 }

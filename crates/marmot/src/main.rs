@@ -5,6 +5,7 @@
 
 mod check;
 mod cli;
+mod control;
 mod demo;
 mod exit;
 mod init;
@@ -38,6 +39,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Client { config } => run::client(&config)?,
         Command::Gateway { config } => run::gateway(&config)?,
+        Command::Up(args) => control::up(&args)?,
+        Command::Down(args) => control::down(&args)?,
+        Command::Status(args) => control::status(&args)?,
+        Command::Watch(args) => control::watch(&args)?,
+        Command::History(args) => control::history(&args)?,
+        Command::Housekeep(args) => control::housekeep(&args)?,
+        Command::Cleanup(args) => control::cleanup(&args)?,
         Command::Init(InitCommand::Gateway(args)) => init::gateway::run(&args)?,
         Command::Init(InitCommand::Client(args)) => init::client::run(&args)?,
         Command::Check { file, kind } => check::run(&file, kind)?,

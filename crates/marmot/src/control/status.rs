@@ -1,0 +1,277 @@
+//! `marmot status`: the tunnel on a page.
+
+use api::{Client, Housekeeping, Job, JobState, State, Status, Tunnel};
+
+use crate::control::trouble::Trouble;
+use crate::control::{down, words};
+use crate::exit::{Exit, answer};
+
+/// Routes and jobs that are named one by one.
+const SHOWN: usize = 8;
+
+pub(super) async fn run(client: &Client, json: bool) -> Result<(), Trouble> {
+    let status = client.status().await?;
+    answer(&if json {
+        api::line(&status)
+    } else {
+        text(&status, words::now_unix_ms())
+    });
+    match status.state {
+        State::Up => Ok(()),
+        _ => Err(Trouble::silent(Exit::NotUp)),
+    }
+}
+
+fn text(status: &Status, now_unix_ms: u64) -> String {
+    let mut page = headline(status, now_unix_ms);
+    let mut line = |title: &str, text: String| page += &format!("  {title:<13}{text}\n");
+    if let Some(problem) = &status.problem {
+        let mut text = words::plain(&problem.message);
+        if let Some(next) = problem.next_attempt_unix_ms.filter(|next| *next > now_unix_ms) {
+            text += &format!(" (next attempt in {})", words::between(next, now_unix_ms));
+        }
+        line("problem", text);
+    }
+    let user = status
+        .user
+        .as_ref()
+        .map_or(String::new(), |user| format!(" as {}", words::plain(user)));
+    line("gateway", format!("{}{user}", words::plain(&status.gateway)));
+    if let Some(tunnel) = &status.tunnel {
+        self::tunnel(tunnel, now_unix_ms, &mut line);
+        let traffic = &status.traffic;
+        let (inward, outward) = (words::bytes(traffic.bytes_in), words::bytes(traffic.bytes_out));
+        let packets = (
+            words::count(traffic.packets_in, "packet"),
+            words::count(traffic.packets_out, "packet"),
+        );
+        line(
+            "traffic",
+            format!(
+                "in {inward} ({}), out {outward} ({}), dropped {}",
+                packets.0, packets.1, traffic.dropped
+            ),
+        );
+    }
+    let (sessions, losses) = (
+        words::count(status.sessions, "session"),
+        words::count(status.path_losses, "lost path"),
+    );
+    line(
+        "so far",
+        format!("{sessions}, {losses}, {}", words::count(status.clock_gaps, "sleep")),
+    );
+    if let Some(stop) = &status.last_stop {
+        line("last stop", down::text(stop).trim_end().to_owned());
+    }
+    page + &housekeeping(&status.housekeeping, now_unix_ms)
+}
+
+fn headline(status: &Status, now_unix_ms: u64) -> String {
+    let mut line = format!("{} is {}", words::plain(&status.name), status.state.word());
+    if let Some(since) = status.since_unix_ms {
+        line += &format!(" for {}", words::between(now_unix_ms, since));
+    }
+    let wanted = match (status.wanted, status.state) {
+        (api::Wanted::Up, State::Idle) => ", wanted up",
+        _ => "",
+    };
+    format!("{line}{wanted} (process {})\n", status.pid)
+}
+
+fn tunnel(tunnel: &Tunnel, now_unix_ms: u64, line: &mut impl FnMut(&str, String)) {
+    let device = tunnel.interface.as_deref().unwrap_or("in memory");
+    line("device", format!("{device}, mtu {}", tunnel.mtu));
+    line("addresses", tunnel.addresses.join(", "));
+    let mut routes = tunnel.routes.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if tunnel.routes.len() > SHOWN {
+        routes += &format!(" and {} more", tunnel.routes.len() - SHOWN);
+    }
+    line("routes", if routes.is_empty() { "none".to_owned() } else { routes });
+    let name = match (&tunnel.session, tunnel.epoch) {
+        (Some(session), Some(epoch)) => format!("{}, epoch {epoch}", words::plain(session)),
+        (Some(session), None) => words::plain(session),
+        (None, _) => "not named by the gateway".to_owned(),
+    };
+    let age = tunnel.started_unix_ms.map_or(String::new(), |start| {
+        format!(", {}", words::between(now_unix_ms, start))
+    });
+    line("session", format!("{name}{age}"));
+}
+
+/// What is owed, for `marmot housekeep --list` too.
+pub(super) fn housekeeping(owed: &Housekeeping, now_unix_ms: u64) -> String {
+    let counts = owed.counts;
+    let numbers = [
+        (counts.due, "due"),
+        (counts.running, "running"),
+        (counts.waiting, "waiting"),
+        (counts.failed, "failed"),
+        (counts.done, "done"),
+    ];
+    let numbers: Vec<String> = numbers
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!("{number} {word}"))
+        .collect();
+    let mut text = match (&owed.problem, numbers.is_empty()) {
+        (Some(problem), _) => format!("  housekeeping cannot be read: {}\n", words::plain(problem)),
+        (None, true) => "  housekeeping nothing owed\n".to_owned(),
+        (None, false) => format!("  housekeeping {}\n", numbers.join(", ")),
+    };
+    for job in owed.jobs.iter().take(SHOWN) {
+        text += &self::job(job, now_unix_ms);
+    }
+    let hidden = owed.jobs.len().saturating_sub(SHOWN) as u64 + owed.omitted;
+    if hidden > 0 {
+        text += &format!("    and {} more\n", hidden);
+    }
+    text
+}
+
+/// One job, on a line of its own.
+fn job(job: &Job, now_unix_ms: u64) -> String {
+    let mut line = format!("    {} {}", words::plain(&job.id), job.state.word());
+    if !job.chores.is_empty() {
+        line += &format!(": {}", words::plain(&job.chores.join(", ")));
+    }
+    if job.attempts > 0 {
+        line += &format!(", {}", words::count(job.attempts.into(), "attempt"));
+    }
+    if let (JobState::Waiting, Some(next)) = (job.state, job.next_unix_ms) {
+        line += &format!(", next in {}", words::between(next.max(now_unix_ms), now_unix_ms));
+    }
+    if let Some(error) = &job.last_error {
+        line += &format!(", {}", words::plain(error));
+    }
+    line + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::{Counts, Down, Owed, Problem, Traffic, Wanted};
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn up() -> Status {
+        Status {
+            name: "work".to_owned(),
+            state: State::Up,
+            wanted: Wanted::Up,
+            since_unix_ms: Some(NOW - 11_520_000),
+            pid: 4711,
+            gateway: "vpn.example.com:443".to_owned(),
+            user: Some("alice".to_owned()),
+            tunnel: Some(Tunnel {
+                interface: Some("mm-work".to_owned()),
+                addresses: vec!["10.78.0.2/32".to_owned(), "fd00::2/128".to_owned()],
+                mtu: 1400,
+                routes: (0..10).map(|n| format!("10.{n}.0.0/16")).collect(),
+                session: Some("s1".to_owned()),
+                epoch: Some(3),
+                started_unix_ms: Some(NOW - 250_000),
+            }),
+            traffic: Traffic {
+                packets_in: 1,
+                bytes_in: 1200,
+                packets_out: 2,
+                bytes_out: 80,
+                dropped: 0,
+            },
+            sessions: 2,
+            path_losses: 1,
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_is_up_fits_on_a_page() {
+        let expected = "\
+work is up for 3 h 12 min (process 4711)
+  gateway      vpn.example.com:443 as alice
+  device       mm-work, mtu 1400
+  addresses    10.78.0.2/32, fd00::2/128
+  routes       10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, 10.4.0.0/16, 10.5.0.0/16, 10.6.0.0/16, 10.7.0.0/16 and 2 more
+  session      s1, epoch 3, 4 min 10 s
+  traffic      in 1.2 kB (1 packet), out 80 B (2 packets), dropped 0
+  so far       2 sessions, 1 lost path, 0 sleeps
+  housekeeping nothing owed
+";
+        assert_eq!(text(&up(), NOW), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_and_what_is_owed_is_named() {
+        let status = Status {
+            name: "work".to_owned(),
+            state: State::Starting,
+            wanted: Wanted::Up,
+            pid: 7,
+            gateway: "vpn.example.com:443".to_owned(),
+            problem: Some(Problem {
+                message: "connection refused".to_owned(),
+                next_attempt_unix_ms: Some(NOW + 4000),
+                ..Problem::default()
+            }),
+            last_stop: Some(Down {
+                ms: 2.4,
+                owed: Owed::Recorded,
+                job: Some("j1".to_owned()),
+                ..Down::default()
+            }),
+            housekeeping: Housekeeping {
+                counts: Counts {
+                    waiting: 1,
+                    failed: 1,
+                    done: 4,
+                    ..Counts::default()
+                },
+                jobs: vec![
+                    Job {
+                        id: "j2".to_owned(),
+                        state: JobState::Failed,
+                        chores: vec!["hooks".to_owned(), "upload".to_owned()],
+                        attempts: 12,
+                        last_error: Some("10-report: exit status 1\nsecond line".to_owned()),
+                        ..Job::default()
+                    },
+                    Job {
+                        id: "j1".to_owned(),
+                        state: JobState::Waiting,
+                        attempts: 1,
+                        next_unix_ms: Some(NOW + 5000),
+                        ..Job::default()
+                    },
+                ],
+                omitted: 3,
+                problem: None,
+            },
+            ..Status::default()
+        };
+        let expected = "\
+work is starting (process 7)
+  problem      connection refused (next attempt in 4 s)
+  gateway      vpn.example.com:443
+  so far       0 sessions, 0 lost paths, 0 sleeps
+  last stop    down after 2.4 ms; housekeeping j1 follows
+  housekeeping 1 waiting, 1 failed, 4 done
+    j2 failed: hooks, upload, 12 attempts, 10-report: exit status 1\\u{a}second line
+    j1 waiting, 1 attempt, next in 5 s
+    and 3 more
+";
+        assert_eq!(text(&status, NOW), expected);
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_read_does_not_look_like_an_empty_one() {
+        let owed = Housekeeping {
+            problem: Some("permission denied".to_owned()),
+            ..Housekeeping::default()
+        };
+        assert_eq!(
+            housekeeping(&owed, NOW),
+            "  housekeeping cannot be read: permission denied\n"
+        );
+    }
+}
