@@ -178,7 +178,7 @@ impl Network {
     }
 
     /// Removes the TUN device `name`, even if descriptors of it are still open somewhere, and says whether there was one. An
-    /// interface of another kind is refused. The kernel needs about 20 ms; they are spent on a thread of their own.
+    /// interface of another kind is refused. The kernel needs about 20 ms, which hold up nobody else.
     pub async fn remove_link(&self, name: &str) -> Result<bool> {
         let what = || format!("remove the interface {name}");
         let Ok(index) = index_of(name) else {
@@ -205,7 +205,7 @@ impl Network {
         let mut gone = LinkMessage::default();
         gone.header.index = index;
         self.netlink
-            .command(RouteNetlinkMessage::DelLink(gone), 0)
+            .slow_command(RouteNetlinkMessage::DelLink(gone))
             .await
             .or_else(ignore_absent)
             .map_err(|source| step(what(), source))?;

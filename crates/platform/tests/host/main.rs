@@ -9,6 +9,7 @@
 //! Where namespaces are forbidden they are SKIPPED with the reason, or fail if `MARMOT_LAB=required`.
 
 mod children;
+mod kept;
 mod lab;
 mod routing;
 mod tunnel;
@@ -29,7 +30,7 @@ fn main() {
         println!("SKIPPED: tests of crates/platform on a real kernel: {reason}");
         return;
     }
-    let tests = [tunnel::tests(), routing::tests(), children::tests()];
+    let tests = [tunnel::tests(), kept::tests(), routing::tests(), children::tests()];
     let tests: Vec<Trial> = tests
         .into_iter()
         .flatten()

@@ -13,7 +13,8 @@ use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::RouteType;
-use rtnetlink::sys::AsyncSocket;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr};
 
 use super::message;
 
@@ -51,6 +52,29 @@ impl Netlink {
                 NetlinkPayload::Error(answer) => return Err(answer.to_io()),
                 _ => {}
             }
+        }
+    }
+
+    /// [`Netlink::command`] for what the kernel takes its time over: it works while we send, so that happens on a thread of
+    /// its own, over a socket of its own, in the network namespace of this thread.
+    pub(crate) async fn slow_command(&self, message: RouteNetlinkMessage) -> io::Result<()> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        let worked = tokio::task::spawn_blocking(move || -> io::Result<Vec<u8>> {
+            socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+            Ok(socket.recv_from_full()?.0)
+        });
+        let bytes = within(worked).await?.map_err(io::Error::other)??;
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        match answer.payload {
+            NetlinkPayload::Error(answer) if answer.code.is_none() => Ok(()),
+            NetlinkPayload::Error(answer) => Err(answer.to_io()),
+            _ => Err(io::Error::other("the kernel gave no answer")),
         }
     }
 

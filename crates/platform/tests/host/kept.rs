@@ -1,0 +1,259 @@
+//! What outlives a process: devices kept by a descriptor elsewhere, records of plans, and how fast a plan is gone.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use ::plan::{Route, RouteKind, Undo};
+use platform::network::Network;
+use platform::tun::{Tun, is_gone};
+
+use crate::lab::{Lab, Test, assert_same, full_plan, ip, net, plan, slot, tun};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        ("a_kept_device_goes_on_with_routes_and_packets", kept_device),
+        ("only_the_expected_device_is_adopted", wrong_descriptors),
+        ("a_device_is_removed_under_open_descriptors", removed_under_descriptors),
+        ("only_a_tun_device_is_removed", nobodys_link),
+        ("undo_cleans_up_after_a_crash", undone_after_crash),
+        ("undo_of_a_kept_device_leaves_the_host_as_it_was", undone_kept_device),
+        ("undo_leaves_the_devices_of_others_alone", undo_of_somebody_elses_name),
+        ("undo_twice_is_undo_once", undone_twice),
+        ("release_is_fast", release_is_fast),
+    ]
+}
+
+fn undo(number: u8, plan: ::plan::NetworkPlan) -> Undo {
+    Undo {
+        slot: number,
+        interface: "marmot0".into(),
+        plan,
+    }
+}
+
+fn kept_device() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        let index = device.index();
+        network.apply(&slot(0), index, &full_plan()).await.expect("apply");
+        let state = network.snapshot().await.expect("state");
+        let kept = device.descriptor().expect("descriptor");
+        drop(device);
+        assert_same(&state, &network.snapshot().await.expect("state"));
+
+        let device = Tun::adopt(kept, "marmot0").expect("adopted");
+        assert_eq!((device.name(), device.index()), ("marmot0", index));
+        let socket = tokio::net::UdpSocket::bind("10.78.0.5:0").await.expect("socket");
+        socket.send_to(b"hello", "10.1.2.3:9").await.expect("sent");
+        let mut packet = [0; 1500];
+        let sent = loop {
+            // The kernel speaks too (router solicitations).
+            let length = device.recv(&mut packet).await.expect("packet");
+            if packet[0] >> 4 == 4 {
+                break &packet[..length];
+            }
+        };
+        assert!(sent.ends_with(b"hello"), "{sent:?}");
+        // And back: the same packet with its addresses exchanged reaches the socket's host, which has no use for it.
+        device.send(sent).await.expect("taken");
+        let restored = network.release(&slot(0), index).await;
+        assert!(restored.is_complete(), "{restored:?}");
+    });
+}
+
+fn wrong_descriptors() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let refused = |descriptor: OwnedFd, name: &str| Tun::adopt(descriptor, name).expect_err("refused").to_string();
+        let null = || OwnedFd::from(File::open("/dev/null").expect("null"));
+        assert!(refused(null(), "marmot0").starts_with("cannot keep the TUN device marmot0: "));
+
+        let device = tun("marmot0");
+        let text = refused(device.descriptor().expect("descriptor"), "marmot1");
+        assert!(text.ends_with("the descriptor belongs to marmot0"), "{text}");
+        // The name may have gone to a device of somebody else.
+        let kept = device.descriptor().expect("descriptor");
+        drop(device);
+        lab.host.delete("marmot0").expect("delete");
+        let _other = tun("marmot0");
+        refused(kept, "marmot0");
+    });
+    let elsewhere = lab.on_host(|| async { tun("marmot0").descriptor().expect("descriptor") });
+    crate::lab::block_in(&lab.world, || async {
+        let _namesake = tun("marmot0");
+        let text = Tun::adopt(elsewhere, "marmot0").expect_err("refused").to_string();
+        assert!(text.ends_with("it is in another network namespace"), "{text}");
+    });
+}
+
+fn removed_under_descriptors() {
+    let lab = Lab::new();
+    let before = lab.host.snapshot().expect("state");
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect("apply");
+        let kept = device.descriptor().expect("descriptor");
+        let restored = network.release(&slot(0), device.index()).await;
+        assert!(restored.is_complete(), "{restored:?}");
+        let began = Instant::now();
+        assert!(network.remove_link("marmot0").await.expect("removed"));
+        println!("remove_link: {:?}", began.elapsed());
+        assert_same(&before, &network.snapshot().await.expect("state"));
+        let error = device.recv(&mut [0; 100]).await.expect_err("gone");
+        assert!(is_gone(&error), "{error}");
+        Tun::adopt(kept, "marmot0").expect_err("gone");
+        assert!(!network.remove_link("marmot0").await.expect("nothing there"));
+    });
+}
+
+fn nobodys_link() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        for name in ["eth0", "lo"] {
+            let text = network.remove_link(name).await.expect_err("refused").to_string();
+            assert_eq!(text, format!("cannot remove the interface {name}: it is no TUN device"));
+        }
+    });
+}
+
+fn undone_after_crash() {
+    let lab = Lab::new();
+    let before = lab.host.snapshot().expect("state");
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        let index = device.index();
+        network.apply(&slot(7), index, &full_plan()).await.expect("apply");
+        drop(device);
+        let restored = network.undo(&undo(7, full_plan())).await;
+        assert!(restored.is_complete(), "{restored:?}");
+        assert!(
+            restored.removed().iter().any(|line| line.starts_with("rule 11070: ")),
+            "{restored:?}"
+        );
+    });
+    assert_same(&before, &lab.host.snapshot().expect("state"));
+}
+
+fn undone_kept_device() {
+    let lab = Lab::new();
+    let before = lab.host.snapshot().expect("state");
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect("apply");
+        let restored = network.undo(&undo(0, full_plan())).await;
+        assert!(restored.is_complete(), "{restored:?}");
+        assert!(restored.removed().contains(&"link marmot0".to_owned()), "{restored:?}");
+        assert_same(&before, &network.snapshot().await.expect("state"));
+    });
+}
+
+fn undo_of_somebody_elses_name() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        // Another tunnel in another slot, which took the name of the record since; and rules of a third one.
+        let other = plan(&["10.99.0.9/32"], &["172.20.0.0/16"], &["172.20.5.0/24"]);
+        let device = tun("marmot0");
+        network.apply(&slot(1), device.index(), &other).await.expect("apply");
+        let third = tun("third");
+        let everything = plan(&["10.98.0.9/32"], &["0.0.0.0/0"], &[]);
+        network
+            .apply(&slot(2), third.index(), &everything)
+            .await
+            .expect("apply");
+        let before = network.snapshot().await.expect("state");
+        let restored = network.undo(&undo(0, full_plan())).await;
+        assert!(restored.is_complete() && restored.removed().is_empty(), "{restored:?}");
+        assert_same(&before, &network.snapshot().await.expect("state"));
+        assert_eq!(
+            network.path_to(ip("172.20.1.1"), None).await.expect("path").interface,
+            "marmot0"
+        );
+
+        let mut wrong = undo(200, full_plan());
+        wrong.interface = "eth0".into();
+        let restored = network.undo(&wrong).await;
+        assert_eq!(restored.residue(), ["slot 200: no such slot"]);
+        assert_same(&before, &network.snapshot().await.expect("state"));
+        // Not even with an address of the plan: it is no TUN device.
+        wrong.slot = 0;
+        wrong.plan.addresses = vec![net("192.0.2.2/32")];
+        let restored = network.undo(&wrong).await;
+        assert!(restored.removed().is_empty(), "{restored:?}");
+        assert_same(&before, &network.snapshot().await.expect("state"));
+    });
+}
+
+fn undone_twice() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect("apply");
+        let (one, two) = (undo(0, full_plan()), undo(0, full_plan()));
+        let (first, second) = tokio::join!(network.undo(&one), network.undo(&two));
+        assert!(first.is_complete() && second.is_complete(), "{first:?} {second:?}");
+        let third = network.undo(&undo(0, full_plan())).await;
+        assert!(third.is_complete() && third.removed().is_empty(), "{third:?}");
+    });
+}
+
+/// Prints how long a release takes until the host is as before, with this many routes.
+fn release_is_fast() {
+    const ROUNDS: usize = 11;
+    let lab = Lab::new();
+    for routes in [2, 100, 1000] {
+        let mut times: Vec<Duration> = lab.on_host(|| async {
+            let network = Network::open().await.expect("network");
+            let mut times = Vec::new();
+            for _ in 0..ROUNDS {
+                let device = tun("marmot0");
+                network
+                    .apply(&slot(0), device.index(), &many(routes))
+                    .await
+                    .expect("apply");
+                let began = Instant::now();
+                let restored = network.release(&slot(0), device.index()).await;
+                times.push(began.elapsed());
+                assert!(restored.is_complete(), "{restored:?}");
+            }
+            times
+        });
+        times.sort();
+        let (median, worst) = (times[ROUNDS / 2], times[ROUNDS - 1]);
+        println!("release with {routes} routes: median {median:?}, worst {worst:?} of {ROUNDS}");
+        // A tenth of what a stop may take, with room for a busy machine.
+        assert!(median < Duration::from_millis(25), "{median:?}");
+    }
+}
+
+/// A plan of both families with this many routes, one of eight thrown.
+fn many(routes: u32) -> ::plan::NetworkPlan {
+    let mut many = plan(&["10.78.0.5/32", "fd00:78::5/128"], &["0.0.0.0/0", "::/0"], &[]);
+    many.routes.extend((2..routes).map(|n| {
+        let text = if n % 2 == 0 {
+            format!("10.{}.{}.0/24", n / 200, n % 200)
+        } else {
+            format!("fd00:{n:x}::/48")
+        };
+        let kind = if n % 8 < 2 { RouteKind::Throw } else { RouteKind::Tunnel };
+        Route { net: net(&text), kind }
+    }));
+    many
+}
