@@ -20,7 +20,12 @@ pub(crate) fn leave() -> Result<(), String> {
     if !Path::new("/dev/net/tun").exists() {
         return Err(platform::PlatformError::TunMissing.to_string());
     }
-    mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).map_err(|e| format!("cannot cover /run: {e}"))
+    // Where programs leave what they keep: by default ours too.
+    for folder in ["/run", "/var/lib"] {
+        mount("tmpfs", folder, "tmpfs", MountFlags::empty(), None)
+            .map_err(|e| format!("cannot cover {folder}: {e}"))?;
+    }
+    Ok(())
 }
 
 /// Whether setgroups(2) is denied, as it is in a user namespace that an ordinary user made (user_namespaces(7)).

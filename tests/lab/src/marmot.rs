@@ -141,6 +141,10 @@ pub fn gateway_settings(lab: &Lab, site: &Site) -> Result<Settings> {
         )
         .with("network.dns", vec![plan.host_v4().to_string()])
         .with("network.domains", vec!["corp.test"])
+        .with_path(
+            "storage.state_dir",
+            &lab.folder().join(format!("gateway-{}", plan.name())),
+        )
         .with("log.level", "debug"))
 }
 

@@ -79,6 +79,11 @@ pub(crate) fn gateway(folder: &Path, listen: SocketAddr, ipv6: bool) -> Result<(
         ("tcp", "keepalive_idle_s", PROBE_EVERY_S.to_string()),
         ("tcp", "keepalive_interval_s", PROBE_EVERY_S.to_string()),
         ("tcp", "user_timeout_s", GIVE_UP_AFTER_S.to_string()),
+        (
+            "storage",
+            "state_dir",
+            sample::text(folder.join("gateway-state").display()),
+        ),
         ("log", "format", sample::text("json")),
     ];
     if ipv6 {
