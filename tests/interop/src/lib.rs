@@ -1,5 +1,7 @@
 //! Stories that several test programs tell: traffic through a tunnel, ends of sessions, and what must hold around them.
 
+mod daemon;
+
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, marmot, transfer};
 use platform::netns::Namespace;
+
+pub use daemon::{Daemon, sessions};
 
 /// How much a bulk transfer moves each way.
 pub const BULK: u64 = 100_000_000;

@@ -1,6 +1,6 @@
 //! The local socket of a running client, spoken to as curl would: one request a connection, JSON back.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -100,6 +100,21 @@ impl Control {
         Ok((answer, began.elapsed()))
     }
 
+    /// Listens to events.
+    ///
+    /// # Errors
+    /// If the daemon does not begin to tell.
+    pub fn events(&self) -> Result<Events> {
+        let mut stream = self.connect()?;
+        let request = "GET /v1/events HTTP/1.1\r\nHost: marmot\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).context("cannot ask for events")?;
+        let mut events = Events {
+            reader: BufReader::new(stream),
+        };
+        events.wait_for("\"event\":\"status\"")?;
+        Ok(events)
+    }
+
     /// Waits until the tunnel is in this state. Returns the whole status.
     ///
     /// # Errors
@@ -109,6 +124,39 @@ impl Control {
             let status = self.get("/v1/status")?;
             Ok((status["state"] == state).then_some(status))
         })
+    }
+}
+
+/// Events as they come, one a line.
+#[derive(Debug)]
+pub struct Events {
+    reader: BufReader<UnixStream>,
+}
+
+impl Events {
+    /// Waits for a line with this text, and returns it.
+    ///
+    /// # Errors
+    /// If the daemon is silent for too long, or ends.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
+        loop {
+            let mut line = String::new();
+            let length = self.reader.read_line(&mut line).context("no event")?;
+            ensure!(length > 0, "the daemon ended without an event with {text}");
+            if line.contains(text) {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// All that is left until the daemon ends.
+    ///
+    /// # Errors
+    /// If it does not end, and is silent for too long.
+    pub fn rest(mut self) -> Result<String> {
+        let mut rest = String::new();
+        self.reader.read_to_string(&mut rest).context("no end of events")?;
+        Ok(rest)
     }
 }
 

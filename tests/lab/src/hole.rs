@@ -18,7 +18,7 @@ impl<'a> Hole<'a> {
     ///
     /// # Errors
     /// If nft refuses.
-    pub fn dig(lab: &'a Lab, host: &'a Namespace, matches: &[&str]) -> Result<Self> {
+    pub fn dig(lab: &'a Lab, host: &'a Namespace, matches: &[String]) -> Result<Self> {
         let mut script = String::from("table inet hole {\n");
         for hook in ["forward", "input"] {
             script.push_str(&format!("chain {hook} {{ type filter hook {hook} priority 0;\n"));

@@ -42,7 +42,7 @@ mod wait;
 mod wireguard;
 
 pub use capture::Capture;
-pub use control::{Control, answer};
+pub use control::{Control, Events, answer};
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use harness::{Test, is_long, run, run_long, run_scaled};

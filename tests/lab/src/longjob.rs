@@ -61,6 +61,16 @@ echo \"ended $MARMOT_JOB\" >>{place}/told
         Ok(Self { folder, gate })
     }
 
+    /// The same folder with no hook in it: housekeeping that is done at once.
+    ///
+    /// # Errors
+    /// As [`LongJob::new`].
+    pub fn without_hook(lab: &Lab, name: &str) -> Result<Self> {
+        let job = Self::new(lab, name)?;
+        fs::remove_file(job.hooks().join("long")).context("cannot remove a hook")?;
+        Ok(job)
+    }
+
     /// Settings of a client or gateway that runs the hook.
     pub fn settings(&self, settings: Settings) -> Settings {
         settings
