@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use api::Happening;
 use ledger::Owed;
 use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report};
 use tracing::{debug, info, warn};
@@ -14,9 +15,8 @@ use crate::clock;
 use crate::opening::Opening;
 use crate::orders::outcome;
 use crate::proof::{Input, Proof, Proven};
-use crate::provider::{Outcome, Refused, Started, Stopped};
+use crate::provider::{Outcome, Refused, Stopped};
 use crate::pump::{Stop, say_goodbye};
-use crate::report::SessionLog;
 use crate::shell::{Done, Released, Running, Shell};
 
 impl Shell {
@@ -182,7 +182,17 @@ impl Shell {
             Report::SessionStart(_) => {
                 self.begin_account();
                 self.session = self.upcoming.take().map(|session| session.started(clock::now()));
-                let tunnel = self.session.as_ref().map(SessionLog::status);
+                let interface = self.host.interface();
+                let tunnel = self.session.as_ref().map(|session| session.status(interface));
+                if let Some(tunnel) = &tunnel {
+                    let (session, epoch) = tunnel.session.clone().unzip();
+                    self.tell(Happening::SessionStart {
+                        session,
+                        epoch,
+                        interface: tunnel.interface.clone(),
+                        addresses: tunnel.addresses.iter().map(ToString::to_string).collect(),
+                    });
+                }
                 self.counter.status.send_modify(|status| {
                     status.sessions += 1;
                     status.tunnel = tunnel;
@@ -199,6 +209,9 @@ impl Shell {
                 if let Some(account) = &mut self.account {
                     account.record.facts.path_losses += 1;
                 }
+                self.tell(Happening::PathLost {
+                    detail: Some(kind.to_string()),
+                });
                 debug!(%kind, "path.lost");
             }
             Report::PathBack(_, after) => {
@@ -207,7 +220,9 @@ impl Shell {
                 }
                 if let (Some(session), Some(upcoming)) = (&mut self.session, self.upcoming.take()) {
                     session.went_on(upcoming, after);
-                    let tunnel = session.status();
+                    let tunnel = session.status(self.host.interface());
+                    let after_ms = clock::millis(after);
+                    self.tell(Happening::PathBack { after_ms });
                     self.counter.status.send_modify(|status| status.tunnel = Some(tunnel));
                 }
             }
@@ -220,7 +235,7 @@ impl Shell {
                 }
             }
             Report::AlreadyWanted => {
-                self.started = Ok(Started::Already);
+                self.started = Ok(true);
                 debug!("the tunnel is up or on its way already");
             }
             Report::StartRefused => {
@@ -232,6 +247,8 @@ impl Shell {
     }
 
     fn retry_notice(&mut self, delay: Duration) {
+        let at = clock::millis(clock::now().wall.plus(delay).since_origin());
+        self.problem_changed(|problem| problem.next_attempt_unix_ms = Some(at));
         let text = self.failure.as_ref().map_or_else(String::new, ToString::to_string);
         let delay_ms = delay.as_millis();
         match self.quiet.failed(&text, clock::now().awake) {
@@ -262,6 +279,11 @@ impl Shell {
         }
         self.counter.status.send_modify(|status| status.traffic.add(&carried));
         if let Some(session) = self.session.take() {
+            self.tell(Happening::SessionEnd {
+                reason: reason.word().to_owned(),
+                detail: self.ended_by.as_ref().map(ToString::to_string),
+                seconds: session.age(clock::now()).as_secs(),
+            });
             session.end(reason, self.ended_by.take(), &carried, clock::now());
         }
     }

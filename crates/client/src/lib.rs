@@ -12,16 +12,20 @@
 #![forbid(unsafe_code)]
 
 mod account;
+#[cfg(test)]
+mod api_stories;
 mod attempt;
 mod books;
 mod caller;
 mod clock;
+mod daemon;
 mod device;
 mod dial;
 mod effects;
 mod error;
 mod grant;
 mod host;
+mod listener;
 mod login;
 mod opening;
 mod orders;
@@ -54,7 +58,7 @@ pub use books::Trouble;
 pub use device::{MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;
-pub use provider::{Event, Outcome, Provider, Refused, Started, Stopped};
+pub use provider::{Outcome, Provider, Refused, Started, Stopped};
 pub use signals::SignalSource;
 pub use status::{Status, TunnelStatus};
 
@@ -111,11 +115,15 @@ pub async fn run_with(config: ClientConfig, config_path: PathBuf, hooks: Hooks) 
 
 /// A client that is ready to run.
 #[must_use = "it does nothing until it runs"]
-pub struct Client(shell::Shell);
+pub struct Client {
+    shell: shell::Shell,
+    served: Option<listener::Served>,
+}
 
 impl Client {
-    /// Prepares a client that ends at `place`, and the handle that gives it orders. When the last handle is dropped, the
-    /// client stops and ends. Needs a tokio runtime with I/O and time.
+    /// Prepares a client that ends at `place`, and the handle that gives it orders: what an earlier run left is cleared up,
+    /// and the API socket is served. When the last handle is dropped, the client stops and ends; the API socket holds one. Needs a tokio runtime with
+    /// I/O and time.
     ///
     /// # Errors
     /// What is wrong with the configuration or on this host; see [`ClientError::exit_code`].
@@ -142,14 +150,17 @@ impl Client {
             Place::Host => host::Host::open(&setup.config).await?,
             Place::Memory(device) => host::Host::Memory(Some(device)),
         };
+        // Before the ledger is touched: whoever listens there already keeps it.
+        let socket = listener::ApiSocket::open(&setup.config)?;
         let tunnel = &setup.config.tunnel;
         let books = books::Books::open(&tunnel.state_dir, &tunnel.name, &setup.config.housekeeping)?;
         let records = recovery::leftovers(&books).await;
         recovery::recover(&books, &host, records).await;
-        let (provider, counter) = Provider::pair(status);
         let wanted = recovery::wanted(&books).await;
+        let (provider, counter) = Provider::pair(&tunnel.name, books.clone(), status);
+        let served = socket.map(|socket| socket.serve(provider.clone())).transpose()?;
         let shell = shell::Shell::new(setup, config_path, host, (books, wanted), counter);
-        Ok((provider, Self(shell)))
+        Ok((provider, Self { shell, served }))
     }
 
     /// Runs until the tunnel is stopped for good.
@@ -157,6 +168,11 @@ impl Client {
     /// # Errors
     /// Why the tunnel failed for good. The host is as it was then, too.
     pub async fn run(self) -> Result<(), ClientError> {
-        self.0.run().await
+        let Self { shell, served } = self;
+        let result = shell.run().await;
+        if let Some(served) = served {
+            served.end(false).await;
+        }
+        result
     }
 }

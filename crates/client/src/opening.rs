@@ -154,6 +154,7 @@ impl Shell {
         };
         self.quiet.reset();
         self.failure = None;
+        self.counter.status.send_modify(|status| status.problem = None);
         self.feed(Input::Connected(g));
         let stale = self
             .lost_at

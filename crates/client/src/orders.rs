@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifecycle::{ACK_BUDGET, Acknowledged, StopReason};
+use api::{Event, Happening};
+use lifecycle::{ACK_BUDGET, Acknowledged, State, StopReason, Then};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::ClientError;
 use crate::books::Trouble;
+use crate::clock;
+use crate::daemon::down;
 use crate::proof::{Input, Proven};
-use crate::provider::{Event, Order, Outcome, Refused, Started, Stopped};
+use crate::provider::{Order, Outcome, Refused, Started, Stopped};
 use crate::setup::{Setup, changed_sections, read_config};
-use crate::shell::{Boxed, Shell};
+use crate::shell::{Boxed, Shell, told};
 
 /// A start is answered within 50 ms, whether or not the disk has noted it.
 const NOTE_START: Duration = Duration::from_millis(40);
@@ -51,6 +54,7 @@ impl Shell {
             Order::Start(origin, answer) => self.start(Input::Start { origin }, answer),
             Order::Reconnect(answer) => self.start(Input::Reconnect, answer),
             Order::Stop { reason, exit, answer } => self.stop(reason, exit, answer),
+            Order::JobsDue => self.feed(Input::JobsDue),
             Order::Cancel(why) => self.cancel(ClientError::Cancelled(why)),
             // Whoever does not wait for an answer gets none.
             Order::Reload(answer) => drop(answer.send(self.reload())),
@@ -65,14 +69,23 @@ impl Shell {
     }
 
     fn start(&mut self, input: Input, answer: oneshot::Sender<Result<Started, Refused>>) {
-        self.started = Ok(Started::Begun);
+        self.started = Ok(false);
         self.feed(input);
-        let noted = self.started.is_ok().then(|| self.want(true)).flatten();
-        Asker { answer, noted }.answer(self.started.clone(), NOTE_START);
+        let state = self.machine.state();
+        let started = self.started.clone().map(|already| Started {
+            state: state.word(),
+            generation: coming(state).unwrap_or(0),
+            already,
+        });
+        let noted = started.is_ok().then(|| self.want(true)).flatten();
+        Asker { answer, noted }.answer(started, NOTE_START);
     }
 
     /// A daemon that is told to end is not told that the tunnel is not wanted: after a boot it comes up again.
     fn stop(&mut self, reason: StopReason, exit: bool, answer: oneshot::Sender<Stopped>) {
+        if exit && let Some(manager) = &self.manager {
+            told(manager.stopping());
+        }
         let noted = if exit { None } else { self.want(false) };
         self.stoppers.push_back(Asker { answer, noted });
         self.feed(Input::Stop { reason, exit });
@@ -91,7 +104,11 @@ impl Shell {
         if let Some(stopper) = self.stoppers.pop_front() {
             stopper.answer(stopped.clone(), ACK_BUDGET.saturating_sub(stopped.took));
         }
-        self.tell(Event::Stopped(stopped.clone()));
+        let down = down(stopped);
+        self.counter
+            .status
+            .send_modify(|status| status.last_stop = Some(down.clone()));
+        self.tell(Happening::StopAck(down));
         self.last_stop = Some(stopped.clone());
     }
 
@@ -104,8 +121,9 @@ impl Shell {
     }
 
     /// Tells whoever watches.
-    pub(crate) fn tell(&self, event: Event) {
-        let _ = self.counter.events.send(event);
+    pub(crate) fn tell(&self, what: Happening) {
+        let at_unix_ms = clock::millis(clock::now().wall.since_origin());
+        let _ = self.counter.events.send(Event { at_unix_ms, what });
     }
 
     /// All or nothing: a mistake anywhere leaves everything as it was.
@@ -139,7 +157,20 @@ impl Shell {
         self.machine.set_backoff(setup.backoff());
         self.setup = Arc::new(setup);
         self.known.clear();
+        self.introduce();
         Ok(())
+    }
+}
+
+/// The instance that is up or coming up.
+pub(crate) fn coming(state: State) -> Option<u64> {
+    match state {
+        State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } => Some(g.number()),
+        State::Stopping { g, then, .. } => match then {
+            Then::Start(_) => Some(g.next().number()),
+            Then::Idle | Then::Fail(_) | Then::Exit(_) => None,
+        },
+        State::Idle | State::Failed(_) => None,
     }
 }
 

@@ -7,20 +7,20 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use api::{EVENT_QUEUE, Event};
 use ledger::Owed;
 use lifecycle::{Origin, StopReason};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::books::Books;
 use crate::status::Status;
 
 /// Orders that wait for the shell, which takes them at once. More than the API socket serves at a time.
 pub(crate) const MAX_ORDERS: usize = 64;
-
-/// Events that a slow watcher may be behind before it misses some.
-pub(crate) const MAX_EVENTS: usize = 64;
 
 /// A cheap handle on a tunnel that runs somewhere in this process.
 #[derive(Clone, Debug)]
@@ -28,15 +28,19 @@ pub struct Provider {
     orders: mpsc::Sender<Order>,
     status: watch::Receiver<Status>,
     events: broadcast::Sender<Event>,
+    books: Books,
+    name: Arc<str>,
 }
 
 /// How a start was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Started {
-    /// The tunnel is on its way, or will be as soon as the stop that runs is over.
-    Begun,
-    /// It was up, or on its way, already.
-    Already,
+pub struct Started {
+    /// The word of the state right after the order.
+    pub state: &'static str,
+    /// The tunnel instance that comes up, or is up.
+    pub generation: u64,
+    /// The tunnel was up, or on its way, already.
+    pub already: bool,
 }
 
 /// Why an order was not taken.
@@ -78,20 +82,6 @@ pub enum Outcome {
     HandedOver,
 }
 
-/// Something that happened to the tunnel.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The state has this word now.
-    State(&'static str),
-    /// A stop was acknowledged.
-    Stopped(Stopped),
-    /// The device of the tunnel is gone.
-    DeviceGone {
-        /// Time since the acknowledgement.
-        took: Duration,
-    },
-}
-
 /// Something the shell is to do, with the place for its answer.
 pub(crate) enum Order {
     Start(Origin, oneshot::Sender<Result<Started, Refused>>),
@@ -102,6 +92,7 @@ pub(crate) enum Order {
         answer: oneshot::Sender<Stopped>,
     },
     Cancel(String),
+    JobsDue,
     Reload(oneshot::Sender<Result<(), Refused>>),
 }
 
@@ -112,6 +103,7 @@ impl fmt::Debug for Order {
             Self::Reconnect(_) => f.write_str("reconnect"),
             Self::Stop { reason, exit, .. } => write!(f, "stop ({reason:?}, exit: {exit})"),
             Self::Cancel(_) => f.write_str("cancel"),
+            Self::JobsDue => f.write_str("work off what is owed"),
             Self::Reload(_) => f.write_str("reload"),
         }
     }
@@ -125,14 +117,16 @@ pub(crate) struct Counter {
 }
 
 impl Provider {
-    /// Both ends. `status` gets every change.
-    pub(crate) fn pair(status: watch::Sender<Status>) -> (Self, Counter) {
+    /// Both ends, for the tunnel `name` with its `books`. `status` gets every change.
+    pub(crate) fn pair(name: &str, books: Books, status: watch::Sender<Status>) -> (Self, Counter) {
         let (sender, orders) = mpsc::channel(MAX_ORDERS);
-        let (events, _) = broadcast::channel(MAX_EVENTS);
+        let (events, _) = broadcast::channel(EVENT_QUEUE);
         let provider = Self {
             orders: sender,
             status: status.subscribe(),
             events: events.clone(),
+            books,
+            name: name.into(),
         };
         (provider, Counter { orders, status, events })
     }
@@ -178,8 +172,25 @@ impl Provider {
         self.ask(Order::Reload).await?
     }
 
+    /// Sees to it that what is owed is worked off, as soon as nothing is in the way.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`].
+    pub async fn work_now(&self) -> Result<(), Refused> {
+        self.orders.send(Order::JobsDue).await.map_err(|_| Refused::Ended)
+    }
+
+    /// The tunnel's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn books(&self) -> &Books {
+        &self.books
+    }
+
     /// The status, and its changes.
-    pub fn status(&self) -> watch::Receiver<Status> {
+    pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 

@@ -13,6 +13,7 @@ use wire::offer::{Grant, MarmotSession};
 use wire::text::escape;
 
 use crate::caller::TlsFacts;
+use crate::clock;
 use crate::grant::Accepted;
 use crate::setup::Setup;
 use crate::status::TunnelStatus;
@@ -90,7 +91,7 @@ impl SessionLog {
         info!(
             reason = reason.word(),
             detail = told.map(|told| told.to_string()),
-            seconds = now.boot.since(self.begun.boot).as_secs(),
+            seconds = self.age(now).as_secs(),
             packets_in = carried.packets_in,
             bytes_in = carried.bytes_in,
             packets_out = carried.packets_out,
@@ -106,8 +107,15 @@ impl SessionLog {
         self.plan == *plan
     }
 
-    pub(crate) fn status(&self) -> TunnelStatus {
+    /// How long the session has been there, sleep included.
+    pub(crate) fn age(&self, now: Now) -> Duration {
+        now.boot.since(self.begun.boot)
+    }
+
+    pub(crate) fn status(&self, interface: Option<&str>) -> TunnelStatus {
         TunnelStatus {
+            interface: interface.map(str::to_owned),
+            started_unix_ms: clock::millis(self.begun.wall.since_origin()),
             addresses: self.plan.addresses.clone(),
             mtu: self.plan.mtu,
             routes: self.routes().collect(),

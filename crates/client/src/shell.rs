@@ -18,12 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use api::{Happening, Problem};
 use config::client::Start;
 use ledger::{JobId, Owed};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
 };
 use now::{Awake, Gap, GapDetector, LATE_BY};
+use platform::service::Manager;
 use session::Traffic;
 use session::client::Authenticated;
 use tokio::task::JoinSet;
@@ -35,12 +37,13 @@ use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
 use crate::clock;
+use crate::daemon;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
-use crate::orders::Asker;
+use crate::orders::{Asker, coming};
 use crate::proof::{Input, Proof, Proven};
-use crate::provider::{Counter, Event as Told, Order, Refused, Started, Stopped};
+use crate::provider::{Counter, Order, Refused, Stopped};
 use crate::pump::{Finished, Outcome, Pump, PumpEvent};
 use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
@@ -136,6 +139,7 @@ pub(crate) struct Shell {
     /// The stop for which a job is being recorded.
     pub(crate) recording: Option<Generation>,
     pub(crate) books: Books,
+    pub(crate) manager: Option<Manager>,
     /// Inputs that came of effects.
     pub(crate) inputs: VecDeque<Input>,
     /// Work that is finished beside the loop.
@@ -154,8 +158,10 @@ pub(crate) struct Shell {
     pub(crate) carried: Traffic,
     pub(crate) quiet: Quiet,
     pub(crate) failure: Option<ClientError>,
-    /// What the machine said to the start that is being handled.
-    pub(crate) started: Result<Started, Refused>,
+    /// What the machine said to the start that is being handled: whether the tunnel was wanted already.
+    pub(crate) started: Result<bool, Refused>,
+    /// Something of the status that is worth an event has changed.
+    pub(crate) news: bool,
     /// What the user wants, as far as it is noted.
     pub(crate) wanted: Option<bool>,
     /// Nobody holds a provider any more.
@@ -199,6 +205,7 @@ impl Shell {
             unborn: Vec::new(),
             recording: None,
             books,
+            manager: Manager::from_env(),
             inputs: VecDeque::new(),
             background: JoinSet::new(),
             ticket: None,
@@ -213,7 +220,8 @@ impl Shell {
             carried: Traffic::default(),
             quiet: Quiet::default(),
             failure: None,
-            started: Ok(Started::Begun),
+            started: Ok(false),
+            news: false,
             wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
@@ -224,6 +232,10 @@ impl Shell {
 
     /// Runs until the process is to end.
     pub(crate) async fn run(mut self) -> Result<(), ClientError> {
+        self.introduce();
+        if let Some(manager) = &self.manager {
+            told(manager.ready());
+        }
         let up = match self.setup.config.tunnel.start {
             Start::Up => true,
             Start::Down => false,
@@ -307,6 +319,10 @@ impl Shell {
 
     fn gap(&mut self, gap: Gap) {
         info!(kind = ?gap.kind, seconds = gap.length.as_secs_f32(), "clock.gap");
+        self.tell(Happening::ClockGap {
+            seconds: gap.length.as_secs_f64(),
+            kind: format!("{:?}", gap.kind).to_lowercase(),
+        });
         self.counter.status.send_modify(|status| status.clock_gaps += 1);
         if let Some(account) = &mut self.account {
             account.record.facts.wakes += 1;
@@ -315,7 +331,7 @@ impl Shell {
     }
 
     pub(crate) fn cancel(&mut self, error: ClientError) {
-        self.failure = Some(error);
+        self.trouble(error);
         self.feed(Input::Cancel);
     }
 
@@ -325,7 +341,7 @@ impl Shell {
             self.ticket = Some(Ticket { cookie, setup });
         }
         debug!(error = %failure.error, ?class, ?stage, "the attempt failed");
-        self.failure = Some(failure.error);
+        self.trouble(failure.error);
         self.feed(Input::ConnectFailed { g, class, stage });
     }
 
@@ -346,7 +362,7 @@ impl Shell {
             Outcome::Ended(reason) => {
                 let word = report::end_reason(&reason);
                 self.ended_by = Some(reason.clone());
-                self.failure = Some(ClientError::Ended(reason));
+                self.trouble(ClientError::Ended(reason));
                 self.feed(Input::SessionEnded { g, reason: word });
             }
         }
@@ -418,7 +434,11 @@ impl Shell {
             Done::DeviceGone { since } => {
                 let took = clock::now().awake.since(since);
                 info!(ms = clock::ms(took), "device.gone");
-                self.tell(Told::DeviceGone { took });
+                let interface = self.host.interface().unwrap_or_default().to_owned();
+                self.tell(Happening::DeviceGone {
+                    interface,
+                    ms: clock::ms(took),
+                });
             }
             Done::Recorded { g, owed } => {
                 if self.recording == Some(g) {
@@ -441,16 +461,79 @@ impl Shell {
         let _ = tokio::time::timeout(LAST_WORDS, wait).await;
     }
 
+    /// Says which tunnel this is, to whoever watches.
+    pub(crate) fn introduce(&self) {
+        let config = &self.setup.config;
+        self.counter.status.send_modify(|status| {
+            status.gateway = config.gateway.url.authority();
+            status.user.clone_from(&config.login.user);
+        });
+    }
+
+    /// Notes why something failed. It is told with the next change of the state, or at once if there is none.
+    fn trouble(&mut self, error: ClientError) {
+        let problem = Problem {
+            message: error.to_string(),
+            exit_code: error.exit_code(),
+            at_unix_ms: wall_ms(),
+            next_attempt_unix_ms: None,
+        };
+        self.failure = Some(error);
+        self.counter.status.send_modify(|status| status.problem = Some(problem));
+        self.news = true;
+    }
+
+    /// Changes what is known of the last failure, if there is one.
+    pub(crate) fn problem_changed(&mut self, change: impl FnOnce(&mut Problem)) {
+        self.counter.status.send_modify(|status| {
+            if let Some(problem) = &mut status.problem {
+                change(problem);
+            }
+        });
+        self.news = true;
+    }
+
     fn publish(&mut self) {
-        let word = self.machine.state().word();
-        let changed = self
-            .counter
-            .status
-            .send_if_modified(|status| std::mem::replace(&mut status.state, word) != word);
-        if changed {
-            self.tell(Told::State(word));
+        let state = self.machine.state();
+        let (word, generation) = (state.word(), instance(state));
+        let wanted = coming(state).is_some();
+        let changed = self.counter.status.send_if_modified(|status| {
+            let changed = status.state != word || generation.is_some_and(|g| g != status.generation);
+            if changed {
+                status.state = word;
+                status.since_unix_ms = wall_ms();
+                status.generation = generation.unwrap_or(status.generation);
+            }
+            std::mem::replace(&mut status.wanted, wanted) != wanted || changed
+        });
+        if changed || std::mem::take(&mut self.news) {
+            let status = daemon::status(&self.setup.config.tunnel.name, &self.counter.status.borrow());
+            self.tell(Happening::Status {
+                status: Box::new(status),
+            });
         }
     }
+}
+
+/// The instance that a state is about.
+fn instance(state: State) -> Option<u64> {
+    match state {
+        State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } | State::Stopping { g, .. } => {
+            Some(g.number())
+        }
+        State::Idle | State::Failed(_) => None,
+    }
+}
+
+/// A service manager that does not listen is no reason to stop.
+pub(crate) fn told(result: std::io::Result<()>) {
+    if let Err(error) = result {
+        warn!("the service manager does not take our messages: {error}");
+    }
+}
+
+fn wall_ms() -> u64 {
+    clock::millis(clock::now().wall.since_origin())
 }
 
 fn unexplained(reason: FailReason) -> ClientError {

@@ -1,13 +1,25 @@
-//! What an observer in the same process can watch.
+//! What an observer can watch.
 
 use ipnet::IpNet;
 use session::Traffic;
 
 /// The tunnel as it is now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
     /// The word of the state: idle, starting, up, reasserting, stopping, failed.
     pub state: &'static str,
+    /// When it began, in wall-clock milliseconds.
+    pub since_unix_ms: u64,
+    /// Which instance of the tunnel this is, or was; 0 before the first.
+    pub generation: u64,
+    /// Whether the tunnel is wanted up.
+    pub wanted: bool,
+    /// Host and port of the gateway.
+    pub gateway: String,
+    /// Login name, if it is configured.
+    pub user: Option<String>,
+    /// Why the tunnel failed, or why its last attempt to connect did.
+    pub problem: Option<api::Problem>,
     /// What the gateway granted, while device and routes are there.
     pub tunnel: Option<TunnelStatus>,
     /// Sessions begun.
@@ -20,11 +32,17 @@ pub struct Status {
     pub traffic: Traffic,
     /// Time from the last stop to its acknowledgement, in microseconds.
     pub stop_ack_us: Option<u64>,
+    /// The last stop, as it was acknowledged.
+    pub last_stop: Option<api::Down>,
+    /// What is owed, as far as it was known last.
+    pub owed: api::Housekeeping,
 }
 
 /// What a grant came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelStatus {
+    /// Name of the device; `None` if it is in memory.
+    pub interface: Option<String>,
     /// Addresses of this end.
     pub addresses: Vec<IpNet>,
     /// MTU in bytes.
@@ -33,4 +51,6 @@ pub struct TunnelStatus {
     pub routes: Vec<IpNet>,
     /// Session and epoch, if the gateway is one of ours.
     pub session: Option<(String, u64)>,
+    /// When the session began, in wall-clock milliseconds.
+    pub started_unix_ms: u64,
 }

@@ -14,27 +14,27 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::books::{Books, FolderLedger, limits, open_ledger};
+use crate::listener::ApiSocket;
 use crate::testing::{Behaviour, PATIENCE, Pki, Seen, StubGateway, client_config};
-use crate::{
-    Client, ClientError, MemoryDevice, MemoryHost, Outcome, Place, Provider, Refused, Started, Status, Stopped,
-};
+use crate::{Client, ClientError, MemoryDevice, MemoryHost, Outcome, Place, Provider, Refused, Status, Stopped};
 
 /// What a busy machine may add to a budget: these tests share two cores with others.
 const SLACK: Duration = Duration::from_millis(400);
 
 /// A daemon that runs, and its façade.
-struct Daemon {
-    provider: Provider,
+pub(crate) struct Daemon {
+    pub(crate) provider: Provider,
     task: JoinHandle<Result<(), ClientError>>,
     status: watch::Receiver<Status>,
-    books: Books,
+    pub(crate) books: Books,
     ledger: FolderLedger,
     root: PathBuf,
+    pub(crate) socket: PathBuf,
     _host: MemoryHost,
 }
 
 impl Daemon {
-    async fn open(pki: &Pki, port: u16, more: &str) -> Self {
+    pub(crate) async fn open(pki: &Pki, port: u16, more: &str) -> Self {
         pki.write("password", "right\n", 0o600);
         let toml = format!(
             "[tunnel]\n{more}\n[gateway]\nurl = \"https://vpn.test:{port}\"\naddresses = [\"127.0.0.1\"]\n\
@@ -44,32 +44,34 @@ impl Daemon {
         let path = pki.write("client.toml", &toml, 0o644);
         let (device, host) = MemoryDevice::pair(64);
         let root = config.tunnel.state_dir.join(&config.tunnel.name);
+        let socket = ApiSocket::path(&config);
         let ledger_limits = limits(&config.housekeeping);
         let (provider, client) = Client::open(config, path.into(), Place::Memory(device))
             .await
             .expect("opens");
-        let books = client.0.books.clone();
+        let books = client.shell.books.clone();
         Self {
-            status: provider.status(),
+            status: provider.watch(),
             provider,
             task: tokio::spawn(client.run()),
             books,
             ledger: open_ledger(&root, ledger_limits).expect("a ledger"),
             root,
+            socket,
             _host: host,
         }
     }
 
-    async fn start(pki: &Pki, gateway: &StubGateway) -> Self {
+    pub(crate) async fn start(pki: &Pki, gateway: &StubGateway) -> Self {
         Self::open(pki, gateway.port, "").await
     }
 
-    async fn until(&mut self, what: &str, condition: impl FnMut(&Status) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, condition: impl FnMut(&Status) -> bool) {
         let reached = timeout(PATIENCE, self.status.wait_for(condition)).await;
         reached.unwrap_or_else(|_| panic!("not in time: {what}")).expect(what);
     }
 
-    async fn up(&mut self) {
+    pub(crate) async fn up(&mut self) {
         self.until("up", |status| status.state == "up").await;
     }
 
@@ -80,7 +82,7 @@ impl Daemon {
         (stopped, begin.elapsed())
     }
 
-    async fn exits(self) -> Result<(), ClientError> {
+    pub(crate) async fn exits(self) -> Result<(), ClientError> {
         self.provider.stop(StopReason::User, true).await.expect("answered");
         timeout(PATIENCE, self.task).await.expect("ends").expect("no panic")
     }
@@ -122,7 +124,7 @@ fn outcome(stopped: &Stopped) -> (&[String], &Owed) {
     }
 }
 
-async fn stub(pki: &Pki) -> StubGateway {
+pub(crate) async fn stub(pki: &Pki) -> StubGateway {
     StubGateway::start(pki, Behaviour::default()).await
 }
 
@@ -242,7 +244,7 @@ async fn a_stop_while_the_record_waits_for_a_disk_that_stands_still_is_acknowled
     let daemon = Daemon::open(&pki, gateway.port, "start = \"down\"").await;
     let stalled = daemon.books.stall();
     let started = daemon.provider.start(Origin::User).await;
-    assert_eq!(started, Ok(Started::Begun));
+    assert!(!started.expect("accepted").already);
     gateway.tunnel().await;
     let (stopped, took) = daemon.down().await;
     assert_eq!(outcome(&stopped).1, &Owed::Nothing);
@@ -268,23 +270,23 @@ async fn a_start_is_accepted_within_50_ms_in_every_state() {
     let mut daemon = Daemon::open(&pki, gateway.port, "start = \"down\"").await;
     let stalled = daemon.books.stall();
     let begin = Instant::now();
-    assert_eq!(daemon.provider.start(Origin::User).await, Ok(Started::Begun));
+    assert!(!daemon.provider.start(Origin::User).await.expect("accepted").already);
     assert!(
         begin.elapsed() < Duration::from_millis(50) + SLACK,
         "{:?}",
         begin.elapsed()
     );
-    assert_eq!(daemon.provider.start(Origin::User).await, Ok(Started::Already));
+    assert!(daemon.provider.start(Origin::User).await.expect("accepted").already);
     drop(stalled);
     daemon.up().await;
-    assert_eq!(daemon.provider.start(Origin::User).await, Ok(Started::Already));
+    assert!(daemon.provider.start(Origin::User).await.expect("accepted").already);
     // While it stops, too.
     let stalled = daemon.books.stall();
     let stop = daemon.provider.clone();
     let stop = tokio::spawn(async move { stop.stop(StopReason::User, false).await });
     daemon.until("stopping", |status| status.state == "stopping").await;
     let begin = Instant::now();
-    assert_eq!(daemon.provider.start(Origin::User).await, Ok(Started::Begun));
+    assert!(!daemon.provider.start(Origin::User).await.expect("accepted").already);
     assert!(
         begin.elapsed() < Duration::from_millis(50) + SLACK,
         "{:?}",
@@ -394,7 +396,7 @@ async fn a_cancel_from_inside_records_the_session_and_its_error_is_the_end() {
 async fn a_tunnel_without_anybody_to_give_orders_stops_and_ends() {
     let pki = Pki::new("vpn.test");
     let gateway = stub(&pki).await;
-    let mut daemon = Daemon::start(&pki, &gateway).await;
+    let mut daemon = Daemon::open(&pki, gateway.port, "[api]\nenabled = false").await;
     daemon.up().await;
     let Daemon { provider, task, .. } = daemon;
     let late = provider.clone();

@@ -1,0 +1,114 @@
+//! The API socket: served by a thread of its own, so that a flood there costs the tunnel nothing.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use api::{Peer, owner};
+use config::client::ClientConfig;
+use platform::PlatformError;
+use platform::socket::{UnixListener, listen_unix};
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use crate::ClientError;
+use crate::provider::Provider;
+
+/// Access to the socket: its group may use it.
+const MODE: u32 = 0o660;
+
+/// A socket that listens and is not served yet.
+pub(crate) struct ApiSocket {
+    pub(crate) listener: UnixListener,
+    path: PathBuf,
+}
+
+/// A socket that is served until this is dropped.
+pub(crate) struct Served {
+    path: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl ApiSocket {
+    /// Where the socket of this tunnel is.
+    pub(crate) fn path(config: &ClientConfig) -> PathBuf {
+        let tunnel = &config.tunnel;
+        tunnel.runtime_dir.join(format!("{}.sock", tunnel.name))
+    }
+
+    /// Listens, if the configuration wants it. A socket that somebody listens on is an error, for then the tunnel runs; a
+    /// folder that cannot be used costs the socket only.
+    pub(crate) fn open(config: &ClientConfig) -> Result<Option<Self>, ClientError> {
+        if !config.api.enabled {
+            return Ok(None);
+        }
+        let path = Self::path(config);
+        match listen_unix(&path, MODE, config.api.group.as_deref()) {
+            Ok(listener) => Ok(Some(Self { listener, path })),
+            Err(PlatformError::Io { what, source }) if source.kind() == std::io::ErrorKind::AddrInUse => {
+                let name = &config.tunnel.name;
+                Err(ClientError::Local(format!(
+                    "tunnel `{name}` is run by another process: cannot {what}: {source}"
+                )))
+            }
+            Err(error) => {
+                warn!("no local socket, so that `marmot up` and the like cannot reach this tunnel: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes a socket back that was kept over a restart.
+    pub(crate) fn adopted(config: &ClientConfig, listener: UnixListener) -> Self {
+        Self {
+            listener,
+            path: Self::path(config),
+        }
+    }
+
+    /// Answers for `provider`.
+    pub(crate) fn serve(self, provider: Provider) -> Result<Served, ClientError> {
+        let failed = |error: std::io::Error| ClientError::Local(format!("cannot serve the local socket: {error}"));
+        let own = Peer::own().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel();
+        let listener = self.listener;
+        let serve = move || {
+            runtime.block_on(async move {
+                let until = async {
+                    let _ = stopped.await;
+                };
+                match tokio::net::UnixListener::from_std(listener) {
+                    Ok(listener) => api::serve(listener, provider, owner(own.uid), until).await,
+                    Err(error) => warn!("cannot serve the local socket: {error}"),
+                }
+            });
+            let _ = end.send(());
+        };
+        thread::Builder::new()
+            .name("api".to_owned())
+            .spawn(serve)
+            .map_err(failed)?;
+        Ok(Served {
+            path: self.path,
+            stop: Some(stop),
+            ended,
+        })
+    }
+}
+
+impl Served {
+    /// Ends it, once the answers that are on their way are out; `keep` leaves the socket for the next process.
+    pub(crate) async fn end(mut self, keep: bool) {
+        if !keep {
+            let _ = fs::remove_file(&self.path);
+        }
+        self.stop.take();
+        let _ = (&mut self.ended).await;
+    }
+}
