@@ -234,3 +234,200 @@ fn too_large() -> io::Error {
         format!("more than {MAX_SEALED} bytes for a sealed memory file"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::io::{ErrorKind, Write};
+    use std::os::unix::fs::MetadataExt;
+    use std::time::Duration;
+
+    /// A service manager that somebody may look into.
+    struct Desk {
+        socket: UnixDatagram,
+        manager: Manager,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("folder");
+            let path = folder.path().join("notify");
+            let socket = UnixDatagram::bind(&path).expect("bind");
+            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("limit");
+            let manager = Manager {
+                socket: path.into(),
+                store: true,
+            };
+            Self {
+                socket,
+                manager,
+                _folder: folder,
+            }
+        }
+
+        /// The next message, and what came with it.
+        fn next(&self) -> (String, Vec<File>) {
+            let mut text = [0_u8; 4096];
+            let mut control = [0_u64; 16];
+            let mut part = libc::iovec {
+                iov_base: text.as_mut_ptr().cast(),
+                iov_len: text.len(),
+            };
+            let mut files = Vec::new();
+            // SAFETY: all pointers lead to values on this stack, the control buffer is aligned for its headers, and each
+            // descriptor received is owned once.
+            let length = unsafe {
+                let mut message: libc::msghdr = mem::zeroed();
+                message.msg_iov = &mut part;
+                message.msg_iovlen = 1;
+                message.msg_control = control.as_mut_ptr().cast();
+                message.msg_controllen = size_of_val(&control) as _;
+                let length = libc::recvmsg(self.socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC);
+                let mut header = libc::CMSG_FIRSTHDR(&message);
+                while !header.is_null() {
+                    assert_eq!((*header).cmsg_type, libc::SCM_RIGHTS);
+                    let count = ((*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
+                    for n in 0..count {
+                        let number = libc::CMSG_DATA(header).cast::<RawFd>().add(n).read_unaligned();
+                        files.push(File::from_raw_fd(number));
+                    }
+                    header = libc::CMSG_NXTHDR(&message, header);
+                }
+                length
+            };
+            let length = usize::try_from(length).expect("a message");
+            (String::from_utf8_lossy(&text[..length]).into_owned(), files)
+        }
+    }
+
+    #[test]
+    fn the_manager_hears_how_we_are() {
+        let desk = Desk::new();
+        desk.manager.ready().expect("sent");
+        assert_eq!(desk.next().0, "READY=1\n");
+        desk.manager.stopping().expect("sent");
+        assert_eq!(desk.next().0, "STOPPING=1\n");
+        desk.manager.status("up since noon\nREADY=1").expect("sent");
+        assert_eq!(desk.next().0, "STATUS=up since noon READY=1\n", "a status is one line");
+    }
+
+    #[test]
+    fn a_stored_descriptor_arrives_with_its_name() {
+        let desk = Desk::new();
+        let mut own = tempfile::tempfile().expect("file");
+        own.write_all(b"kept").expect("write");
+        desk.manager.store("tun", &own).expect("sent");
+        let (text, files) = desk.next();
+        assert_eq!(text, "FDSTORE=1\nFDNAME=tun\nFDPOLL=0\n");
+        assert_eq!(files.len(), 1);
+        let identity = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).expect("metadata");
+        assert_eq!(identity(&files[0]), identity(&own));
+
+        desk.manager.unstore("tun").expect("sent");
+        let (text, files) = desk.next();
+        assert_eq!(text, "FDSTOREREMOVE=1\nFDNAME=tun\n");
+        assert!(files.is_empty());
+    }
+
+    #[test]
+    fn a_name_cannot_carry_another_message() {
+        let desk = Desk::new();
+        let file = tempfile::tempfile().expect("file");
+        for bad in ["", "a:b", "a b", "a\nSTOPPING=1", "ä", &"x".repeat(MAX_STORED_NAME + 1)] {
+            let error = desk.manager.store(bad, &file).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad:?}");
+            desk.manager.unstore(bad).expect_err("refused");
+        }
+        desk.manager.store(&"x".repeat(MAX_STORED_NAME), &file).expect("sent");
+    }
+
+    #[test]
+    fn a_manager_that_hangs_holds_up_nobody() {
+        let desk = Desk::new();
+        let file = tempfile::tempfile().expect("file");
+        let full = (0..1_000_000).find_map(|_| desk.manager.store("tun", &file).err());
+        assert_eq!(full.expect("a full queue").kind(), ErrorKind::WouldBlock);
+        let Desk {
+            socket,
+            manager,
+            _folder,
+        } = desk;
+        drop(socket);
+        assert_eq!(manager.ready().expect_err("dead").kind(), ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_manager_may_listen_on_a_name_that_is_no_file() {
+        let name = format!("marmot-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("address");
+        let socket = UnixDatagram::bind_addr(&address).expect("bind");
+        let manager = Manager {
+            socket: format!("@{name}").into(),
+            store: false,
+        };
+        manager.ready().expect("sent");
+        let mut text = [0; 100];
+        let length = socket.recv(&mut text).expect("message");
+        assert_eq!(&text[..length], b"READY=1\n");
+        assert!(!manager.can_store());
+    }
+
+    #[test]
+    fn sealed_bytes_arrive_and_nobody_can_change_them() {
+        let secret = sealed(b"cookie").expect("sealed");
+        // SAFETY: fcntl with these arguments takes integers only.
+        let flags = unsafe { libc::fcntl(secret.as_raw_fd(), libc::F_GETFD) };
+        assert_ne!(flags & libc::FD_CLOEXEC, 0);
+        let mut file = File::from(secret.try_clone().expect("clone"));
+        file.write_all(b"x").expect_err("no writing");
+        file.set_len(3).expect_err("no shrinking");
+        file.set_len(300).expect_err("no growing");
+        // SAFETY: as above.
+        let more = unsafe { libc::fcntl(secret.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) };
+        assert_eq!(more, -1, "not even a seal");
+        let through_proc = format!("/proc/self/fd/{}", secret.as_raw_fd());
+        let again = fs::OpenOptions::new().write(true).open(through_proc);
+        if let Ok(mut again) = again {
+            again.write_all(b"x").expect_err("no writing by another way");
+        }
+        assert_eq!(unseal(secret).expect("whole"), b"cookie");
+
+        assert_eq!(unseal(sealed(b"").expect("sealed")).expect("empty"), b"");
+        let largest = vec![7; MAX_SEALED];
+        assert_eq!(unseal(sealed(&largest).expect("sealed")).expect("whole"), largest);
+        sealed(&[0; MAX_SEALED + 1]).expect_err("too large");
+    }
+
+    #[test]
+    fn what_could_still_change_is_not_believed() {
+        let kind = |descriptor: OwnedFd| unseal(descriptor).expect_err("refused").kind();
+        assert_eq!(kind(tempfile::tempfile().expect("file").into()), ErrorKind::InvalidData);
+        let memory = |seals: libc::c_int, length: u64| {
+            // SAFETY: the name is a C string; the descriptor is new.
+            let file = unsafe {
+                File::from_raw_fd(libc::memfd_create(
+                    c"test".as_ptr(),
+                    libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
+                ))
+            };
+            file.set_len(length).expect("length");
+            // SAFETY: fcntl with these arguments takes integers only.
+            assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }, 0);
+            OwnedFd::from(file)
+        };
+        assert_eq!(kind(memory(SEALS & !libc::F_SEAL_WRITE, 10)), ErrorKind::InvalidData);
+        assert_eq!(kind(memory(SEALS & !libc::F_SEAL_SEAL, 10)), ErrorKind::InvalidData);
+        assert_eq!(kind(memory(SEALS, MAX_SEALED as u64 + 1)), ErrorKind::InvalidData);
+        assert_eq!(unseal(memory(SEALS, 3)).expect("whole"), [0, 0, 0]);
+    }
+
+    #[test]
+    fn descriptors_meant_for_another_process_are_left_alone() {
+        assert!(meant_for_us(Some("7".into()), 7));
+        assert!(!meant_for_us(Some("8".into()), 7));
+        assert!(!meant_for_us(Some("seven".into()), 7));
+        assert!(!meant_for_us(None, 7));
+    }
+}

@@ -42,6 +42,8 @@ pub fn adopt_unix(descriptor: OwnedFd) -> Result<UnixListener, PlatformError> {
 }
 
 fn listen(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
+    // Bound under another name first, it would be noticed only by those who try to connect.
+    SockAddr::unix(path)?;
     let gid = group.and_then(|name| {
         let found = group_number(name);
         if found.is_none() {
@@ -182,4 +184,109 @@ fn is_listening(socket: &SockRef<'_>) -> bool {
     return socket.is_listener().unwrap_or(false);
     #[cfg(not(target_os = "linux"))]
     return socket.listen(BACKLOG).is_ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::net::UnixStream;
+
+    fn kind(error: PlatformError) -> ErrorKind {
+        match error {
+            PlatformError::Io { source, .. } => source.kind(),
+            other => panic!("{other}"),
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("metadata").mode() & 0o7777
+    }
+
+    #[test]
+    fn a_socket_stands_complete_in_a_folder_of_its_own() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("run/marmot/home.sock");
+        let listener = listen_unix(&path, 0o660, Some("root")).expect("listen");
+        assert_eq!(mode(&folder.path().join("run/marmot")), 0o750);
+        let given = fs::metadata(&path).expect("metadata").gid() == 0;
+        assert_eq!(mode(&path), if given { 0o660 } else { 0o600 });
+        assert_eq!(fs::read_dir(folder.path().join("run/marmot")).expect("list").count(), 1);
+        UnixStream::connect(&path).expect("connect");
+        listener.accept().expect("accept");
+        assert_eq!(
+            listener.accept().expect_err("non-blocking").kind(),
+            ErrorKind::WouldBlock
+        );
+    }
+
+    #[test]
+    fn without_its_group_a_socket_is_for_the_owner_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let before = mode(folder.path());
+        for (name, group) in [("none.sock", None), ("unknown.sock", Some("no-such-group-here"))] {
+            let path = folder.path().join(name);
+            let _listener = listen_unix(&path, 0o660, group).expect("listen");
+            assert_eq!(mode(&path), 0o600, "{name}");
+        }
+        assert_eq!(mode(folder.path()), before, "a folder that was there stays as it is");
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("home.sock");
+        let first = listen_unix(&path, 0o600, None).expect("listen");
+        let error = listen_unix(&path, 0o600, None).expect_err("alive");
+        assert_eq!(kind(error), ErrorKind::AddrInUse);
+        UnixStream::connect(&path).expect("still the first");
+        // One that is too busy to take connections lives too.
+        let connect = || {
+            let waiting = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            waiting.set_nonblocking(true)?;
+            waiting.connect(&SockAddr::unix(&path)?).map(|()| waiting)
+        };
+        let _waiting: Vec<Socket> = std::iter::from_fn(|| connect().ok()).collect();
+        let error = listen_unix(&path, 0o600, None).expect_err("busy");
+        assert_eq!(kind(error), ErrorKind::AddrInUse);
+        drop(first);
+        let _second = listen_unix(&path, 0o600, None).expect("dead");
+        UnixStream::connect(&path).expect("connect");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_not_touched() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("home.sock");
+        fs::write(&path, "precious").expect("write");
+        assert_eq!(
+            kind(listen_unix(&path, 0o600, None).expect_err("a file")),
+            ErrorKind::AlreadyExists
+        );
+        assert_eq!(fs::read(&path).expect("read"), b"precious");
+        fs::remove_file(&path).expect("remove");
+        symlink("elsewhere", &path).expect("link");
+        assert_eq!(
+            kind(listen_unix(&path, 0o600, None).expect_err("a link")),
+            ErrorKind::AlreadyExists
+        );
+        let long = folder.path().join("x".repeat(200));
+        listen_unix(&long, 0o600, None).expect_err("too long for an address");
+        assert!(!folder.path().join(format!(".{}", std::process::id())).exists());
+    }
+
+    #[test]
+    fn a_kept_socket_goes_on_listening() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("home.sock");
+        let listener = listen_unix(&path, 0o600, None).expect("listen");
+        let kept = OwnedFd::from(listener);
+        let _waiting = UnixStream::connect(&path).expect("connect");
+        let listener = adopt_unix(kept).expect("adopted");
+        listener.accept().expect("who came meanwhile");
+        let (one, _two) = UnixStream::pair().expect("pair");
+        adopt_unix(one.into()).expect_err("not listening");
+        adopt_unix(fs::File::open("/dev/null").expect("null").into()).expect_err("no socket");
+    }
 }
