@@ -29,7 +29,7 @@ impl Peer {
         })
     }
 
-    /// This process, as a peer would see it.
+    /// This process, as a peer would see it. Needs a tokio runtime with I/O.
     ///
     /// # Errors
     /// The system has no sockets left.
