@@ -3,9 +3,11 @@
 //! ```text
 //!   files   what is written where, and how it is known again     target  which service, and does its configuration fit
 //!   system  the programs of systemd                               report  what was done
+//!   abandoned  whether systemd will start a service that has ended again
 //! ```
 //! Nothing is written before everything has been checked. Both commands may be repeated.
 
+pub(crate) mod abandoned;
 mod files;
 mod report;
 mod system;
