@@ -27,7 +27,7 @@ impl<'a> Daemon<'a> {
     pub fn start(lab: &'a Lab, name: &str, settings: impl FnOnce(Settings) -> Settings) -> Result<Self> {
         let settings = settings(client_settings(lab, lab.site())?.with("tunnel.name", name));
         let process = spawn_client(lab, lab.client(), name, &settings.with("tunnel.start", "down"))?;
-        process.wait_for("waiting for SIGUSR2", PATIENCE)?;
+        process.wait_for("SIGUSR2 to bring the tunnel up", PATIENCE)?;
         Ok(Self {
             lab,
             name: name.to_owned(),

@@ -106,7 +106,7 @@ fn a_client_told_to_wait_touches_nothing(lab: &Lab) -> Result<()> {
         "client",
         &settings(lab)?.with("tunnel.start", "down"),
     )?;
-    client.wait_for("waiting for SIGUSR2", PATIENCE)?;
+    client.wait_for("SIGUSR2 to bring the tunnel up", PATIENCE)?;
     restored(lab.client(), &before)?;
     client.signal(Signal::USR2)?;
     client.wait_for("session.start", PATIENCE)?;

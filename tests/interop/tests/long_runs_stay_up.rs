@@ -82,7 +82,7 @@ fn a_hundred_tunnels_up_and_down_leave_nothing(lab: &Lab) -> Result<()> {
     let before = lab.client().snapshot()?;
     let settings = client_settings(lab, lab.site())?.with("tunnel.start", "down");
     let client = lab::spawn_client(lab, lab.client(), "client", &settings)?;
-    client.wait_for("waiting for SIGUSR2", PATIENCE)?;
+    client.wait_for("SIGUSR2 to bring the tunnel up", PATIENCE)?;
     let (mut ups, mut downs) = (Vec::new(), Vec::new());
     for _ in 0..CYCLES {
         let (mark, began) = (client.mark(), Instant::now());
