@@ -106,6 +106,8 @@ impl<P: Proofs> Machine<P> {
             } => (g, matches!(attempt, Attempt::Running(..)), false, session),
             State::Idle | State::Stopping { .. } | State::Failed(_) => return,
         };
+        // It might take up the very job that this stop is about to record, before the acknowledgement.
+        self.rest(turn);
         // An attempt that failed is over already; aborting it again is harmless.
         if running {
             turn.push(Effect::Abort { g });
@@ -127,6 +129,7 @@ impl<P: Proofs> Machine<P> {
             State::Reasserting { g, attempt, .. } => (g, matches!(attempt, Attempt::Running(..))),
             State::Idle | State::Starting { .. } | State::Stopping { .. } | State::Failed(_) => return,
         };
+        self.rest(turn);
         if running {
             turn.push(Effect::Abort { g });
         }

@@ -273,6 +273,8 @@ impl World {
                     } => assert!(self.on_host.is_empty(), "restored first"),
                     Acknowledged::Down { .. } => assert!(took >= ACK_BUDGET, "not before the budget is used up"),
                 }
+                let down = matches!(outcome, Acknowledged::Down { .. });
+                assert!(!(down && self.housekeeping), "no chore runs while a stop waits");
                 assert!(!matches!(outcome, Acknowledged::WasDown) || self.on_host.is_empty());
             }
             Effect::Report(Report::SessionStart(g)) => assert_eq!(self.session.replace(g), None),

@@ -31,9 +31,9 @@ impl Chance {
         a.wrapping_add(d).rotate_left(23).wrapping_add(a)
     }
 
-    /// A number below `limit`, which is not 0. The bias is below limit / 2^32.
+    /// A number below `limit`, which is not 0. The bias is below limit / 2^64.
     pub fn below(&self, limit: u64) -> u64 {
-        ((self.draw() >> 32) * limit) >> 32
+        u64::try_from((u128::from(self.draw()) * u128::from(limit)) >> 64).expect("half of a product is a number")
     }
 
     /// True once in `n` draws.

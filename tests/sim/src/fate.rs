@@ -7,6 +7,7 @@ use lifecycle::{EndReason, Input, LossKind, Origin, State, StopReason, WakeKind}
 use now::{Gap, GapKind};
 
 use crate::process::Who;
+use crate::shell::Shell;
 use crate::weather::Weather;
 use crate::world::{Event, World};
 
@@ -34,8 +35,8 @@ impl World {
             10..20 => self.stop(StopReason::User, false),
             20..24 => self.stop(StopReason::User, true),
             24..27 => self.stop(StopReason::Restart, true),
-            27..29 => self.feed(Input::Reconnect),
-            29 => self.feed(Input::Cancel),
+            27..29 => self.order(Input::Reconnect),
+            29 => self.order(Input::Cancel),
             30..34 => self.lose_control(),
             34..36 => self.end_session_at_gateway(),
             36..38 => self.feed(Input::SleepNotice),
@@ -58,7 +59,7 @@ impl World {
             54..57 => self.change(|weather| weather.stuck = !weather.stuck),
             57..59 => self.change(|weather| weather.slow_host = !weather.slow_host),
             59..61 => self.start_unit(self.chance.pick(&[Who::Unit, Who::SecondUnit])),
-            _ => self.feed(Input::JobsDue),
+            _ => self.order(Input::JobsDue),
         }
     }
 
@@ -87,6 +88,13 @@ impl World {
         }
         self.say(|| format!("ordered: stop, {reason:?}, exit: {exit}"));
         self.order_stop(reason, exit);
+    }
+
+    /// What comes over the local socket, which is there when the host has been looked at.
+    fn order(self: &Rc<Self>, input: Input<Shell>) {
+        if self.with(|daemon| daemon.ready) == Some(true) {
+            self.feed(input);
+        }
     }
 
     fn lose_control(self: &Rc<Self>) {

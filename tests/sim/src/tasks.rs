@@ -124,7 +124,7 @@ impl World {
         let opening = self.tasks.borrow().iter().any(|task| task.opens == Some(record));
         // The record says how to clean the host until it is clean; and one that is being written would come back.
         if opening || self.with(releasing) == Some(true) && !self.has(Planted::AckBeforeRelease) {
-            return Next::In(2_000);
+            return Next::In(50_000);
         }
         let tag = record as u64 + 1;
         let mut closed = self.books.borrow().entries[record].record.clone();
@@ -179,10 +179,11 @@ impl World {
                 return Next::In(self.chance.between(50_000, 1_000_000));
             }
         };
+        // A stop that was acknowledged must not be undone by what the manager still keeps.
         let adopted = self.stored.get().filter(|stored| {
             let id = self.books.borrow().entries[stored.record].record.id;
             let ours = |record: &OpenRecord| record.id == id && mark_of(record) == Some(stored.mark);
-            records.iter().any(ours)
+            self.wanted.get() && records.iter().any(ours)
         });
         let kept = adopted.map(|stored| stored.mark);
         if let Some(stored) = self.stored.get().filter(|_| adopted.is_none()) {
@@ -209,7 +210,9 @@ impl World {
             let Some(at) = self.books.borrow().find(record.id) else {
                 continue;
             };
-            if mark.is_none() || mark != kept {
+            // Another record of the instance that is taken over, of an attempt that came to nothing: there is nothing to
+            // undo for it, but something to do.
+            if adopted.is_none_or(|stored| stored.record != at) {
                 left.push(at);
             }
             self.books.borrow_mut().entries[at].record = record;
@@ -230,7 +233,7 @@ impl World {
                 let mut instance = Instance::new(Generation::FIRST, stored.mark);
                 instance.epoch = Some(epoch);
                 instance.record = Some(stored.record);
-                instance.put = Things::ALL.len();
+                // What is on the host is looked at again, for the process before may have died while releasing it.
                 daemon.instances.push(instance);
             }
         });

@@ -330,6 +330,9 @@ impl World {
             // The path unit starts the next one at once if jobs are due, and the timer looks at the waiting ones.
             self.end(process);
             if pause.is_some() || self.has_waiting() {
+                if let (Who::Unit, Some(_)) = (process.who, pause) {
+                    self.unit_comes.set(true);
+                }
                 self.after(pause.unwrap_or(60_000_000), Event::StartUnit(process.who));
             }
             return;
