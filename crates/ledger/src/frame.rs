@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::LedgerError;
+use crate::{HistoryEntry, Job, JobId, LedgerError, OpenRecord};
 
 /// Largest file in bytes. A thousand routes of IPv6, the most a gateway may push, take 70 KiB as JSON.
 pub const MAX_RECORD: usize = 128 * 1024;
@@ -44,15 +44,62 @@ pub enum Damage {
     Name,
 }
 
-/// The bytes of a file that holds `record`.
-pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, LedgerError> {
+/// What a file can hold: [`crate::OpenRecord`], [`crate::Job`] and [`crate::HistoryEntry`].
+pub trait Record: Serialize + DeserializeOwned + sealed::Sealed {
+    /// The id that the file is named for.
+    fn id(&self) -> JobId;
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// [`LedgerError::TooLarge`].
+    fn to_bytes(&self) -> Result<Vec<u8>, LedgerError> {
+        encode(self)
+    }
+
+    /// The record in the bytes of a file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Damage> {
+        serde_json::from_slice(payload(bytes)?).map_err(|_| Damage::Content)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl sealed::Sealed for OpenRecord {}
+impl sealed::Sealed for Job {}
+impl sealed::Sealed for HistoryEntry {}
+
+impl Record for OpenRecord {
+    fn id(&self) -> JobId {
+        self.id
+    }
+}
+
+impl Record for Job {
+    fn id(&self) -> JobId {
+        self.record.id
+    }
+}
+
+impl Record for HistoryEntry {
+    fn id(&self) -> JobId {
+        self.id
+    }
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, LedgerError> {
     let mut bytes = vec![0; HEADER];
     // Our own types have neither maps with odd keys nor failing serializers; a writer into memory does not fail either.
     serde_json::to_writer(&mut bytes, record).map_err(|_| LedgerError::TooLarge(usize::MAX))?;
+    let length = u32::try_from(bytes.len() - HEADER).map_err(|_| LedgerError::TooLarge(bytes.len()))?;
     if bytes.len() > MAX_RECORD {
         return Err(LedgerError::TooLarge(bytes.len()));
     }
-    let length = u32::try_from(bytes.len() - HEADER).map_err(|_| LedgerError::TooLarge(bytes.len()))?;
     let checksum = crc32c::crc32c(&bytes[HEADER..]);
     bytes[..4].copy_from_slice(&MAGIC);
     bytes[4] = VERSION;
@@ -61,8 +108,8 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, LedgerError> {
     Ok(bytes)
 }
 
-/// The record in the bytes of a file.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
+/// What is inside the frame, if that is whole.
+fn payload(bytes: &[u8]) -> Result<&[u8], Damage> {
     let (header, payload) = bytes.split_first_chunk::<HEADER>().ok_or(Damage::Foreign)?;
     let [m0, m1, m2, m3, version, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
     if [m0, m1, m2, m3] != MAGIC {
@@ -78,5 +125,5 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
     if crc32c::crc32c(payload) != u32::from_be_bytes([c0, c1, c2, c3]) {
         return Err(Damage::Checksum);
     }
-    serde_json::from_slice(payload).map_err(|_| Damage::Content)
+    Ok(payload)
 }

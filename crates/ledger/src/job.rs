@@ -101,7 +101,7 @@ pub struct Job {
     pub not_before_ms: Option<u64>,
     /// A failure later than this is the last, in wall-clock milliseconds.
     pub deadline_ms: u64,
-    /// When it was done or given up, in wall-clock milliseconds.
+    /// When it was done or given up, in wall-clock milliseconds; counts only in done/ and failed/.
     pub settled_ms: Option<u64>,
     /// Why it failed last.
     pub last_error: Option<String>,

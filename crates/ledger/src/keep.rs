@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use now::Wall;
 
-use crate::frame::decode;
 use crate::record::from_ms;
 use crate::steps::Look;
-use crate::{Disk, FileName, Folder, HistoryEntry, Job, JobId, Ledger, LedgerError, Work};
+use crate::{Disk, FileName, Folder, HistoryEntry, Job, JobId, Ledger, LedgerError, Record, Work};
 
 /// Sessions of the past.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,11 +63,13 @@ impl Shelf {
     fn settled(self, bytes: &[u8]) -> Option<Wall> {
         match self {
             Self::Failed | Self::Done => {
-                let job = decode::<Job>(bytes).ok()?;
-                Some(from_ms(job.settled_ms.unwrap_or(0)))
+                let job = Job::from_bytes(bytes).ok()?;
+                Some(from_ms(
+                    job.settled_ms.unwrap_or(job.id().started_s().saturating_mul(1000)),
+                ))
             }
             Self::History => {
-                let facts = decode::<HistoryEntry>(bytes).ok()?.facts;
+                let facts = HistoryEntry::from_bytes(bytes).ok()?.facts;
                 Some(facts.end.map_or(facts.started, |end| end.at).wall())
             }
         }

@@ -38,7 +38,7 @@ pub use chore::{Chore, Token};
 pub use close::{Owed, Receipt};
 pub use disk::{Disk, DiskError, FileName, Folder, MAX_JOBS, NotAName};
 pub use error::LedgerError;
-pub use frame::{Damage, MAX_RECORD, VERSION};
+pub use frame::{Damage, MAX_RECORD, Record, VERSION};
 pub use job::{Job, JobId};
 pub use keep::{History, Pruned};
 pub use limits::Limits;

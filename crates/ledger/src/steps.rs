@@ -1,10 +1,6 @@
 //! The ledger, and the steps that all its operations are made of.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::frame::{decode, encode};
-use crate::{Damage, Disk, DiskError, FileName, Folder, HistoryEntry, Job, JobId, LedgerError, Limits, OpenRecord};
+use crate::{Damage, Disk, DiskError, FileName, Folder, JobId, LedgerError, Limits, Record};
 
 /// How often a record is written again because its temporary file was swept away by a worker that cleans up after crashes.
 const WRITES: u32 = 3;
@@ -57,8 +53,8 @@ impl<D: Disk> Ledger<D> {
     }
 
     /// Writes a record so that it is there whatever happens next: content first, then the name.
-    pub(crate) fn put<T: Serialize>(&self, folder: Folder, name: &FileName, record: &T) -> Result<(), LedgerError> {
-        let bytes = encode(record)?;
+    pub(crate) fn put<T: Record>(&self, folder: Folder, name: &FileName, record: &T) -> Result<(), LedgerError> {
+        let bytes = record.to_bytes()?;
         let failed = trouble("write", folder, name);
         let mut writes = 1;
         loop {
@@ -112,14 +108,14 @@ impl<D: Disk> Ledger<D> {
     }
 
     /// Reads a record and checks that it is the one of that name.
-    pub(crate) fn look<T: Named>(&self, folder: Folder, name: &FileName) -> Result<Look<T>, LedgerError> {
+    pub(crate) fn look<T: Record>(&self, folder: Folder, name: &FileName) -> Result<Look<T>, LedgerError> {
         let bytes = match self.disk.read(folder, name) {
             Ok(bytes) => bytes,
             Err(DiskError::NotFound) => return Ok(Look::Gone),
             Err(DiskError::Foreign) => return Ok(Look::Bad(Damage::Foreign)),
             Err(error) => return Err(trouble("read", folder, name)(error)),
         };
-        Ok(match decode::<T>(&bytes) {
+        Ok(match T::from_bytes(&bytes) {
             Ok(record) if Some(record.id()) == JobId::of_file(name) => Look::Good(record),
             Ok(_) => Look::Bad(Damage::Name),
             Err(damage) => Look::Bad(damage),
@@ -148,29 +144,6 @@ impl<D: Disk> Ledger<D> {
                 _ => FileName::new(format!("{name}.damaged-{n}")),
             })
             .find(|free| !taken.contains(free))
-    }
-}
-
-/// A record that says its own name.
-pub(crate) trait Named: DeserializeOwned {
-    fn id(&self) -> JobId;
-}
-
-impl Named for OpenRecord {
-    fn id(&self) -> JobId {
-        self.id
-    }
-}
-
-impl Named for Job {
-    fn id(&self) -> JobId {
-        self.record.id
-    }
-}
-
-impl Named for HistoryEntry {
-    fn id(&self) -> JobId {
-        self.id
     }
 }
 

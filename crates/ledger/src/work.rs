@@ -118,6 +118,7 @@ impl<D: Disk> Ledger<D> {
             self.advance(&job, Folder::Failed)?;
             return Ok(Fate::GivenUp);
         }
+        job.settled_ms = None;
         let until = now.plus(self.limits.wait(job.attempts, random).max(Duration::from_millis(1)));
         job.not_before_ms = Some(to_ms(until));
         self.advance(&job, Folder::Waiting)?;
@@ -193,7 +194,8 @@ impl<D: Disk> Ledger<D> {
         job.attempts = 0;
         job.interrupted = 0;
         job.not_before_ms = None;
-        job.settled_ms = None;
+        // Settled anew, or a worker that prunes meanwhile could find it too old.
+        job.settled_ms = Some(to_ms(now));
         job.deadline_ms = to_ms(now.plus(self.limits.give_up_after));
         // First the new count where the job lies, then one rename: at no time could a worker see it twice.
         self.put(Folder::Failed, &name, &job)?;

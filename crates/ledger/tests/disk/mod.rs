@@ -67,11 +67,14 @@ struct State {
 }
 
 /// The disk.
-#[derive(Debug)]
 pub(crate) struct MemoryDisk {
     state: RefCell<State>,
     locked: Rc<Cell<bool>>,
+    between: RefCell<Option<(u64, Intruder)>>,
 }
+
+/// What another process does between two steps of this one.
+type Intruder = Box<dyn FnOnce(&MemoryDisk)>;
 
 /// The worker lock.
 #[derive(Debug)]
@@ -98,7 +101,13 @@ impl MemoryDisk {
                 log: Vec::new(),
             }),
             locked: Rc::default(),
+            between: RefCell::default(),
         }
+    }
+
+    /// Lets another process act just before a step of this one.
+    pub(crate) fn before(&self, step: u64, act: impl FnOnce(&Self) + 'static) {
+        *self.between.borrow_mut() = Some((step, Box::new(act)));
     }
 
     /// Steps taken so far.
@@ -176,6 +185,11 @@ impl MemoryDisk {
     }
 
     fn step(&self, what: &str, folder: Folder, name: &str) -> Result<(), DiskError> {
+        let now = self.state.borrow().steps;
+        let act = self.between.borrow_mut().take_if(|(at, _)| *at == now);
+        if let Some((_, act)) = act {
+            act(self);
+        }
         let state = &mut *self.state.borrow_mut();
         let step = state.steps;
         state.steps += 1;
