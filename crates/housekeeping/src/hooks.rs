@@ -2,7 +2,7 @@
 
 use std::fs::{self, Metadata};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use platform::children::{Ending, Finished, Hook, trusted_executable};
 use tracing::{debug, info};
@@ -22,7 +22,7 @@ const MAX_LAST_WORDS: usize = 160;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) name: String,
-    /// Where it is, or why it is not run.
+    /// Where it is, or why it is not run, as the end of a sentence about it.
     pub(crate) program: Result<PathBuf, String>,
 }
 
@@ -40,6 +40,7 @@ impl Found {
 /// Why the folder cannot be read, in words.
 pub(crate) fn list(folder: &Path) -> Result<Vec<Found>, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", folder.display());
+    let folder = &absolute(folder).map_err(failed)?;
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -55,9 +56,11 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<Found>, String> {
         let path = entry.path();
         let program = match fs::metadata(&path) {
             Ok(metadata) if !metadata.is_file() || !may_be_run(&metadata) => continue,
-            Ok(_) if !is_plain(&name) => Err("its name has characters other than A-Z, a-z, 0-9, _, . and -".to_owned()),
+            Ok(_) if !is_plain(&name) => {
+                Err("has a name with characters other than A-Z, a-z, 0-9, _, . and -, or a long one".to_owned())
+            }
             Ok(_) => trusted_executable(&path).map(|()| path),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("cannot be looked at: {error}")),
         };
         found.push(Found {
             name: shown(&name),

@@ -44,6 +44,8 @@ pub struct Outcome {
     pub done: Vec<JobId>,
     /// Jobs that failed, in this order.
     pub failed: Vec<Failure>,
+    /// What each attempt cost, in the order in which they ended.
+    pub efforts: Vec<Effort>,
     /// Files in the ledger that cannot be read, and where they are now.
     pub damaged: Vec<Damaged>,
     /// When the next waiting job becomes due; known only after [`Ended::NothingDue`].
@@ -61,6 +63,17 @@ pub enum Ended {
     Busy,
     /// The disk failed. What was claimed runs again later.
     Disk(LedgerError),
+}
+
+/// One attempt at a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Which.
+    pub job: JobId,
+    /// How long it took.
+    pub took: Duration,
+    /// Which attempt it was: 1 for the first.
+    pub tries: u32,
 }
 
 /// A job that failed.
@@ -81,6 +94,7 @@ impl Outcome {
             ended,
             done: Vec::new(),
             failed: Vec::new(),
+            efforts: Vec::new(),
             damaged: Vec::new(),
             next: None,
         }
@@ -141,7 +155,9 @@ impl<O: Office> Worker<O> {
             };
             let begun = Instant::now();
             let (job, tries) = (claimed.job.id(), claimed.attempt);
-            match self.carry_out(&mut bench, &claimed, stop).await? {
+            let worked = self.carry_out(&mut bench, &claimed, stop).await?;
+            let took = begun.elapsed();
+            match worked {
                 Worked::Stopped => {
                     bench.requeue().await?;
                     debug!(%job, "housekeeping interrupted by a stop");
@@ -149,8 +165,9 @@ impl<O: Office> Worker<O> {
                 }
                 Worked::AllDone => {
                     bench.finish().await?;
-                    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                     info!(%job, ms, tries, "housekeeping.done");
+                    outcome.efforts.push(Effort { job, took, tries });
                     outcome.done.push(job);
                 }
                 Worked::Failed(errors) => {
@@ -160,6 +177,7 @@ impl<O: Office> Worker<O> {
                         Some(Fate::GivenUp) | None => None,
                     };
                     report_failure(job, tries, &error, again);
+                    outcome.efforts.push(Effort { job, took, tries });
                     outcome.failed.push(Failure { job, error, again });
                 }
             }
@@ -239,7 +257,7 @@ impl<O: Office> Worker<O> {
             let program = match &hook.program {
                 Ok(program) => program.clone(),
                 Err(why) => {
-                    errors.push(format!("hook {} is not run: {why}", hook.name));
+                    errors.push(format!("hook {} is not run: it {why}", hook.name));
                     continue;
                 }
             };
