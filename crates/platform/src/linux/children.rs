@@ -2,8 +2,6 @@
 
 mod keeper;
 mod output;
-#[cfg(test)]
-mod tests;
 mod trust;
 
 use std::io::{self, pipe};
@@ -175,3 +173,6 @@ fn ending_of(status: libc::c_int) -> Ending {
         Ending::Exited(libc::WEXITSTATUS(status))
     }
 }
+
+#[cfg(test)]
+mod tests;

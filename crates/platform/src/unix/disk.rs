@@ -236,15 +236,13 @@ impl FolderDisk {
                 give(&file, &root.metadata()?)?;
                 Ok(file)
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::AlreadyExists | io::ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                open_at(&root, LOCK_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+            // There already, or on a disk that makes no more.
+            Err(error) => {
+                open_at(&root, LOCK_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).map_err(|missing| match missing.kind() {
+                    io::ErrorKind::NotFound => error,
+                    _ => missing,
+                })
             }
-            Err(error) => Err(error),
         }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("a_stopped_process_goes_on_and_a_killed_one_does_not", stopped_process),
         ("a_user_namespace_is_enough_for_a_tunnel", user_namespace),
         ("listening_sockets_arrive_as_descriptors", inherited_sockets),
+        ("stored_descriptors_come_back_with_their_names", stored_descriptors),
+        ("a_hook_ends_with_a_killed_daemon", hook_of_killed_daemon),
         ("an_error_names_what_could_not_be_done", namespace_errors),
     ]
 }
@@ -38,10 +40,28 @@ pub(crate) fn run() -> Option<i32> {
             let _guard = runtime.as_ref().expect("runtime").enter();
             drop(tun("marmot0"));
         }
+        "lock-holder" => {
+            let root = std::env::args_os().nth(1).expect("a folder");
+            crate::ledgers::hold_lock(root.as_ref());
+        }
+        "daemon" => {
+            let program = std::env::args_os().nth(1).expect("a hook");
+            run_hook(program.into());
+        }
+        "store-heir" => {
+            let taken = platform::service::taken();
+            for (name, descriptor) in taken {
+                let text = std::io::read_to_string(fs::File::from(descriptor)).expect("read");
+                println!("{name}: {text}");
+            }
+            assert!(platform::service::taken().is_empty(), "only once");
+            assert!(platform::listen::inherited().expect("second call").is_empty());
+        }
         "heir" => {
             let sockets = platform::listen::inherited().expect("inherited");
             assert_eq!(sockets.len(), 1);
             assert!(platform::listen::inherited().expect("second call").is_empty());
+            assert!(platform::service::taken().is_empty());
             println!("{}", sockets[0].local_addr().expect("address"));
         }
         other => panic!("unknown role {other}"),
@@ -49,7 +69,7 @@ pub(crate) fn run() -> Option<i32> {
     Some(0)
 }
 
-fn again(role: &str) -> Command {
+pub(crate) fn again(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("own path"));
     command.env(ROLE, role);
     command
@@ -147,6 +167,72 @@ fn inherited_sockets() {
         String::from_utf8_lossy(&output.stderr)
     );
     TcpStream::connect(addr).expect("the socket is shared, so still open here");
+}
+
+fn stored_descriptors() {
+    let folder = tempfile::tempdir().expect("folder");
+    for (name, text) in [("ticket", "secret"), ("tun", "device")] {
+        fs::write(folder.path().join(name), text).expect("write");
+    }
+    let mut shell = Command::new("sh");
+    let script = "exec 3< ticket 4< tun; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=ticket:tun exec \"$0\"";
+    shell.args(["-c", script]).current_dir(folder.path());
+    shell
+        .arg(std::env::current_exe().expect("own path"))
+        .env(ROLE, "store-heir");
+    let output = shell.output().expect("sh");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text, "ticket: secret\ntun: device\n", "{errors}");
+}
+
+fn run_hook(program: std::path::PathBuf) {
+    let hook = platform::children::Hook {
+        program,
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        time_limit: crate::lab::PATIENCE,
+        output_limit: 100,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let finished = runtime.expect("runtime").block_on(hook.run());
+    panic!("{finished:?}");
+}
+
+fn hook_of_killed_daemon() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (hook, list) = (folder.path().join("hook"), folder.path().join("list"));
+    let numbers = list.display();
+    let script = format!(
+        "#!/bin/sh\nsetsid sh -c 'echo $$ >> {numbers}; exec sleep 1000' &\necho $$ >> {numbers}\necho $PPID >> {numbers}\nexec sleep 1000\n"
+    );
+    fs::write(&hook, script).expect("write");
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let mut daemon = again("daemon").arg(&hook).spawn().expect("start again");
+    let deadline = std::time::Instant::now() + crate::lab::PATIENCE;
+    let processes: Vec<u32> = loop {
+        let text = fs::read_to_string(&list).unwrap_or_default();
+        let numbers: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        if numbers.len() == 3 {
+            break numbers;
+        }
+        assert!(std::time::Instant::now() < deadline, "{text}");
+        std::thread::yield_now();
+    };
+    daemon.kill().expect("kill");
+    daemon.wait().expect("wait");
+    for process in processes {
+        while is_running(process) {
+            assert!(std::time::Instant::now() < deadline, "process {process} lives on");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Not a zombie: whose child they are now may not care about them.
+fn is_running(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    !state.is_empty() && !state.starts_with('Z')
 }
 
 fn namespace_errors() {

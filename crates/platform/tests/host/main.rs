@@ -11,6 +11,7 @@
 mod children;
 mod kept;
 mod lab;
+mod ledgers;
 mod routing;
 mod tunnel;
 
@@ -30,7 +31,13 @@ fn main() {
         println!("SKIPPED: tests of crates/platform on a real kernel: {reason}");
         return;
     }
-    let tests = [tunnel::tests(), kept::tests(), routing::tests(), children::tests()];
+    let tests = [
+        tunnel::tests(),
+        kept::tests(),
+        ledgers::tests(),
+        routing::tests(),
+        children::tests(),
+    ];
     let tests: Vec<Trial> = tests
         .into_iter()
         .flatten()
