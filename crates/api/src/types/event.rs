@@ -1,4 +1,4 @@
-//! `GET /v1/events`: one [`Event`] a line.
+//! What happens: `GET /v1/events`, one [`Event`] a line.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! `GET /v1/housekeeping` and `GET /v1/history`.
+//! What is owed and what is over: the answers to `GET /v1/housekeeping` and `GET /v1/history`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! `POST /v1/up` and `POST /v1/down`.
+//! Orders and their answers: `POST /v1/up` and `POST /v1/down`.
 
 use serde::{Deserialize, Serialize};
 

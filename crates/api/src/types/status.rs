@@ -1,4 +1,4 @@
-//! `GET /v1/status`.
+//! What a tunnel says of itself: the answer to `GET /v1/status`.
 
 use serde::{Deserialize, Serialize};
 
