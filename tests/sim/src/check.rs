@@ -11,6 +11,9 @@ use crate::host::Things;
 use crate::process::Who;
 use crate::world::{Event, Workers, World};
 
+/// How often the timer unit looks after jobs that nobody watches.
+const TIMER_US: u64 = 900 * 1_000_000;
+
 impl World {
     /// After every step.
     pub(crate) fn check(self: &Rc<Self>) {
@@ -70,18 +73,21 @@ impl World {
         }
     }
 
-    /// The path unit: it starts a worker whenever jobs are due.
+    /// The path unit starts a worker whenever jobs are due, the timer one now and then when jobs wait or were left behind.
     fn watch_due(&self) {
         if self.workers == Workers::Daemon || self.unit_comes.get() || self.running(Who::Unit).is_some() {
             return;
         }
-        if self.disk.borrow().names(number(Folder::Due)).next().is_some() {
-            self.unit_comes.set(true);
-            self.after(self.chance.between(5_000, 50_000), Event::StartUnit(Who::Unit));
-        }
-    }
-
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.disk.borrow().names(number(Folder::Waiting)).next().is_some()
+        let disk = self.disk.borrow();
+        let holds = |folder: Folder| disk.names(number(folder)).next().is_some();
+        let soon = if holds(Folder::Due) {
+            self.chance.between(5_000, 50_000)
+        } else if holds(Folder::Waiting) || holds(Folder::Running) {
+            TIMER_US
+        } else {
+            return;
+        };
+        self.unit_comes.set(true);
+        self.after(soon, Event::StartUnit(Who::Unit));
     }
 }

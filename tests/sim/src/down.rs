@@ -214,21 +214,19 @@ impl World {
 
     /// Checks what an acknowledgement says, and gives it to whoever asked.
     pub(crate) fn acknowledge(self: &Rc<Self>, outcome: Acknowledged<Shell>) {
+        let at = self.at.get();
         let stop = self.with(|daemon| {
-            let stop = daemon.stops.pop_front();
-            if self.has(Planted::OneAckForAll) && daemon.stops.len() > 1 {
-                let first = daemon.stops.pop_front();
-                daemon.stops.extend(first);
+            let again = std::mem::replace(&mut daemon.last_acknowledged, at) == at;
+            if again && self.has(Planted::OneAckForAll) {
+                return Some((daemon.ready, daemon.stopping));
             }
+            let stop = daemon.stops.pop_front();
             stop.map(|_| (daemon.ready, daemon.stopping))
         });
         let Some((ready, stopping)) = stop.flatten() else {
-            if !self.has(Planted::OneAckForAll) {
-                self.broke(Promise::L1Budget, || {
-                    "an acknowledgement that nobody waits for".to_owned()
-                });
-            }
-            return;
+            return self.broke(Promise::L1Budget, || {
+                "an acknowledgement that nobody waits for".to_owned()
+            });
         };
         match outcome {
             // Before the host was looked at, nothing is promised of it.

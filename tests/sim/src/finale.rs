@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ledger::{Folder, LedgerError};
+use ledger::Folder;
 use lifecycle::{Input, Origin, State, StopReason, WakeKind};
 
 use crate::broken::Promise;
@@ -128,20 +128,22 @@ impl World {
         }
     }
 
-    /// A person tries again what was given up, and lets a worker look at what one left behind.
+    /// A person tries again what was given up.
     fn retry_by_hand(self: &Rc<Self>) {
         let observer = self.running(Who::Observer).unwrap_or_else(|| self.bear(Who::Observer));
         let ledger = self.ledger(observer);
-        for entry in &self.books.borrow().entries {
-            let tried: Result<(), LedgerError> = ledger.retry(entry.record.id, self.now().wall);
-            self.say(|| format!("retry of {}: {tried:?}", entry.record.id));
+        let summary = match ledger.summary() {
+            Ok(summary) => summary,
+            Err(error) => return self.broke(Promise::L7WorkIsDone, || error.to_string()),
+        };
+        for job in summary.jobs.iter().filter(|job| job.folder == Folder::Failed) {
+            let tried = ledger.retry(job.id, self.now().wall);
+            self.say(|| format!("retry of {}: {tried:?}", job.id));
         }
-        if self.workers != Workers::Units {
+        if self.workers == Workers::Daemon {
             self.feed(Input::JobsDue);
         }
-        if self.workers != Workers::Daemon {
-            self.start_unit(Who::Unit);
-        }
+        self.check();
     }
 
     /// What was promised for each session, and what came of it.

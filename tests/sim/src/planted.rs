@@ -65,7 +65,7 @@ planted! {
     /// Shell: the device is not removed after the acknowledgement.
     DeviceStays => "the device stays after a stop", [L15CleanAfterStop];
     /// Shell: what could not be removed is not named.
-    ResidueUnnamed => "what could not be removed is not named", [L2Restored];
+    ResidueUnnamed => "what could not be removed is not named", [L2Restored, L15CleanAfterStop];
     /// Disk: `sync_temporary` does nothing.
     NoSyncOfFile => "files are not synced", [L3Recorded, L7WorkIsDone];
     /// Disk: `sync_folder` does nothing.
@@ -88,8 +88,8 @@ planted! {
     LogoutOfSession => "a logout ends whatever epoch the session has", [L7WorkIsDone];
     /// Worker: a job that failed is dropped.
     FailureDropped => "a job that fails is removed", [L7WorkIsDone];
-    /// Shell: the alarm for waiting jobs stands on the wall clock and is not looked at again.
-    AlarmOnWall => "waiting jobs are lost when the clock is set back", [L7WorkIsDone];
+    /// Worker: the longest wait, to which a wait is shortened when the clock was set back, is a hundred years.
+    WaitsNotShortened => "waiting jobs are lost when the clock is set back", [L7WorkIsDone];
     /// Shell: a record whose job could not be written is forgotten while the process lives.
     CloseNotRetried => "a job that could not be written is not written later", [L7WorkIsDone];
 }

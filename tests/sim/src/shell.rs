@@ -117,8 +117,8 @@ pub(crate) struct Daemon {
     pub(crate) again: bool,
     /// A start that a planted fault keeps back.
     pub(crate) kept_back: Option<Input<Shell>>,
-    /// When the alarm for waiting jobs goes off on the wall clock (a planted fault).
-    pub(crate) alarm_wall: Option<now::Wall>,
+    /// When a stop was acknowledged last, in microseconds.
+    pub(crate) last_acknowledged: u64,
 }
 
 impl Daemon {
@@ -158,7 +158,7 @@ impl World {
             resting: false,
             again: false,
             kept_back: None,
-            alarm_wall: None,
+            last_acknowledged: 0,
         });
         self.spawn(process, Kind::Boot, 0);
     }
@@ -259,7 +259,9 @@ impl World {
             };
             let stale = self.has(Planted::DeadlineStays) && matches!(input, Input::DeadlineReached);
             let at = if stale { daemon.last_input } else { now };
-            daemon.last_input = now;
+            if !stale {
+                daemon.last_input = now;
+            }
             daemon.machine.handle(input, at, jitter)
         });
         let mut effects = handled.unwrap_or_default();
@@ -282,7 +284,10 @@ impl World {
             Effect::Housekeep => self.housekeep(),
             Effect::Rest => {
                 let kept_on = self.has(Planted::ChoresInMaintenance);
-                self.with(|daemon| daemon.resting = !kept_on);
+                self.with(|daemon| {
+                    daemon.resting = !kept_on;
+                    daemon.again = false;
+                });
             }
             Effect::Report(report) => self.report(report),
             Effect::Exit(_) => self.exit(),

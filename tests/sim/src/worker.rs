@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use ledger::{Chore, Claim, HistoryEntry, JobId, LedgerError, Work};
+use ledger::{Chore, Claim, HistoryEntry, JobId, Ledger, LedgerError, Work};
 use lifecycle::{Input, Power};
 
 use crate::books::epoch_of;
 use crate::broken::Promise;
-use crate::disk::SimLock;
+use crate::disk::{SimDisk, SimLock};
 use crate::planted::Planted;
 use crate::process::{Process, Who};
 use crate::tasks::{Kind, Next};
@@ -135,7 +135,7 @@ impl World {
             }
             Phase::Draining => {
                 if let Some(work) = &worker.work {
-                    ledger.drain_waiting(work, now).map_err(failed)?;
+                    self.drainer(process).drain_waiting(work, now).map_err(failed)?;
                 }
                 worker.phase = Phase::Claiming;
                 Ok(100)
@@ -174,6 +174,14 @@ impl World {
                 Ok(100)
             }
         }
+    }
+
+    fn drainer(self: &Rc<Self>, process: Process) -> Ledger<SimDisk> {
+        let mut limits = self.limits;
+        if self.has(Planted::WaitsNotShortened) {
+            limits.retry_max = Duration::from_secs(100 * 365 * 24 * 3600);
+        }
+        Ledger::new(SimDisk::new(self, process), limits)
     }
 
     /// Begins the next chore, or finishes the job.
@@ -329,11 +337,9 @@ impl World {
         if process.who != Who::Daemon {
             // The path unit starts the next one at once if jobs are due, and the timer looks at the waiting ones.
             self.end(process);
-            if pause.is_some() || self.has_waiting() {
-                if let (Who::Unit, Some(_)) = (process.who, pause) {
-                    self.unit_comes.set(true);
-                }
-                self.after(pause.unwrap_or(60_000_000), Event::StartUnit(process.who));
+            if let Some(pause) = pause {
+                self.unit_comes.set(true);
+                self.after(pause, Event::StartUnit(Who::Unit));
             }
             return;
         }
@@ -350,7 +356,6 @@ impl World {
         } else if let Ok(Some(next)) = self.ledger(process).next_time(self.now().wall) {
             let wait = next.since(self.now().wall).min(Duration::from_secs(3600));
             let us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-            self.with(|daemon| daemon.alarm_wall = Some(next));
             self.after(us, Event::JobsDue { life });
         }
         if !self.is_alive(process) {
@@ -374,15 +379,6 @@ impl World {
     pub(crate) fn alarm(self: &Rc<Self>, life: u32) {
         if !self.is_life(life) {
             return;
-        }
-        let early = self
-            .with(|daemon| daemon.alarm_wall)
-            .flatten()
-            .is_some_and(|wall| wall > self.now().wall);
-        if self.has(Planted::AlarmOnWall) && early {
-            let wall = self.with(|daemon| daemon.alarm_wall).flatten().unwrap_or_default();
-            let us = u64::try_from(wall.since(self.now().wall).as_micros()).unwrap_or(u64::MAX);
-            return self.after(us.min(1 << 50), Event::JobsDue { life });
         }
         self.feed(Input::JobsDue);
     }
