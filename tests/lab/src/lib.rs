@@ -10,7 +10,7 @@
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, capture, steady   packets that vanish, names, eyes on a cable, a flow that counts
-//!   systemd   a service manager, and our units in it
+//!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
@@ -31,6 +31,7 @@ pub mod peer;
 mod ping;
 mod pki;
 mod process;
+mod pulse;
 mod settings;
 mod sockets;
 mod spool;
@@ -59,6 +60,7 @@ pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
 pub use ping::Ping;
 pub use pki::{Identity, Pki};
 pub use process::{Mark, Process};
+pub use pulse::Pulse;
 pub use rustix::process::Signal;
 pub use settings::Settings;
 pub use sockets::Connection;

@@ -169,18 +169,29 @@ pub(crate) struct Series<'a> {
 impl Series<'_> {
     /// Sends one request and waits for its answer; a late answer to an earlier one does not count.
     pub(crate) fn once(&mut self, within: Duration) -> Result<Option<Duration>> {
-        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
         let sent = Instant::now();
-        // What cannot be sent is lost, too.
-        let _ = self
-            .socket
-            .send_to(&self.ping.request(sequence), &SocketAddr::new(self.ping.to, 0).into());
+        let sequence = self.send();
         while let Some(left) = within.checked_sub(sent.elapsed()) {
-            if self.ping.reply(&self.socket, left)? == Some(sequence) {
+            if self.answer(left)? == Some(sequence) {
                 return Ok(Some(sent.elapsed()));
             }
         }
         Ok(None)
+    }
+
+    /// Sends one request, and returns its number.
+    pub(crate) fn send(&mut self) -> u16 {
+        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        // What cannot be sent is lost, too.
+        let _ = self
+            .socket
+            .send_to(&self.ping.request(sequence), &SocketAddr::new(self.ping.to, 0).into());
+        sequence
+    }
+
+    /// The number of the request that is answered next, if one is in time.
+    pub(crate) fn answer(&self, within: Duration) -> Result<Option<u16>> {
+        self.ping.reply(&self.socket, within)
     }
 }
 

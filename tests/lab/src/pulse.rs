@@ -1,0 +1,92 @@
+//! A flow that does not wait: an echo request every 10 ms whatever becomes of those before, as `ping -i 0.01` sends them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use platform::netns::Namespace;
+
+use crate::{Ping, Tally};
+
+/// Between two requests.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long the last answers may take when it ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// A flow that runs until it is asked how it went.
+#[derive(Debug)]
+pub struct Pulse {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Tally>>>,
+}
+
+impl Pulse {
+    /// Starts it from a host to an address that answers.
+    ///
+    /// # Errors
+    /// If the namespace cannot be held.
+    pub fn start(from: &Namespace, to: impl Into<IpAddr>) -> Result<Self> {
+        let (from, to) = (from.try_clone().context("cannot hold a namespace")?, to.into());
+        let over = Arc::new(AtomicBool::new(false));
+        let bell = Arc::clone(&over);
+        let thread = thread::Builder::new()
+            .name("pulse".into())
+            .spawn(move || beat(&from, to, &bell));
+        Ok(Self {
+            over,
+            thread: Some(thread.context("cannot start a thread")?),
+        })
+    }
+
+    /// Ends it, and says how it went.
+    ///
+    /// # Errors
+    /// If it could not go on.
+    pub fn end(mut self) -> Result<Tally> {
+        self.over.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("it ends once")?;
+        thread.join().map_err(|_| anyhow!("the pulse panicked"))?
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool) -> Result<Tally> {
+    let mut series = Ping::new(from, to).series()?;
+    let mut tally = Tally::default();
+    let mut open: BTreeMap<u16, Instant> = BTreeMap::new();
+    let mut next = Instant::now();
+    let mut end = None;
+    loop {
+        let now = Instant::now();
+        if end.is_none() && over.load(Ordering::Relaxed) {
+            end = Some(now + LAST_ANSWERS);
+        }
+        let wait = match end {
+            None if now >= next => {
+                open.insert(series.send(), now);
+                tally.sent += 1;
+                // One that comes late is not made up for by two at once.
+                next = now + INTERVAL;
+                INTERVAL
+            }
+            None => next - now,
+            Some(end) if now >= end || open.is_empty() => break,
+            Some(end) => end - now,
+        };
+        if let Some(sent) = series.answer(wait)?.and_then(|number| open.remove(&number)) {
+            tally.longest = tally.longest.max(sent.elapsed());
+        }
+    }
+    tally.lost = open.len() as u64;
+    Ok(tally)
+}
