@@ -23,9 +23,35 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), PlatformError> {
     }
 }
 
-/// Gives `file` to the owner and group of the folder it lies in, if that is somebody else: what root makes in a service's
-/// folder by hand must not lock the service out. Only root can; for anybody else it does nothing.
-pub(crate) fn give_to_folder_owner(file: &File, path: &Path) -> io::Result<()> {
+/// Opens a lock file, made if missing. What root makes by hand in a service's folder is given to the folder's owner, or it
+/// would lock the service out. A link is refused: root must not be made to write, or give away, what it leads to.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to_folder_owner(&file, path)?;
+            return Ok(file);
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no plain file of its own; remove it",
+        ));
+    }
+    Ok(file)
+}
+
+/// Only root can; for anybody else it does nothing.
+fn give_to_folder_owner(file: &File, path: &Path) -> io::Result<()> {
     let (own, folder) = (file.metadata()?, fs::metadata(folder_of(path))?);
     if (own.uid(), own.gid()) == (folder.uid(), folder.gid()) {
         return Ok(());
@@ -111,6 +137,15 @@ fn fault(mode: u32, owner: u32, own: u32) -> Option<(String, &'static str)> {
     None
 }
 
+/// Whether this is a regular file that somebody may execute. Links are followed.
+///
+/// # Errors
+/// What the system says; a link that leads nowhere is one.
+pub fn is_executable(path: &Path) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    Ok(metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
 /// Makes a folder, and the missing ones above it, that only the owner may enter.
 pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
     DirBuilder::new()
@@ -168,6 +203,19 @@ mod tests {
         assert!(fault(0o660, 0, 0).is_some());
         assert!(fault(0o604, 0, 0).is_some());
         assert!(fault(0o600, 1001, 1000).is_some());
+    }
+
+    #[test]
+    fn a_lock_file_is_never_somebody_elses_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (lock, link) = (folder.path().join("lock"), folder.path().join("link"));
+        open_lock(&lock).expect("made");
+        open_lock(&lock).expect("opened");
+        std::os::unix::fs::symlink(&lock, &link).expect("link");
+        open_lock(&link).expect_err("a symbolic link");
+        fs::remove_file(&link).expect("remove");
+        fs::hard_link(&lock, &link).expect("link");
+        open_lock(&link).expect_err("a hard link");
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub fn replace_private(_path: &Path, _bytes: &[u8]) -> Result<(), PlatformError>
     Err(PlatformError::Unsupported("writing private files"))
 }
 
-/// Files belong to whoever makes them.
-pub(crate) fn give_to_folder_owner(_file: &File, _path: &Path) -> io::Result<()> {
-    Ok(())
+/// Opens a lock file, made if missing.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).open(path)
 }
