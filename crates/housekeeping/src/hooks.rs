@@ -1,10 +1,11 @@
 //! The administrator's executables: which there are, and running one of them.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf, absolute};
 
 use platform::children::{Ending, Finished, Hook, trusted_executable};
+use platform::files::is_executable;
 use tracing::{debug, info};
 
 use crate::Settings;
@@ -54,12 +55,12 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<Found>, String> {
             continue;
         }
         let path = entry.path();
-        let program = match fs::metadata(&path) {
-            Ok(metadata) if !metadata.is_file() || !may_be_run(&metadata) => continue,
-            Ok(_) if !is_plain(&name) => {
+        let program = match is_executable(&path) {
+            Ok(false) => continue,
+            Ok(true) if !is_plain(&name) => {
                 Err("has a name with characters other than A-Z, a-z, 0-9, _, . and -, or a long one".to_owned())
             }
-            Ok(_) => trusted_executable(&path).map(|()| path),
+            Ok(true) => trusted_executable(&path).map(|()| path),
             Err(error) => Err(format!("cannot be looked at: {error}")),
         };
         found.push(Found {
@@ -137,17 +138,6 @@ fn is_plain(name: &str) -> bool {
 fn shown(name: &str) -> String {
     let printable = |c: char| if c.is_control() { '?' } else { c };
     name.chars().take(MAX_NAME).map(printable).collect()
-}
-
-#[cfg(unix)]
-fn may_be_run(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o111 != 0
-}
-
-#[cfg(not(unix))]
-fn may_be_run(_: &Metadata) -> bool {
-    true
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
 //! A worker on a real disk, with real executables as hooks and a real HTTP server as collector.
-#![cfg(target_os = "linux")]
 
 mod chores;
 mod desk;
