@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use disk::MemoryDisk;
-use ledger::{Chore, End, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp};
+use disk::{Lock, MemoryDisk};
+use ledger::{Chore, End, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp, Work};
 use now::Wall;
 
 const NOW: Wall = Wall::from_origin(Duration::from_secs(1_700_000_000));
@@ -67,8 +67,9 @@ struct Log {
     errors: Vec<String>,
 }
 
+/// The sessions began so long ago that all of them would be pruned if that counted.
 fn id(number: u64) -> JobId {
-    JobId::new(1_699_999_000, number)
+    JobId::new(1_690_000_000, number)
 }
 
 fn record(number: u64) -> OpenRecord {
@@ -171,26 +172,39 @@ fn work(disk: &MemoryDisk, log: &Rc<RefCell<Log>>, what: Act) -> Result<(), Ledg
     };
     let (mut work, found) = ledger.recover(lock, NOW)?;
     assert_eq!(found.damaged, [], "nothing is damaged");
-    ledger.drain_waiting(&work, NOW)?;
-    while let Some(claim) = ledger.claim(&mut work)? {
+    for now in [NOW, NOW.plus(Duration::from_secs(7200))] {
+        ledger.drain_waiting(&work, now)?;
+        shift(&ledger, &mut work, log, what)?;
+    }
+    if what == Act::Finish {
+        ledger.prune(&work, NOW)?;
+    }
+    Ok(())
+}
+
+/// One round of a worker through what is due.
+fn shift(
+    ledger: &Ledger<&MemoryDisk>,
+    work: &mut Work<Lock>,
+    log: &Rc<RefCell<Log>>,
+    what: Act,
+) -> Result<(), LedgerError> {
+    while let Some(claim) = ledger.claim(work)? {
         let job = claim.job().id();
         if log.borrow().finished.contains(&job) || job == id(DONE) {
             log.borrow_mut().again.push(job);
         }
         match what {
-            Act::Fail => drop(ledger.fail(&work, claim, "not now", NOW, 0)?),
+            Act::Fail => drop(ledger.fail(work, claim, "not now", NOW, 0)?),
             Act::Requeue => {
-                ledger.requeue(&work, claim)?;
+                ledger.requeue(work, claim)?;
                 break;
             }
             _ => {
-                ledger.finish(&work, claim, NOW)?;
+                ledger.finish(work, claim, NOW)?;
                 log.borrow_mut().finished.insert(job);
             }
         }
-    }
-    if what == Act::Finish {
-        ledger.prune(&work, NOW)?;
     }
     Ok(())
 }
