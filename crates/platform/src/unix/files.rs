@@ -146,6 +146,15 @@ pub fn is_executable(path: &Path) -> io::Result<bool> {
     Ok(metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
+/// Lets the owner of a file execute it, and nobody else do anything with it.
+///
+/// # Errors
+/// What the system says.
+pub fn make_executable(path: &Path) -> Result<(), PlatformError> {
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+        .map_err(|source| PlatformError::io(format!("make {} executable", path.display()), source))
+}
+
 /// Makes a folder, and the missing ones above it, that only the owner may enter.
 pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
     DirBuilder::new()
@@ -158,6 +167,17 @@ pub fn create_dir_private(path: &Path) -> Result<(), PlatformError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_executable_once_it_was_made_so() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("hook");
+        write_private(&path, b"#!/bin/sh\n").expect("write");
+        assert!(!is_executable(&path).expect("a file"));
+        make_executable(&path).expect("ours");
+        assert!(is_executable(&path).expect("a file"));
+        check_private(&path).expect("still private");
+    }
 
     #[test]
     fn a_private_file_is_whole_and_only_ours() {

@@ -26,6 +26,16 @@ pub fn replace_private(_path: &Path, _bytes: &[u8]) -> Result<(), PlatformError>
     Err(PlatformError::Unsupported("writing private files"))
 }
 
+/// Not supported.
+pub fn is_executable(_path: &Path) -> io::Result<bool> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not supported.
+pub fn make_executable(_path: &Path) -> Result<(), PlatformError> {
+    Err(PlatformError::Unsupported("making files executable"))
+}
+
 /// Opens a lock file, made if missing.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
