@@ -63,6 +63,7 @@ struct State {
     steps: u64,
     trouble: Trouble,
     lies: bool,
+    spoilt: BTreeMap<Place, DiskError>,
     log: Vec<String>,
 }
 
@@ -98,6 +99,7 @@ impl MemoryDisk {
                 steps: 0,
                 trouble: Trouble::None,
                 lies: false,
+                spoilt: BTreeMap::new(),
                 log: Vec::new(),
             }),
             locked: Rc::default(),
@@ -168,6 +170,11 @@ impl MemoryDisk {
         let inode = state.create(bytes, true);
         state.seen.insert((folder, name.to_owned()), inode);
         state.durable.insert((folder, name.to_owned()), inode);
+    }
+
+    /// From now on a file of this name cannot be read.
+    pub(crate) fn spoil(&self, folder: Folder, name: &str, error: DiskError) {
+        self.state.borrow_mut().spoilt.insert((folder, name.to_owned()), error);
     }
 
     /// The bytes of a file, without a step.
@@ -281,6 +288,9 @@ impl Disk for MemoryDisk {
 
     fn read(&self, folder: Folder, name: &FileName) -> Result<Vec<u8>, DiskError> {
         self.step("read", folder, name.as_str())?;
+        if let Some(error) = self.state.borrow().spoilt.get(&(folder, name.as_str().to_owned())) {
+            return Err(error.clone());
+        }
         let mut bytes = self.bytes(folder, name.as_str()).ok_or(DiskError::NotFound)?;
         bytes.truncate(MAX_RECORD + 1);
         Ok(bytes)
