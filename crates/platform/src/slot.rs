@@ -10,10 +10,10 @@
 //! carry its number. All tunnels of a host must keep them in the same folder, or two would take one slot.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::PlatformError;
 
@@ -196,16 +196,9 @@ enum Attempt {
 }
 
 /// Lock files are never deleted: a process that waits on a deleted file would hold a lock that nobody else sees.
-fn lock(path: &PathBuf) -> Result<Attempt, PlatformError> {
+fn lock(path: &Path) -> Result<Attempt, PlatformError> {
     let failed = |source| PlatformError::io(format!("lock {}", path.display()), source);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(failed)?;
-    crate::os::files::give_to_folder_owner(&file, path).map_err(failed)?;
+    let file = crate::os::files::open_lock(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(Attempt::Locked(file)),
         Err(TryLockError::WouldBlock) => Ok(Attempt::Held(read_note(path))),
