@@ -130,6 +130,11 @@ impl Process {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        signals::send(self.pid(), signal).with_context(|| format!("cannot signal the {}", self.name))
+    }
+
     /// Freezes it as a sleeping host would (SIGSTOP).
     pub(crate) fn freeze(&self) -> Result<()> {
         signals::stop_process(self.pid()).with_context(|| format!("cannot freeze the {}", self.name))

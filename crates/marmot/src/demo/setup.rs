@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use config::Host;
 use config::users::{User, Users};
-use platform::files::write_private;
+use platform::files::{create_dir_private, make_executable, write_private};
 
 use super::world;
 use crate::password;
@@ -51,6 +51,9 @@ const CERTIFICATE: &str = "gateway.pem";
 const KEY: &str = "gateway.key";
 const USERS: &str = "users.toml";
 const PASSWORD: &str = "password";
+
+/// Folder of the executables that the client runs after each session.
+const HOOKS: &str = "housekeeping.d";
 
 /// Writes everything for the gateway, and the client's secrets. The private key of the authority is forgotten.
 pub(crate) fn gateway(folder: &Path, listen: SocketAddr, ipv6: bool) -> Result<()> {
@@ -117,9 +120,61 @@ pub(crate) fn client(folder: &Path, gateway: SocketAddr) -> Result<()> {
         ("trust", "ca_file", sample::text(CA)),
         ("login", "user", sample::text(USER)),
         ("login", "password_file", sample::text(PASSWORD)),
+        ("housekeeping", "hooks_dir", path(HOOKS)),
         ("log", "format", sample::text("json")),
     ];
+    LongHook::of(folder).write()?;
     write(folder, CLIENT_CONFIG, &sample::client(&values))
+}
+
+/// An executable of the administrator that the client runs after each session, and that takes as long as the story wants.
+pub(crate) struct LongHook {
+    program: PathBuf,
+    begun: PathBuf,
+    may_end: PathBuf,
+    ended: PathBuf,
+}
+
+impl LongHook {
+    /// That of the demo with this folder.
+    pub(crate) fn of(folder: &Path) -> Self {
+        let file = |name: &str| folder.join(name);
+        Self {
+            program: file(HOOKS).join("report"),
+            begun: file("hook-begun"),
+            may_end: file("hook-may-end"),
+            ended: file("hook-ended"),
+        }
+    }
+
+    fn write(&self) -> Result<()> {
+        let script = format!(
+            "#!/bin/sh\n: >'{}'\nuntil [ -e '{}' ]; do sleep 0.05; done\n: >'{}'\n",
+            self.begun.display(),
+            self.may_end.display(),
+            self.ended.display()
+        );
+        if let Some(folder) = self.program.parent() {
+            create_dir_private(folder)?;
+        }
+        write_private(&self.program, script.as_bytes())?;
+        Ok(make_executable(&self.program)?)
+    }
+
+    /// Whether the client runs it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.exists()
+    }
+
+    /// Whether it came to its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.exists()
+    }
+
+    /// Lets it end.
+    pub(crate) fn let_go(&self) -> Result<()> {
+        Ok(write_private(&self.may_end, b"")?)
+    }
 }
 
 fn write(folder: &Path, name: &str, content: &str) -> Result<()> {

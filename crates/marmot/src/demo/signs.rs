@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::event::Event;
 
@@ -34,6 +35,32 @@ pub(crate) fn up(event: &Event) -> Option<Up> {
         tls: [version].into_iter().chain(details).collect::<Vec<_>>().join(", "),
         addresses: event.text("addresses")?.split_whitespace().map(str::to_owned).collect(),
     })
+}
+
+/// An acknowledged stop, as the client says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// When we heard of it.
+    pub(crate) at: Instant,
+    /// What became of the record of what is owed.
+    pub(crate) owed: String,
+    /// Which job it is.
+    pub(crate) job: Option<String>,
+}
+
+/// The client's tunnel is down.
+pub(crate) fn stop(event: &Event) -> Option<Stop> {
+    (event.message() == "stop.ack").then(|| Stop {
+        at: event.at,
+        owed: event.text("owed").unwrap_or_default(),
+        job: event.text("job"),
+    })
+}
+
+/// The client has done `job`; how many tries that took.
+pub(crate) fn job_done(event: &Event, job: &str) -> Option<u64> {
+    let done = event.message() == "housekeeping.done" && event.text("job").as_deref() == Some(job);
+    done.then(|| event.number("tries").unwrap_or(1))
 }
 
 /// The client noticed that it did not run, and for how long, in seconds.
@@ -144,6 +171,20 @@ mod tests {
             Some(8.25)
         );
         assert!(path_change(&event(r#"{"message":"path.lost","kind":"eof"}"#)));
+    }
+
+    #[test]
+    fn a_stop_and_its_job_are_read() {
+        let line = r#"{"message":"stop.ack","ms":1.98,"owed":"recorded","job":"1795340359-bcf26ea829b51f44"}"#;
+        let stop = stop(&event(line)).expect("a stop");
+        let job = stop.job.expect("a job");
+        assert_eq!(
+            (stop.owed.as_str(), job.as_str()),
+            ("recorded", "1795340359-bcf26ea829b51f44")
+        );
+        let done = event(r#"{"message":"housekeeping.done","job":"1795340359-bcf26ea829b51f44","ms":12,"tries":2}"#);
+        assert_eq!(job_done(&done, &job), Some(2));
+        assert_eq!(job_done(&done, "1795340359-0000000000000000"), None);
     }
 
     #[test]

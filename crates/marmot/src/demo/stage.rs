@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use platform::netns::Namespace;
 use platform::network::HostState;
-use platform::signals::is_alive;
+use platform::signals::{Signal, is_alive};
 use tempfile::TempDir;
 
 use super::DemoArgs;
@@ -28,6 +28,15 @@ const NAIVE_PORT: u16 = 7000;
 
 /// How long a TCP connection to the LAN may take.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// What the client can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Take the tunnel down and stay.
+    Down,
+    /// Bring it up.
+    Up,
+}
 
 /// Where it plays.
 pub(crate) enum Site {
@@ -182,6 +191,20 @@ impl Stage {
     /// The gateway, which runs.
     pub(crate) fn gateway(&mut self) -> Result<&mut Process> {
         self.gateway.as_mut().ok_or_else(|| anyhow!("the gateway does not run"))
+    }
+
+    /// Tells the client what to do with its tunnel.
+    pub(crate) fn order(&mut self, order: Order) -> Result<()> {
+        match &self.site {
+            Site::Namespaces(_) => {
+                let signal = match order {
+                    Order::Down => Signal::TunnelDown,
+                    Order::Up => Signal::TunnelUp,
+                };
+                self.client()?.signal(signal)
+            }
+            Site::Loopback => fallback::client::order(self.client()?, order),
+        }
     }
 
     /// Pings `to` once from the client's host.

@@ -1,4 +1,4 @@
-//! Act 4: the client stops at once and leaves its host as it was.
+//! Act 5: the client stops at once and leaves its host as it was.
 
 use std::time::{Duration, Instant};
 

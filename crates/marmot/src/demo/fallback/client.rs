@@ -13,13 +13,15 @@ use std::time::Duration;
 use ::client::{Hooks, MemoryDevice, Place, SignalSource};
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use platform::signals::Signal;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{Receiver, Sender, WeakSender, channel};
 
 use super::super::download::Download;
 use super::super::event::Event;
 use super::super::process::Process;
 use super::super::setup;
+use super::super::stage::Order;
 use super::host::Host;
 use super::{QUEUE, errand, listen, play_on_runtime, told, told_to_stop};
 use crate::{load, logging};
@@ -30,6 +32,10 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Ports that downloads come from, one after the other.
 const FIRST_PORT: u16 = 40_000;
 const PORTS: u64 = 20_000;
+
+/// Orders, as the client's host hands them on.
+const DOWN: &str = "down";
+const UP: &str = "up";
 
 /// Numbers the commands of the storyteller.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
@@ -81,6 +87,15 @@ pub(crate) fn get(
     })
 }
 
+/// Tells the client what to do with its tunnel.
+pub(crate) fn order(client: &mut Process, order: Order) -> Result<()> {
+    let word = match order {
+        Order::Down => DOWN,
+        Order::Up => UP,
+    };
+    ask(client, &json!({ "order": word })).map(drop)
+}
+
 fn ask(client: &mut Process, command: &Value) -> Result<u64> {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mut command = command.clone();
@@ -118,7 +133,8 @@ pub(crate) fn play(path: &Path) -> Result<()> {
         let commands = listen()?;
         let host = async {
             // Stays where it is: without a host the device would be gone before the goodbye is said.
-            let mut host = pin!(obey(commands, (host.from_tunnel, host.to_tunnel)));
+            let cable = (host.from_tunnel, host.to_tunnel);
+            let mut host = pin!(obey(commands, cable, orders.downgrade()));
             tokio::select! {
                 () = told_to_stop() => {}
                 ended = &mut host => ended?,
@@ -134,7 +150,11 @@ pub(crate) fn play(path: &Path) -> Result<()> {
     })
 }
 
-async fn obey(mut commands: Receiver<Value>, cable: (Receiver<Bytes>, Sender<Bytes>)) -> Result<()> {
+async fn obey(
+    mut commands: Receiver<Value>,
+    cable: (Receiver<Bytes>, Sender<Bytes>),
+    orders: WeakSender<Signal>,
+) -> Result<()> {
     let mut host = Host::new(&[setup::TUNNEL_V4.into(), setup::TUNNEL_V6.into()], cable, setup::MTU)?;
     loop {
         let command = tokio::select! {
@@ -148,6 +168,17 @@ async fn obey(mut commands: Receiver<Value>, cable: (Receiver<Bytes>, Sender<Byt
                 continue;
             }
         };
+        if let Some(order) = command.get("order").and_then(Value::as_str) {
+            let signal = if order == DOWN {
+                Signal::TunnelDown
+            } else {
+                Signal::TunnelUp
+            };
+            if let Some(orders) = orders.upgrade() {
+                orders.send(signal).await.context("the client takes no orders")?;
+            }
+            continue;
+        }
         let number = command.get("number").and_then(Value::as_u64).unwrap_or_default();
         let answer = match carry_out(&mut host, number, &command).await {
             Ok(answer) => json!({ "to": number, "answer": answer }),
