@@ -6,16 +6,21 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use api::Happening;
+use housekeeping::{Ended, Outcome};
 use ledger::Owed;
 use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
+use crate::books::{limits, open_ledger};
+use crate::chores::{AGAIN, LONGEST_WAIT, worker};
 use crate::clock;
 use crate::opening::Opening;
 use crate::orders::outcome;
 use crate::proof::{Input, Proof, Proven};
-use crate::provider::{Outcome, Refused, Stopped};
+use crate::provider::{Outcome as Left, Refused, Stopped};
 use crate::pump::{Stop, say_goodbye};
 use crate::shell::{Done, Released, Running, Shell};
 
@@ -42,8 +47,8 @@ impl Shell {
             Effect::HandOver { g } => self.inputs.push_back(Input::HandedOver { g, kept: false }),
             Effect::Curtail { g } => self.curtail(g),
             Effect::AckStop { took, outcome } => self.acknowledge(took, &outcome),
-            Effect::Housekeep => self.inputs.push_back(Input::JobsDone),
-            Effect::Rest => {}
+            Effect::Housekeep => self.housekeep(),
+            Effect::Rest => self.resting = None,
             Effect::Report(event) => self.report(event),
             Effect::Exit(reason) => self.exit = Some(reason),
         }
@@ -152,13 +157,86 @@ impl Shell {
         self.inputs.push_back(Input::Recorded { g, owed });
     }
 
+    /// Works off what is due, beside the loop; or leaves it to a unit of the service manager.
+    fn housekeep(&mut self) {
+        let config = &self.setup.config.housekeeping;
+        if !config.run.in_daemon(self.manager.is_some()) {
+            return self.inputs.push_back(Input::JobsDone);
+        }
+        let (stopper, stop) = watch::channel(false);
+        self.resting = Some(stopper);
+        self.shift += 1;
+        let shift = self.shift;
+        let (working, ended) = watch::channel(());
+        let before = self.worker.replace(ended);
+        let (setup, mark, books) = (Arc::clone(&self.setup), self.host.mark(), self.books.clone());
+        self.background.spawn(async move {
+            // One that was told to rest may still be putting its job back.
+            if let Some(mut before) = before {
+                let _ = before.changed().await;
+            }
+            let _working = working;
+            let root = books.root().to_owned();
+            let limits = limits(&setup.config.housekeeping);
+            let opened = tokio::task::spawn_blocking(move || open_ledger(&root, limits)).await;
+            let ledger = match opened {
+                Ok(Ok(ledger)) => Arc::new(ledger),
+                Ok(Err(trouble)) => return Done::NotKept(shift, trouble.to_string()),
+                Err(_) => return Done::NotKept(shift, "the ledger's thread failed".to_owned()),
+            };
+            match worker(setup, mark, ledger) {
+                Ok(worker) => Done::Kept(shift, Box::new(worker.work_off(stop).await)),
+                Err(error) => Done::NotKept(shift, error.to_string()),
+            }
+        });
+    }
+
+    /// The worker has come to an end.
+    pub(crate) fn kept(&mut self, shift: u64, outcome: &Outcome) {
+        for effort in &outcome.efforts {
+            let (job, tries) = (effort.job.to_string(), effort.tries);
+            let failure = outcome.failed.iter().find(|failure| failure.job == effort.job);
+            self.tell(match failure {
+                None => Happening::HousekeepingDone {
+                    job,
+                    ms: clock::millis(effort.took),
+                    tries,
+                },
+                Some(failure) => Happening::HousekeepingFailed {
+                    job,
+                    error: failure.error.clone(),
+                    tries,
+                    given_up: failure.again.is_none(),
+                },
+            });
+        }
+        match outcome.ended {
+            Ended::NothingDue => {
+                let now = clock::now().wall;
+                let wait = outcome.next.map(|next| next.since(now).min(LONGEST_WAIT));
+                self.shift_ended(shift, wait);
+            }
+            Ended::Busy | Ended::Disk(_) => self.shift_ended(shift, Some(AGAIN)),
+            Ended::Stopped => self.shift_ended(shift, None),
+        }
+    }
+
+    /// The machine hears of the end of the worker that it started last; those before it were told to rest. Jobs are looked at
+    /// again after `wait`, although nothing has become due meanwhile.
+    pub(crate) fn shift_ended(&mut self, shift: u64, wait: Option<Duration>) {
+        if shift == self.shift && self.resting.take().is_some() {
+            self.look_at = wait.map(|wait| Instant::now() + wait);
+            self.feed(Input::JobsDone);
+        }
+    }
+
     fn acknowledge(&mut self, took: Duration, acknowledged: &Acknowledged<Proven>) {
         let outcome = outcome(acknowledged);
         let ms = clock::ms(took);
         match &outcome {
-            Outcome::WasDown => info!(ms, "stop.ack: the tunnel was down"),
-            Outcome::HandedOver => info!(ms, "stop.ack: device and session wait for the next process"),
-            Outcome::Down { residue, owed } => {
+            Left::WasDown => info!(ms, "stop.ack: the tunnel was down"),
+            Left::HandedOver => info!(ms, "stop.ack: device and session wait for the next process"),
+            Left::Down { residue, owed } => {
                 let (owed, job, why) = match owed {
                     Owed::Recorded(receipt) => ("recorded", Some(receipt.job().to_string()), None),
                     Owed::Nothing => ("nothing", None, None),

@@ -17,6 +17,10 @@ mod api_stories;
 mod attempt;
 mod books;
 mod caller;
+#[cfg(test)]
+mod chore_stories;
+mod chores;
+mod cleanup;
 mod clock;
 mod daemon;
 mod device;
@@ -55,6 +59,8 @@ use config::client::ClientConfig;
 use tokio::sync::watch;
 
 pub use books::Trouble;
+pub use chores::housekeep;
+pub use cleanup::{CleanupReport, cleanup};
 pub use device::{MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;

@@ -41,6 +41,16 @@ impl Setup {
         })
     }
 
+    /// For chores, which need no password.
+    pub(crate) fn without_secrets(config: ClientConfig) -> Result<Self, ClientError> {
+        Ok(Self {
+            trust: Trust::load(&config)?,
+            identity: identity(&config),
+            secrets: Secrets::default(),
+            config,
+        })
+    }
+
     /// Whether a cookie made under `self` may be shown under `other`: to the same gateway, believed for the same reason,
     /// for the same user.
     pub(crate) fn same_login(&self, other: &Self) -> bool {
@@ -97,6 +107,8 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("tcp", old.tcp != new.tcp),
         ("session", old.session != new.session),
         ("reconnect", old.reconnect != new.reconnect),
+        ("api", old.api != new.api),
+        ("housekeeping", old.housekeeping != new.housekeeping),
         ("log", old.log != new.log),
     ];
     sections

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use api::{Happening, Problem};
 use config::client::Start;
+use housekeeping::Outcome;
 use ledger::{JobId, Owed};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
@@ -28,6 +29,7 @@ use now::{Awake, Gap, GapDetector, LATE_BY};
 use platform::service::Manager;
 use session::Traffic;
 use session::client::Authenticated;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -36,6 +38,7 @@ use crate::ClientError;
 use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
+use crate::chores::AGAIN;
 use crate::clock;
 use crate::daemon;
 use crate::device::Device;
@@ -44,7 +47,7 @@ use crate::opening::{Opening, Prepared};
 use crate::orders::{Asker, coming};
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Order, Refused, Stopped};
-use crate::pump::{Finished, Outcome, Pump, PumpEvent};
+use crate::pump::{self, Finished, Pump, PumpEvent};
 use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
@@ -99,6 +102,10 @@ pub(crate) enum Done {
         /// Proof.
         owed: Owed,
     },
+    /// The worker of housekeeping has come to an end.
+    Kept(u64, Box<Outcome>),
+    /// There was no worker, and why.
+    NotKept(u64, String),
 }
 
 enum Event {
@@ -108,6 +115,7 @@ enum Event {
     Opening(Opening, Result<Box<Prepared>, InstallError>),
     Pump(PumpEvent),
     Released(Released),
+    LookAtJobs,
     Deadline,
 }
 
@@ -140,6 +148,14 @@ pub(crate) struct Shell {
     pub(crate) recording: Option<Generation>,
     pub(crate) books: Books,
     pub(crate) manager: Option<Manager>,
+    /// Stops the worker of housekeeping when it is dropped.
+    pub(crate) resting: Option<watch::Sender<bool>>,
+    /// Which worker was started last.
+    pub(crate) shift: u64,
+    /// Closed when that worker has ended.
+    pub(crate) worker: Option<watch::Receiver<()>>,
+    /// When jobs are to be looked at that wait for their time.
+    pub(crate) look_at: Option<Instant>,
     /// Inputs that came of effects.
     pub(crate) inputs: VecDeque<Input>,
     /// Work that is finished beside the loop.
@@ -206,6 +222,10 @@ impl Shell {
             recording: None,
             books,
             manager: Manager::from_env(),
+            resting: None,
+            shift: 0,
+            worker: None,
+            look_at: None,
             inputs: VecDeque::new(),
             background: JoinSet::new(),
             ticket: None,
@@ -271,6 +291,7 @@ impl Shell {
         let wait = deadline.map(|deadline| deadline.at.since(now.awake));
         let mut detector = wait.map(|wait| GapDetector::new(now, wait));
         let at = Instant::now() + wait.unwrap_or_default();
+        let look_at = self.look_at;
         let event = tokio::select! {
             biased;
             order = self.counter.orders.recv(), if !self.abandoned => Event::Order(order),
@@ -285,6 +306,7 @@ impl Shell {
                 Err(_) => Event::Deadline,
             },
             event = pumping(&mut self.pump) => Event::Pump(event),
+            () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
         };
         let gap = detector
@@ -312,6 +334,10 @@ impl Shell {
             Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
             Event::Pump(PumpEvent::Gap(_)) => {}
             Event::Released(released) => self.released(released),
+            Event::LookAtJobs => {
+                self.look_at = None;
+                self.feed(Input::JobsDue);
+            }
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
         }
@@ -353,13 +379,13 @@ impl Shell {
         };
         self.parting = Some(link);
         match outcome {
-            Outcome::DeviceGone(error) => self.cancel(ClientError::DeviceGone(error)),
-            Outcome::Lost(kind, why) => {
+            pump::Outcome::DeviceGone(error) => self.cancel(ClientError::DeviceGone(error)),
+            pump::Outcome::Lost(kind, why) => {
                 debug!(%kind, "the control channel is gone: {why}");
                 self.feed(Input::ControlLost { g, kind });
             }
-            Outcome::Stopped => self.feed(Input::ControlLost { g, kind: LossKind::Eof }),
-            Outcome::Ended(reason) => {
+            pump::Outcome::Stopped => self.feed(Input::ControlLost { g, kind: LossKind::Eof }),
+            pump::Outcome::Ended(reason) => {
                 let word = report::end_reason(&reason);
                 self.ended_by = Some(reason.clone());
                 self.trouble(ClientError::Ended(reason));
@@ -369,7 +395,7 @@ impl Shell {
     }
 
     /// Keeps what a pump gives back.
-    pub(crate) fn keep(&mut self, finished: Option<Box<Finished>>) -> Option<(Outcome, Link)> {
+    pub(crate) fn keep(&mut self, finished: Option<Box<Finished>>) -> Option<(pump::Outcome, Link)> {
         let Finished { outcome, device, link } = *finished?;
         self.carried.add(link.established.traffic());
         self.device = Some(device);
@@ -445,6 +471,11 @@ impl Shell {
                     self.recording = None;
                 }
                 self.feed(Input::Recorded { g, owed });
+            }
+            Done::Kept(shift, outcome) => self.kept(shift, &outcome),
+            Done::NotKept(shift, why) => {
+                warn!("what is owed cannot be worked off: {why}");
+                self.shift_ended(shift, Some(AGAIN));
             }
         }
     }

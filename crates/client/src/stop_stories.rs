@@ -2,7 +2,7 @@
 //! disk.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) async fn open(pki: &Pki, port: u16, more: &str) -> Self {
         pki.write("password", "right\n", 0o600);
+        let more = if more.contains("[housekeeping]") {
+            more.to_owned()
+        } else {
+            format!("{more}\n[housekeeping]\nrun = \"unit\"")
+        };
         let toml = format!(
             "[tunnel]\n{more}\n[gateway]\nurl = \"https://vpn.test:{port}\"\naddresses = [\"127.0.0.1\"]\n\
              [reconnect]\nfirst_s = 0.05\n[login]\nuser = \"alice\"\npassword_file = \"password\"\n"
@@ -76,7 +81,7 @@ impl Daemon {
     }
 
     /// A stop of the tunnel, and how long its answer took.
-    async fn down(&self) -> (Stopped, Duration) {
+    pub(crate) async fn down(&self) -> (Stopped, Duration) {
         let begin = Instant::now();
         let stopped = self.provider.stop(StopReason::User, false).await.expect("answered");
         (stopped, begin.elapsed())
@@ -88,12 +93,16 @@ impl Daemon {
     }
 
     /// As SIGKILL: nothing more is done.
-    async fn crashes(self) {
+    pub(crate) async fn crashes(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    fn names(&self, folder: Folder) -> Vec<String> {
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn names(&self, folder: Folder) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.root.join(folder.word()))
             .expect("a folder")
             .map(|entry| entry.expect("entry").file_name().into_string().expect("text"))
@@ -117,7 +126,7 @@ impl Daemon {
     }
 }
 
-fn outcome(stopped: &Stopped) -> (&[String], &Owed) {
+pub(crate) fn outcome(stopped: &Stopped) -> (&[String], &Owed) {
     match &stopped.outcome {
         Outcome::Down { residue, owed } => (residue, owed),
         other => panic!("not down: {other:?}"),

@@ -58,6 +58,8 @@ pub(crate) enum Seen {
     Call,
     /// Somebody logged in.
     Login(String),
+    /// Somebody ended an epoch of a session with its token.
+    Logout(u64, Secret),
     /// A wrong password.
     Denied,
     /// A cookie that is none of this gateway's.
@@ -227,7 +229,10 @@ impl Call {
                         front.verdict(if right { Verdict::Granted } else { Verdict::Denied })
                     }
                     FrontOutput::Login { user, .. } => front.logged_in(Ok(self.log_in(user))),
-                    FrontOutput::Logout(_) => front.logged_out(Verdict::Granted),
+                    FrontOutput::Logout(logout) => {
+                        let _ = self.told.send(Seen::Logout(logout.session.epoch, logout.token));
+                        front.logged_out(Verdict::Granted)
+                    }
                     FrontOutput::Connect(offer) => match self.refusal(&offer, &behaviour) {
                         Some(refusal) => break (refusal.encode(), true),
                         None if behaviour.garbled_grant => {

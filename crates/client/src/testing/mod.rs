@@ -165,6 +165,7 @@ pub(crate) fn client_toml(more: &str) -> String {
         "state_dir = \"state\"\nruntime_dir = \"run\"\n",
     );
     let text = with_keys(&text, "trust", "ca_file", "ca_file = \"ca.pem\"\n");
+    let text = with_keys(&text, "housekeeping", "hooks_dir", "hooks_dir = \"hooks\"\n");
     with_keys(&text, "gateway", "url", "url = \"https://vpn.test\"\n")
 }
 

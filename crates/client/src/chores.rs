@@ -1,0 +1,189 @@
+//! What sessions leave, worked off: by the client in the background, or by `marmot housekeep` in a process of its own.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use config::client::ClientConfig;
+use housekeeping::{Collector, Ended, Office, Outcome, UPLOAD_TIMEOUT, Worker, collector_tls};
+use ledger::{OpenRecord, Token};
+use platform::signals::{Signal, Signals};
+use session::client::Identity;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+use wire::Secret;
+use wire::offer::{Logout, MarmotSession};
+
+use crate::ClientError;
+use crate::books::{FolderLedger, limits, open_ledger};
+use crate::caller::Caller;
+use crate::setup::Setup;
+
+/// When work is looked at again that another worker has in hand, or that the disk did not let us do.
+pub(crate) const AGAIN: Duration = Duration::from_secs(60);
+
+/// The longest wait for a job's time: the wall clock that it is in may be set.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// What of housekeeping needs a way to the gateway.
+pub(crate) struct ClientOffice {
+    setup: Arc<Setup>,
+    mark: Option<u32>,
+}
+
+impl ClientOffice {
+    /// For the gateway of `setup`. With a mark, past the tunnel.
+    pub(crate) fn new(setup: Arc<Setup>, mark: Option<u32>) -> Self {
+        Self { setup, mark }
+    }
+}
+
+impl Office for ClientOffice {
+    async fn logout(&self, record: &OpenRecord, token: &Token) -> Result<(), String> {
+        let facts = &record.facts;
+        let (Some(id), Some(epoch)) = (facts.session.clone(), facts.epoch) else {
+            return Ok(());
+        };
+        let host = self.setup.config.gateway.url.authority();
+        if facts.gateway != host {
+            return Err(format!(
+                "the session is one of {}, and the configuration names {host} now",
+                facts.gateway
+            ));
+        }
+        let logout = Logout {
+            session: MarmotSession { id, epoch },
+            token: Secret::from(token.reveal()),
+        };
+        let Identity { user_agent, .. } = &self.setup.identity;
+        let mut caller = Caller::new(
+            Arc::clone(&self.setup),
+            self.mark,
+            Vec::new(),
+            Arc::new(AtomicU32::new(0)),
+        );
+        let response = caller.ask(&logout.encode(&host, user_agent)).await;
+        match response.map_err(|error| error.to_string())?.head.status {
+            200..=299 => Ok(()),
+            status => Err(format!("the gateway answered {status}")),
+        }
+    }
+}
+
+/// A worker as the configuration has it, with no worker's lock taken yet.
+///
+/// # Errors
+/// The collector's authorities cannot be used.
+pub(crate) fn worker(
+    setup: Arc<Setup>,
+    mark: Option<u32>,
+    ledger: Arc<FolderLedger>,
+) -> Result<Worker<ClientOffice>, ClientError> {
+    let config = &setup.config.housekeeping;
+    let settings = housekeeping::Settings {
+        hooks_dir: config.hooks_dir.clone(),
+        hook_timeout: config.hook_timeout,
+        hook_output: config.hook_output_bytes,
+        collector: collector(config)?,
+    };
+    Ok(Worker::new(ledger, settings, ClientOffice::new(setup, mark)))
+}
+
+fn collector(config: &config::Housekeeping) -> Result<Option<Collector>, ClientError> {
+    let Some(url) = &config.collector else { return Ok(None) };
+    let tls = if url.tls {
+        let authorities = match &config.collector_ca_file {
+            None => None,
+            Some(path) => Some(fs::read(path).map_err(|source| ClientError::Unreadable {
+                what: "housekeeping.collector_ca_file",
+                path: path.clone(),
+                source,
+            })?),
+        };
+        let tls = collector_tls(authorities.as_deref());
+        Some(tls.map_err(|error| ClientError::Local(error.to_string()))?)
+    } else {
+        None
+    };
+    Ok(Some(Collector {
+        host: url.host.to_string(),
+        port: url.port,
+        authority: url.authority(),
+        path: url.path.clone(),
+        tls,
+        timeout: UPLOAD_TIMEOUT,
+    }))
+}
+
+/// Works off what the sessions of a tunnel left, whether or not the tunnel runs, and returns what became of it. Blocks; brings
+/// its own runtime. SIGTERM and SIGINT stop it: the job it has is put back. If another worker is at it already, `wait` says
+/// whether to wait for that one and look after what it left.
+///
+/// # Errors
+/// The ledger, the trust in the gateway or the collector's authorities cannot be used. That jobs fail is no error.
+pub fn housekeep(config: &ClientConfig, wait: bool) -> Result<Outcome, ClientError> {
+    let tunnel = &config.tunnel;
+    let ledger = open_ledger(&tunnel.state_dir.join(&tunnel.name), limits(&config.housekeeping));
+    let ledger = Arc::new(ledger.map_err(|trouble| ClientError::Local(trouble.to_string()))?);
+    let setup = Arc::new(Setup::without_secrets(config.clone())?);
+    let worker = worker(setup, None, Arc::clone(&ledger))?;
+    let failed = |error: std::io::Error| ClientError::Local(format!("cannot start the runtime: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let outcome = runtime.block_on(async {
+        let signals = Signals::new().map_err(failed)?;
+        let (stopper, stop) = watch::channel(false);
+        let told = tokio::spawn(async move {
+            until_told_to_stop(signals).await;
+            stopper.send_replace(true);
+            // Kept, for its end would stop the worker as well.
+            std::future::pending::<()>().await;
+        });
+        let outcome = work_off(&worker, &ledger, &stop, wait).await;
+        told.abort();
+        Ok(outcome)
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn work_off(
+    worker: &Worker<ClientOffice>,
+    ledger: &Arc<FolderLedger>,
+    stop: &watch::Receiver<bool>,
+    wait: bool,
+) -> Outcome {
+    loop {
+        let outcome = worker.work_off(stop.clone()).await;
+        if outcome.ended != Ended::Busy || !wait {
+            return outcome;
+        }
+        let ledger = Arc::clone(ledger);
+        let free = spawn_blocking(move || ledger.disk().lock_worker_waiting().map(drop));
+        let mut stop = stop.clone();
+        tokio::select! {
+            free = free => match free {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    warn!("cannot wait for the other worker: {error}");
+                    return outcome;
+                }
+                Err(_) => return outcome,
+            },
+            _ = stop.wait_for(|stop| *stop) => return Outcome::new(Ended::Stopped),
+        }
+    }
+}
+
+async fn until_told_to_stop(mut signals: Signals) {
+    loop {
+        match signals.next().await {
+            Signal::Terminate | Signal::Interrupt | Signal::Quit => return,
+            Signal::Reload | Signal::TunnelDown | Signal::TunnelUp => {}
+        }
+    }
+}

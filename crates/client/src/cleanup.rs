@@ -1,0 +1,118 @@
+//! `marmot cleanup`: takes off this host what a killed client left, without starting a tunnel.
+
+use config::client::ClientConfig;
+use ledger::{End, JobId};
+use platform::network::Restored;
+
+use crate::ClientError;
+use crate::books::{limits, open_ledger};
+use crate::clock;
+use crate::host::Host;
+
+/// What a clean-up did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CleanupReport {
+    /// What was removed from this host, in words.
+    pub removed: Vec<String>,
+    /// What is left on it, one sentence each.
+    pub residue: Vec<String>,
+    /// Sessions that nobody had ended; they are due jobs now.
+    pub jobs: Vec<JobId>,
+    /// What of the ledger could not be read or written, one sentence each.
+    pub problems: Vec<String>,
+}
+
+impl CleanupReport {
+    /// Whether the host is clean and nothing was lost.
+    pub fn is_clean(&self) -> bool {
+        self.residue.is_empty() && self.problems.is_empty()
+    }
+}
+
+/// Restores the host from the records of sessions that nobody ended, and from the slot of the tunnel; the sessions become
+/// due jobs. Doing it again does nothing. Blocks; brings its own runtime.
+///
+/// # Errors
+/// [`platform::PlatformError::TunnelRunning`] if the tunnel runs; or this host does not let us.
+pub fn cleanup(config: &ClientConfig) -> Result<CleanupReport, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Local(format!("cannot start the runtime: {error}")))?;
+    let report = runtime.block_on(async {
+        // Holds the tunnel's name and slot until the end.
+        let host = Host::open(config).await?;
+        Ok(clean(config, &host).await)
+    });
+    runtime.shutdown_background();
+    report
+}
+
+async fn clean(config: &ClientConfig, host: &Host) -> CleanupReport {
+    let mut report = CleanupReport::default();
+    let tunnel = &config.tunnel;
+    let ledger = open_ledger(&tunnel.state_dir.join(&tunnel.name), limits(&config.housekeeping));
+    let records = match &ledger {
+        Ok(ledger) => match ledger.opens() {
+            Ok((records, damaged)) => {
+                let words = damaged.into_iter().map(|file| format!("{}: {}", file.name, file.why));
+                report.problems.extend(words);
+                records
+            }
+            Err(error) => {
+                report.problems.push(error.to_string());
+                Vec::new()
+            }
+        },
+        Err(trouble) => {
+            report.problems.push(trouble.to_string());
+            Vec::new()
+        }
+    };
+    let undo: Vec<_> = records.iter().filter_map(|record| record.undo.clone()).collect();
+    let cleared = host.clear(&undo).await;
+    let words = |pick: fn(&Restored) -> &[String]| cleared.iter().flat_map(pick).cloned().collect();
+    report.removed = words(Restored::removed);
+    report.residue = words(Restored::residue);
+    let Ok(ledger) = ledger else { return report };
+    for mut record in records {
+        record.undo = None;
+        match ledger.close(record, End::new(clock::stamp(clock::now()), "crash")) {
+            Ok(receipt) => report.jobs.push(receipt.job()),
+            Err(error) => report.problems.push(error.to_string()),
+        }
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::Account;
+    use crate::testing::{Pki, client_config};
+
+    #[tokio::test]
+    async fn sessions_that_nobody_ended_become_jobs_once() {
+        let pki = Pki::new("vpn.test");
+        let config = client_config(&pki, "");
+        let account = Account::begin(&config, lifecycle::Generation::FIRST, clock::now());
+        let root = config.tunnel.state_dir.join("marmot");
+        let ledger = open_ledger(&root, limits(&config.housekeeping)).expect("a ledger");
+        ledger.open(&account.record).expect("written");
+
+        let report = clean(&config, &Host::Memory(None)).await;
+        assert_eq!(report.jobs, [account.record.id]);
+        assert!(report.is_clean());
+        assert_eq!(clean(&config, &Host::Memory(None)).await, CleanupReport::default());
+        assert_eq!(ledger.summary().expect("readable").due, 1);
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_cannot_be_used_is_named_and_the_host_is_cleaned_all_the_same() {
+        let pki = Pki::new("vpn.test");
+        pki.write("state", "in the way", 0o600);
+        let report = clean(&client_config(&pki, ""), &Host::Memory(None)).await;
+        assert_eq!(report.problems.len(), 1);
+        assert!(!report.is_clean());
+    }
+}
