@@ -191,9 +191,16 @@ pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     if bytes.len() > MAX_SEALED {
         return Err(too_large());
     }
+    let memory = |flags| {
+        // SAFETY: the name is a C string; the call returns a new descriptor or -1.
+        unsafe { libc::memfd_create(c"marmot".as_ptr(), flags) }
+    };
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: the name is a C string; the call returns a new descriptor or -1.
-    let number = unsafe { libc::memfd_create(c"marmot".as_ptr(), flags) };
+    // Not executable, which some hosts ask for; before Linux 6.3 unknown.
+    let number = match memory(flags | libc::MFD_NOEXEC_SEAL) {
+        -1 => memory(flags),
+        number => number,
+    };
     if number < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -32,6 +32,9 @@ const CAPABILITIES: c_ulong = 64;
 /// Time between two attempts to kill what forks faster than it dies.
 const AGAIN_MS: c_int = 10;
 
+/// After this many attempts, what is left waits for a dead disk, and so do we: one attempt a second.
+const ATTEMPTS: u32 = 200;
+
 const NAME: &CStr = c"marmot-keeper";
 
 /// Divides the forked child into keeper and hook, and returns in the hook only.
@@ -41,6 +44,8 @@ pub(super) fn divide(control: RawFd) -> io::Result<()> {
         // Its own session: no terminal, and no way into the process group of the daemon.
         libc::setsid();
         lower()?;
+        // A copy of the daemon's memory without its capabilities: the hook, of the same user, must not look into it.
+        libc::prctl(libc::PR_SET_DUMPABLE, 0 as c_ulong);
         // Without it (before Linux 3.4) only the process group is found.
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as c_ulong);
         let mut all: libc::sigset_t = mem::zeroed();
@@ -132,6 +137,7 @@ unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
         let mut status: c_int = libc::SIGKILL;
         let mut hook_lives = true;
         let mut kill_at: Option<i64> = None;
+        let mut attempts: u32 = 0;
         loop {
             loop {
                 let mut ended: c_int = 0;
@@ -169,7 +175,8 @@ unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
                         // No list of children in this kernel: the process group, and with it the keeper.
                         libc::kill(0, libc::SIGKILL);
                     }
-                    AGAIN_MS
+                    attempts = attempts.saturating_add(1);
+                    if attempts < ATTEMPTS { AGAIN_MS } else { 1000 }
                 }
             };
             libc::poll(watched.as_mut_ptr(), watched.len() as libc::nfds_t, wait);

@@ -134,6 +134,19 @@ async fn a_hook_has_no_privileges_and_low_priority() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_hook_cannot_look_into_what_it_came_from() {
+    let script = Script::new(
+        "cat /proc/$PPID/environ; head -c 1 /proc/$PPID/mem; readlink -v /proc/$PPID/fd/0; ls /proc/$PPID/map_files",
+    );
+    let output = script.run().await.output;
+    assert_eq!(output.lines().count(), 4, "{output}");
+    assert!(
+        output.lines().all(|line| line.ends_with("Permission denied")),
+        "{output}"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_hook_that_hangs_is_ended_at_its_time_limit() {
     let mut polite = Script::new("echo begun; exec sleep 1000");
     polite.hook.time_limit = Duration::from_millis(200);
