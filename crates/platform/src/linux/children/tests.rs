@@ -25,7 +25,7 @@ struct Script {
 impl Script {
     fn new(body: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let program = folder.path().join("hook");
+        let program = folder.path().join("script");
         // Not by ourselves: a hook forked by another test meanwhile would hold it open for writing (ETXTBSY).
         let text = format!("#!/bin/sh\n{body}\n");
         let mut shell = Command::new("sh");
