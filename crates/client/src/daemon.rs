@@ -210,7 +210,8 @@ fn job(listed: &ledger::Listed) -> api::Job {
     }
 }
 
-fn session(entry: &HistoryEntry) -> api::Session {
+/// A session that is over in the words of the API.
+pub(crate) fn session(entry: &HistoryEntry) -> api::Session {
     let facts = &entry.facts;
     let end = facts.end.as_ref();
     api::Session {

@@ -37,7 +37,9 @@ fn ledger(config: &ClientConfig) -> Result<Option<FolderLedger>, ClientError> {
     let root = config.tunnel.state_dir.join(&config.tunnel.name);
     match root.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Ok(_) | Err(_) => open_ledger(&root, limits(&config.housekeeping)).map(Some).map_err(unreadable),
+        Ok(_) | Err(_) => open_ledger(&root, limits(&config.housekeeping))
+            .map(Some)
+            .map_err(unreadable),
     }
 }
 
@@ -64,11 +66,12 @@ mod tests {
 
         let record = Account::begin(&config, lifecycle::Generation::FIRST, clock::now()).record;
         let books = open_ledger(&root, limits(&config.housekeeping)).expect("a ledger");
-        let mut facts = record.facts.clone();
-        facts.end = Some(End::new(clock::stamp(clock::now()), "user_stop"));
-        let entry = HistoryEntry { id: record.id, facts };
+        let mut entry = HistoryEntry::from(&record);
+        entry.facts.end = Some(End::new(clock::stamp(clock::now()), "user_stop"));
         books.history_write(&entry).expect("written");
-        books.close(record, End::new(clock::stamp(clock::now()), "user_stop")).expect("written");
+        books
+            .close(record, End::new(clock::stamp(clock::now()), "user_stop"))
+            .expect("written");
         assert_eq!(owed(&config).expect("readable").counts.due, 1);
         let sessions = history(&config, 10).expect("readable").sessions;
         assert_eq!(sessions[0].end_reason.as_deref(), Some("user_stop"));
