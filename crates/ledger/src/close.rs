@@ -58,7 +58,7 @@ impl<D: Disk> Ledger<D> {
     pub fn close(&self, mut record: OpenRecord, end: End) -> Result<Receipt, LedgerError> {
         let receipt = Receipt { job: record.id };
         let name = record.id.file_name();
-        if !self.is_closed(&name)? {
+        if !self.has_job(&name)? {
             let deadline = end.at.wall().plus(self.limits.give_up_after);
             record.facts.end = Some(end.clipped());
             let job = Job {
@@ -78,8 +78,17 @@ impl<D: Disk> Ledger<D> {
         Ok(receipt)
     }
 
+    /// Whether a session was closed, although its record is still in open/: the process before may have ended in between.
+    /// Such a session must not be taken over. Its record would be removed, while it lives, as a copy of the job.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn is_closed(&self, id: JobId) -> Result<bool, LedgerError> {
+        self.has_job(&id.file_name())
+    }
+
     /// Looked at in the order in which a job moves, so that one that moves meanwhile is not missed.
-    fn is_closed(&self, name: &FileName) -> Result<bool, LedgerError> {
+    fn has_job(&self, name: &FileName) -> Result<bool, LedgerError> {
         for folder in [Folder::Due, Folder::Running, Folder::Waiting, Folder::Failed] {
             match self.look::<Job>(folder, name)? {
                 Look::Good(_) => {

@@ -125,3 +125,21 @@ fn a_record_that_cannot_be_removed_does_not_take_the_receipt_back() {
     drop(desk.work());
     assert_eq!(desk.files(), ["due/01.job"], "recovery knows that it is closed");
 }
+
+#[test]
+fn a_session_whose_record_was_left_behind_is_known_as_closed_wherever_its_job_is() {
+    let disk = MemoryDisk::new();
+    let desk = Desk::new(&disk);
+    desk.ledger.open(&record(1)).expect("a healthy disk");
+    assert_eq!(desk.ledger.is_closed(id(1)), Ok(false));
+    let removing = disk.steps() + 9;
+    disk.fail_at(removing);
+    desk.close(1);
+    assert_eq!(desk.ledger.opens().expect("a healthy disk").0, [record(1)]);
+    assert_eq!(desk.ledger.is_closed(id(1)), Ok(true));
+    let mut work = desk.work();
+    let claim = desk.claim(&mut work);
+    assert_eq!(desk.ledger.is_closed(id(1)), Ok(true));
+    desk.ledger.finish(&work, claim, NOW).expect("a healthy disk");
+    assert_eq!(desk.ledger.is_closed(id(1)), Ok(true));
+}
