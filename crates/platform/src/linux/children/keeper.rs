@@ -73,7 +73,7 @@ pub(super) fn divide(control: RawFd) -> io::Result<()> {
 
 /// Gives up what a hook must not have. What only makes it more polite may fail.
 unsafe fn lower() -> io::Result<()> {
-    // SAFETY: as in `divide`; capset reads a header of two and data of six 32-bit numbers.
+    // SAFETY: as in `divide`.
     unsafe {
         libc::umask(0o077);
         libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
@@ -93,16 +93,29 @@ unsafe fn lower() -> io::Result<()> {
             none,
             none,
         );
-        /// `_LINUX_CAPABILITY_VERSION_3` and this process.
-        const HEADER: [u32; 2] = [0x2008_0522, 0];
-        let nothing = [0_u32; 6];
-        if libc::syscall(libc::SYS_capset, HEADER.as_ptr(), nothing.as_ptr()) < 0
-            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, none, none, none) < 0
-        {
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, none, none, none) < 0 || !give_up_capabilities() {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(())
+}
+
+/// Gives up all capabilities that this process has, or sees that it does not matter: systemd's `~@privileged` forbids even
+/// giving up. For anybody but root nothing of them is left after the exec then, since the ambient set is empty and
+/// `no_new_privs` keeps files from adding any.
+unsafe fn give_up_capabilities() -> bool {
+    /// `_LINUX_CAPABILITY_VERSION_3` and this process.
+    const HEADER: [u32; 2] = [0x2008_0522, 0];
+    let nothing = [0_u32; 6];
+    let mut left = [u32::MAX; 6];
+    let mut header = HEADER;
+    // SAFETY: capset and capget take a header of two and data of six 32-bit numbers, which live on this stack; capget may
+    // write to both.
+    unsafe {
+        libc::syscall(libc::SYS_capset, HEADER.as_ptr(), nothing.as_ptr()) == 0
+            || libc::geteuid() != 0
+            || libc::syscall(libc::SYS_capget, header.as_mut_ptr(), left.as_mut_ptr()) == 0 && left == nothing
+    }
 }
 
 /// Lowers a soft limit.
