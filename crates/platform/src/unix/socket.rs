@@ -1,11 +1,11 @@
-//! Listening on a Unix socket that stands at its path only once it is complete.
+//! Listening on a Unix socket, which is nobody else's before its access is set.
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -27,7 +27,7 @@ const MAX_GROUP: usize = 64 * 1024;
 /// for the owner alone, with a warning.
 ///
 /// A missing folder is made (mode 0750, same group); one that is there stays as it is. The socket of a dead process is
-/// replaced, in one step.
+/// replaced.
 ///
 /// # Errors
 /// [`io::ErrorKind::AddrInUse`] if somebody listens there, [`io::ErrorKind::AlreadyExists`] if something else than a socket
@@ -42,8 +42,6 @@ pub fn adopt_unix(descriptor: OwnedFd) -> Result<UnixListener, PlatformError> {
 }
 
 fn listen(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
-    // Bound under another name first, it would be noticed only by those who try to connect.
-    SockAddr::unix(path)?;
     let gid = group.and_then(|name| {
         let found = group_number(name);
         if found.is_none() {
@@ -56,30 +54,20 @@ fn listen(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListene
         _ => Path::new("."),
     };
     make_folder(folder, gid)?;
-    refuse_if_taken(path)?;
-
-    // Bound beside its place and moved there when its access is set: nobody finds it half made, and no moment without one.
-    let temporary = temporary_in(folder);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    let address = SockAddr::unix(path)?;
+    remove_dead(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(&temporary)?)?;
-    let ready = give_access(&temporary, mode, gid)
-        .and_then(|()| socket.listen(BACKLOG))
-        .and_then(|()| fs::rename(&temporary, path));
+    // Linux makes the file with the access of the socket: nobody else gets in before its access is set.
+    // SAFETY: fchmod takes a descriptor, which is open, and an integer. Other systems refuse; there the folder protects it.
+    unsafe { libc::fchmod(socket.as_raw_fd(), 0o600) };
+    socket.bind(&address)?;
+    let ready = give_access(path, mode, gid).and_then(|()| socket.listen(BACKLOG));
     if let Err(error) = ready {
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(path);
         return Err(error);
     }
     Ok(UnixListener::from(OwnedFd::from(socket)))
-}
-
-/// Short, so that it fits wherever the name itself does (108 bytes on Linux).
-fn temporary_in(folder: &Path) -> PathBuf {
-    folder.join(format!(".{}", std::process::id()))
 }
 
 fn make_folder(folder: &Path, gid: Option<u32>) -> io::Result<()> {
@@ -96,8 +84,8 @@ fn make_folder(folder: &Path, gid: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// Whether somebody listens at `path`, found by asking. A socket that refuses is a dead one.
-fn refuse_if_taken(path: &Path) -> io::Result<()> {
+/// Removes a socket at which nobody listens, found by asking: one that refuses is dead.
+fn remove_dead(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -113,7 +101,7 @@ fn refuse_if_taken(path: &Path) -> io::Result<()> {
     // Non-blocking: a full queue is a sign of life too.
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         _ => Err(io::Error::new(
@@ -273,7 +261,7 @@ mod tests {
         );
         let long = folder.path().join("x".repeat(200));
         listen_unix(&long, 0o600, None).expect_err("too long for an address");
-        assert!(!folder.path().join(format!(".{}", std::process::id())).exists());
+        assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
     }
 
     #[test]
