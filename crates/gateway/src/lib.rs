@@ -11,8 +11,8 @@
 //!                                                       '--records--> accounts --> housekeep
 //! ```
 //! A shell: it owns sockets, the loop and the files, and asks the pure crates what to do. One thread, one tokio
-//! current-thread runtime, one task per TCP connection, and a thread that waits for the disk; rooms share nothing but messages or a `RefCell` that is never
-//! borrowed across an await. Every limit is in [`admission`].
+//! current-thread runtime, one task per TCP connection, and some threads that wait for the disk; rooms share nothing but
+//! messages or a `RefCell` that is never borrowed across an await. Every limit is in [`admission`] or beside its queue.
 
 mod accounts;
 pub mod admission;

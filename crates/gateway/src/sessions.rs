@@ -37,6 +37,9 @@ use crate::switch::Switch;
 /// Random bytes of a cookie: it is all a client shows at CONNECT, and nobody may guess it.
 const COOKIE_BYTES: usize = 32;
 
+/// Why sessions end with the gateway.
+pub(crate) const STOPPING: &str = "the gateway stops";
+
 /// What a connected session's tunnel is told from outside. At most one is ever sent: each ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -257,7 +260,14 @@ impl SessionRoom {
 
     /// Ends every session, because the gateway does and keeps no state.
     pub(crate) fn end_all(&self, now: Now) {
-        let ended = self.table.borrow_mut().retain_users(|_| false, now);
+        let ended: Vec<_> = {
+            let mut table = self.table.borrow_mut();
+            let all: Vec<_> = table.iter().map(|(id, _)| id).collect();
+            let reason = || EndReason::Admin(STOPPING.to_owned());
+            all.into_iter()
+                .filter_map(|id| table.end(id, None, reason(), now))
+                .collect()
+        };
         self.all_over(ended, now);
         // Of tunnels that did not report in time: what was counted before.
         let late = |record: &mut Record| record.ending.take();

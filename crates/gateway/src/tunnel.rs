@@ -18,7 +18,7 @@ use tokio::time::{sleep_until, timeout};
 use wire::cstp::{Frame, Kind};
 
 use crate::clock::instant;
-use crate::sessions::{Left, Order, Seat};
+use crate::sessions::{Left, Order, STOPPING, Seat};
 use crate::shell::Shared;
 
 /// Frames or packets handled before the other direction, and after as many frames the other tasks, get their turn.
@@ -43,10 +43,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, mut channel: Channel)
         Over::Ended(reason) => (Left::Ended(reason.clone()), LastWord::Reason(reason)),
         Over::Ordered(Order::GiveWay) => (Left::Ordered, LastWord::Close),
         Over::Ordered(Order::End(reason)) => (Left::Ordered, LastWord::Reason(reason)),
-        Over::Stopping => (
-            Left::Ended(EndReason::Admin("the gateway stops".to_owned())),
-            LastWord::Close,
-        ),
+        Over::Stopping => (Left::Ended(EndReason::Admin(STOPPING.to_owned())), LastWord::Close),
     };
     shared
         .sessions

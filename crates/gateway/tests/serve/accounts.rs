@@ -90,7 +90,7 @@ async fn what_a_unit_works_off_is_done_once() {
         housekeeping: "run = \"unit\"",
         ..Wishes::default()
     });
-    tunnel_of(&house, "alice").await;
+    let (_tunnel, _) = tunnel_of(&house, "alice").await;
     let config = house.config();
     let folder = house.stop_and_look();
     let work_off = move || gateway::housekeep(&config, false).expect("a ledger");
