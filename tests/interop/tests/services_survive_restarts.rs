@@ -262,6 +262,8 @@ struct Stage<'a> {
     gateway: Process,
     systemd: Systemd,
     output: Process,
+    /// What the housekeeping says, for the report of a failure.
+    _worker: Process,
     job: LongJob,
     spool: Spool,
 }
@@ -278,11 +280,13 @@ impl<'a> Stage<'a> {
         settings.write(&lab.folder().join("site-a.toml"))?;
         let systemd = Systemd::start(lab, lab.client(), "systemd")?;
         let output = systemd.listen(lab, "marmot-client@site-a")?;
+        let worker = systemd.listen(lab, "marmot-housekeeping@site-a")?;
         Ok(Self {
             lab,
             gateway,
             systemd,
             output,
+            _worker: worker,
             job,
             spool: Spool::of(lab, "site-a"),
         })

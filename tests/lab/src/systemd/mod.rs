@@ -90,9 +90,8 @@ impl Systemd {
 
         let cgroups = Cgroups::create()?;
         let mut command = lab.command(host, "sh")?;
-        let enter = "for group; do echo $$ >\"$group/cgroup.procs\" || exit 1; done";
         command
-            .args(["-c", &format!("{enter}; exec \"$SYSTEMD\" --user --log-target=console")])
+            .args(["-c", START])
             .arg("sh")
             .args(cgroups.folders())
             .env("SYSTEMD", manager().context("systemd is not installed")?)
@@ -218,6 +217,16 @@ impl Drop for Systemd {
     }
 }
 
+/// What hides a file or folder in a sandbox is bound over it. PID 1 makes these for root's units; here nobody did.
+const START: &str = r#"
+set -e
+for group; do echo $$ >"$group/cgroup.procs"; done
+if mkdir -p /run/systemd/inaccessible && cd /run/systemd/inaccessible && mkdir -m 0 dir 2>/dev/null; then
+  : >reg && mkfifo -m 0 fifo && mknod -m 0 chr c 0 0 && mknod -m 0 blk b 0 0 && chmod 0 reg
+fi
+exec "$SYSTEMD" --user --log-target=console
+"#;
+
 const EXIT_TARGET: &str = "[Unit]
 DefaultDependencies=no
 Requires=systemd-exit.service
@@ -240,6 +249,7 @@ fn install_units(lab: &Lab, folder: &Path) -> Result<()> {
     let places = Places {
         program: &program,
         config: lab.folder(),
+        lab: lab.folder(),
         state: &state,
         log: &log,
     };

@@ -1,15 +1,12 @@
-//! Our units as a user manager can run them: without users, capabilities, sandboxes and the host's folders.
+//! Our units as a user manager of root's can run them: without the host's users and folders.
 
 use std::path::Path;
 
-/// Directives that need a system manager, or that only its sandboxes understand. Everything else stays as it is shipped:
-/// that is what the tests are about.
-const SYSTEM_ONLY: &[&str] = &[
+/// Directives that name users and folders of the host. Everything else stays as it is shipped, sandboxes too: the manager is
+/// root's, and what they forbid must not get in the way.
+const OF_THE_HOST: &[&str] = &[
     "User",
     "Group",
-    "AmbientCapabilities",
-    "CapabilityBoundingSet",
-    "NoNewPrivileges",
     "ConfigurationDirectory",
     "ConfigurationDirectoryMode",
     "StateDirectory",
@@ -17,30 +14,6 @@ const SYSTEM_ONLY: &[&str] = &[
     "RuntimeDirectory",
     "RuntimeDirectoryMode",
     "RuntimeDirectoryPreserve",
-    "DevicePolicy",
-    "DeviceAllow",
-    "LockPersonality",
-    "MemoryDenyWriteExecute",
-    "PrivateDevices",
-    "PrivateTmp",
-    "ProtectClock",
-    "ProtectControlGroups",
-    "ProtectHome",
-    "ProtectHostname",
-    "ProtectKernelLogs",
-    "ProtectKernelModules",
-    "ProtectKernelTunables",
-    "ProtectProc",
-    "ProtectSystem",
-    "RemoveIPC",
-    "RestrictAddressFamilies",
-    "RestrictNamespaces",
-    "RestrictRealtime",
-    "RestrictSUIDSGID",
-    "SystemCallArchitectures",
-    "SystemCallErrorNumber",
-    "SystemCallFilter",
-    "LimitNOFILE",
 ];
 
 /// Where a test keeps what lies in the host's folders otherwise.
@@ -50,23 +23,24 @@ pub(super) struct Places<'a> {
     pub(super) program: &'a Path,
     /// In place of `/etc/marmot`.
     pub(super) config: &'a Path,
+    /// What the sandbox must not hide: holds all of these.
+    pub(super) lab: &'a Path,
     /// In place of `/var/lib/marmot`.
     pub(super) state: &'a Path,
     /// Where services write to; a user manager in a namespace has no journal.
     pub(super) log: &'a Path,
 }
 
-/// A unit of ours for a user manager: [`SYSTEM_ONLY`] left out, `+` (a privilege of system managers) taken away, folders
-/// changed to `places`, and what a service writes sent to a file.
+/// A unit of ours for a user manager: [`OF_THE_HOST`] left out, folders
+/// changed to `places` (which lie in /tmp, so they are bound into a private one), and what a service writes sent to a file.
 pub(super) fn for_user_manager(unit: &str, places: Places<'_>) -> String {
     let mut text = String::new();
     for line in unit.lines() {
         let key = line.split('=').next().unwrap_or_default();
-        if SYSTEM_ONLY.contains(&key) {
+        if OF_THE_HOST.contains(&key) {
             continue;
         }
         let line = line
-            .replace("=+/", "=/")
             .replace("/usr/bin/marmot", &places.program.display().to_string())
             .replace("/etc/marmot", &places.config.display().to_string())
             .replace("/var/lib/marmot", &places.state.display().to_string());
@@ -74,8 +48,9 @@ pub(super) fn for_user_manager(unit: &str, places: Places<'_>) -> String {
         text.push('\n');
         if line == "[Service]" {
             text.push_str(&format!(
-                "StandardOutput=append:{}/%p@%i.out\nStandardError=inherit\n",
-                places.log.display()
+                "StandardOutput=append:{}/%p@%i.out\nStandardError=inherit\nBindPaths={}\n",
+                places.log.display(),
+                places.lab.display()
             ));
         }
     }
@@ -92,12 +67,13 @@ mod tests {
         let places = Places {
             program: Path::new("/b/marmot"),
             config: Path::new("/c"),
+            lab: Path::new("/t"),
             state: Path::new("/s"),
             log: Path::new("/l"),
         };
         assert_eq!(
             for_user_manager(unit, places),
-            "[Service]\nStandardOutput=append:/l/%p@%i.out\nStandardError=inherit\nType=notify\nExecStopPost=/b/marmot cleanup -c /c/%i.toml\nKillMode=mixed\n"
+            "[Service]\nStandardOutput=append:/l/%p@%i.out\nStandardError=inherit\nBindPaths=/t\nType=notify\nExecStopPost=+/b/marmot cleanup -c /c/%i.toml\nProtectHome=yes\nKillMode=mixed\n"
         );
     }
 }
