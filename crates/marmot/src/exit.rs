@@ -25,6 +25,8 @@ pub(crate) enum Exit {
     NoDaemon = 7,
     /// The tunnel is not up.
     NotUp = 8,
+    /// The tunnel runs.
+    Running = 9,
 }
 
 impl From<Exit> for u8 {

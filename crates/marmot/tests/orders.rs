@@ -414,6 +414,50 @@ fn failed_jobs_are_named_and_can_be_tried_again() {
 }
 
 #[test]
+fn what_is_over_and_what_is_owed_can_be_read_without_a_daemon() {
+    let folder = configured();
+    assert_eq!(
+        ends(&marmot(folder.path(), "history -c work.toml"), 0),
+        "no session has ended yet\n"
+    );
+    assert_eq!(
+        json(&marmot(folder.path(), "history -c work.toml --json"))["sessions"],
+        Value::Array(Vec::new())
+    );
+    let said = ends(&marmot(folder.path(), "housekeep -c work.toml --list"), 0);
+    assert_eq!(said, "  housekeeping nothing owed\n");
+    ends(&marmot(folder.path(), "history --socket work.sock"), 7);
+    ends(&marmot(folder.path(), "housekeep -c work.toml --retry 1"), 7);
+    assert!(!folder.path().join("work").exists(), "looking made a ledger");
+}
+
+#[test]
+fn housekeeping_with_nothing_due_says_so_for_client_and_gateway() {
+    let folder = configured();
+    assert!(ends(&marmot(folder.path(), "housekeep -c work.toml"), 0).starts_with("nothing is due\n"));
+    let output = marmot(folder.path(), "housekeep --wait --json -c work.toml");
+    ends(&output, 0);
+    let json = json(&output);
+    assert_eq!(
+        (&json["ended"], &json["done"]),
+        (&"nothing_due".into(), &Value::Array(Vec::new()))
+    );
+
+    let words = "init gateway --dir gw --name vpn.example.com --password-file -";
+    ends(&marmot(folder.path(), words), 0);
+    let file = folder.path().join("gw/gateway.toml");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let state = format!("state_dir = {:?}", folder.path().join("state"));
+    let text: String = text
+        .lines()
+        .map(|line| if line.starts_with("state_dir = ") { &state } else { line })
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    std::fs::write(&file, text).expect("written");
+    assert!(ends(&marmot(folder.path(), "housekeep -c gw/gateway.toml"), 0).starts_with("nothing is due\n"));
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_told_from_files_that_are_wrong() {
     let folder = configured();
     for words in [

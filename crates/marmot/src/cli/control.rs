@@ -99,7 +99,7 @@ pub(crate) struct HousekeepArgs {
     /// Wait for another worker to end, then work
     #[arg(long, conflicts_with_all = ["list", "retry"])]
     pub(crate) wait: bool,
-    /// Only name what is not done; asks the running daemon
+    /// Only name what is not done
     #[arg(long)]
     pub(crate) list: bool,
     /// Make a failed or waiting job due again; asks the running daemon

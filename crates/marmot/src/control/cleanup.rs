@@ -1,26 +1,114 @@
 //! `marmot cleanup`: takes off this host what a killed client left.
 
+use client::{CleanupReport, ClientError};
+use platform::PlatformError;
+use serde_json::json;
+
 use crate::cli::CleanupArgs;
 use crate::control::trouble::Trouble;
-use crate::exit::answer;
+use crate::control::words;
+use crate::exit::{Exit, answer};
 use crate::load;
 use crate::service::abandoned;
 
 pub(super) fn run(args: &CleanupArgs) -> Result<(), Trouble> {
-    if let Some(unit) = &args.if_abandoned {
-        let wanted = abandoned::wanted(unit).map_err(|error| Trouble::error(format!("{error:#}")))?;
-        if let Some(reason) = wanted {
-            answer(&if args.json {
-                api::line(&serde_json::json!({ "version": api::VERSION, "kept": reason }))
-            } else {
-                format!("nothing is cleaned up: {reason}\n")
-            });
-            return Ok(());
-        }
+    if let Some(reason) = kept(args)? {
+        answer(&if args.json {
+            api::line(&json!({ "kept": reason }))
+        } else {
+            format!("nothing is cleaned up: {reason}\n")
+        });
+        return Ok(());
     }
     let config = load::client(&args.config)?;
-    let (name, unit) = (config.tunnel.name, args.if_abandoned.as_deref().unwrap_or("it"));
-    Err(Trouble::error(format!(
-        "cannot clean up after {name} yet; start {unit} again"
-    )))
+    let report = client::cleanup(&config).map_err(failed)?;
+    let name = &config.tunnel.name;
+    answer(&if args.json { line(&report) } else { text(name, &report) });
+    match report.is_clean() {
+        true => Ok(()),
+        false => Err(Trouble::new(
+            Exit::Error,
+            "residue",
+            format!("{name} is not clean: see above"),
+        )),
+    }
+}
+
+/// Why nothing must be touched, if the unit will be started again.
+fn kept(args: &CleanupArgs) -> Result<Option<&'static str>, Trouble> {
+    let Some(unit) = &args.if_abandoned else {
+        return Ok(None);
+    };
+    abandoned::wanted(unit).map_err(|error| Trouble::error(format!("{error:#}")))
+}
+
+fn failed(error: ClientError) -> Trouble {
+    match &error {
+        ClientError::Platform(PlatformError::TunnelRunning { .. }) => {
+            let message = format!("{error}; `marmot down` restores the host of a tunnel that runs");
+            Trouble::new(Exit::Running, "running", message)
+        }
+        _ => Trouble::new(error.exit_code(), "error", error.to_string()),
+    }
+}
+
+fn line(report: &CleanupReport) -> String {
+    let jobs: Vec<String> = report.jobs.iter().map(ToString::to_string).collect();
+    api::line(&json!({
+        "removed": report.removed, "residue": report.residue, "jobs": jobs, "problems": report.problems
+    }))
+}
+
+fn text(name: &str, report: &CleanupReport) -> String {
+    let mut text = match (report.removed.is_empty(), report.is_clean()) {
+        (true, true) => format!("nothing of {name} was left on this host\n"),
+        (false, true) => format!("this host is clean of {name}\n"),
+        (_, false) => format!("this host is not clean of {name}\n"),
+    };
+    let lists = [
+        ("removed", &report.removed),
+        ("left", &report.residue),
+        ("problem", &report.problems),
+    ];
+    for (title, items) in lists {
+        for item in items {
+            text += &format!("  {title}: {}\n", words::plain(item));
+        }
+    }
+    for job in &report.jobs {
+        text += &format!("  due now: {job}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_and_what_is_left_is_named() {
+        assert_eq!(
+            text("work", &CleanupReport::default()),
+            "nothing of work was left on this host\n"
+        );
+        let report = CleanupReport {
+            removed: vec!["device mm-work".to_owned()],
+            residue: vec!["rule 18123: permission denied".to_owned()],
+            jobs: vec!["1800000000-0123456789abcdef".parse().expect("a job")],
+            problems: Vec::new(),
+        };
+        let expected = "\
+this host is not clean of work
+  removed: device mm-work
+  left: rule 18123: permission denied
+  due now: 1800000000-0123456789abcdef
+";
+        assert_eq!(text("work", &report), expected);
+        let json: serde_json::Value = serde_json::from_str(&line(&report)).expect("json");
+        assert_eq!(json["jobs"], json!(["1800000000-0123456789abcdef"]));
+        assert_eq!(
+            (&json["version"], &json["residue"][0]),
+            (&1.into(), &"rule 18123: permission denied".into())
+        );
+    }
 }

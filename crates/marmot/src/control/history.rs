@@ -1,14 +1,23 @@
-//! `marmot history`: the sessions that are over, the last one at the bottom.
+//! `marmot history`: the sessions that are over, the last one at the bottom; also while no daemon runs.
 
 use api::{Client, History, Session};
 
 use crate::cli::HistoryArgs;
 use crate::control::trouble::Trouble;
-use crate::control::words;
+use crate::control::{target, words};
 use crate::exit::answer;
 
 pub(super) async fn run(client: &Client, args: &HistoryArgs) -> Result<(), Trouble> {
-    let history = client.history(args.last as usize).await?;
+    let last = args.last as usize;
+    let history = match client.history(last).await {
+        Err(error @ api::ClientError::NotRunning(_)) => {
+            let Some(config) = target::config(&args.common.target) else {
+                return Err(error.into());
+            };
+            ::client::history(&config, last).map_err(Trouble::ledger)?
+        }
+        answer => answer?,
+    };
     answer(&if args.common.json {
         api::line(&history)
     } else {

@@ -27,7 +27,8 @@ fn text(status: &Status, now_unix_ms: u64) -> String {
     let mut line = |title: &str, text: String| page += &format!("  {title:<13}{text}\n");
     if let Some(problem) = &status.problem {
         let mut text = words::plain(&problem.message);
-        if let Some(next) = problem.next_attempt_unix_ms.filter(|next| *next > now_unix_ms) {
+        let tries = matches!(status.state, State::Starting | State::Reasserting);
+        if let Some(next) = problem.next_attempt_unix_ms.filter(|next| tries && *next > now_unix_ms) {
             text += &format!(" (next attempt in {})", words::between(next, now_unix_ms));
         }
         line("problem", text);

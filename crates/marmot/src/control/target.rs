@@ -3,10 +3,15 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use config::client::ClientConfig;
+
 use crate::cli::{CLIENT_FILE, Target};
 use crate::control::trouble::Trouble;
 use crate::exit::Exit;
 use crate::load;
+
+/// Where the configurations of services are.
+const CONFIG_DIR: &str = "/etc/marmot";
 
 /// Where daemons listen by default.
 const RUNTIME_DIR: &str = "/run/marmot";
@@ -27,6 +32,18 @@ fn socket_with(target: &Target, default_file: &Path, runtime_dir: &Path) -> Resu
         return configured(file);
     }
     configured(default_file).or_else(|trouble| only(runtime_dir).ok_or(trouble))
+}
+
+/// The configuration of a tunnel whose daemon does not answer, if there is one that we can read; by convention a tunnel's
+/// file has its name.
+pub(super) fn config(target: &Target) -> Option<ClientConfig> {
+    let file = match (&target.config, &target.name, &target.socket) {
+        (Some(file), ..) => file.clone(),
+        (None, Some(name), _) => Path::new(CONFIG_DIR).join(format!("{name}.toml")),
+        (None, None, None) => CLIENT_FILE.into(),
+        (None, None, Some(_)) => return None,
+    };
+    load::client(&file).ok()
 }
 
 /// The socket that a configuration file leads to.

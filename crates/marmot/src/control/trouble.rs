@@ -37,6 +37,12 @@ impl Trouble {
         !self.message.is_empty()
     }
 
+    /// Neither the daemon nor its ledger answers.
+    pub(super) fn ledger(error: client::ClientError) -> Self {
+        let message = format!("no daemon runs, and its ledger says: {error}");
+        Self::new(Exit::NoDaemon, "not_running", message)
+    }
+
     /// What a program gets to read.
     pub(super) fn line(&self) -> String {
         api::line(&serde_json::json!({
