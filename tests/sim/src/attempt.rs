@@ -32,7 +32,7 @@ pub(crate) struct Attempt {
     progress: Progress,
     epoch: Option<Epoch>,
     /// The session's number in the books.
-    record: Option<usize>,
+    pub(crate) record: Option<usize>,
 }
 
 impl World {

@@ -35,7 +35,7 @@ impl World {
             10..20 => self.stop(StopReason::User, false),
             20..24 => self.stop(StopReason::User, true),
             24..27 => self.stop(StopReason::Restart, true),
-            27..29 => self.order(Input::Reconnect),
+            27..29 => self.reconnect(),
             29 => self.order(Input::Cancel),
             30..34 => self.lose_control(),
             34..36 => self.end_session_at_gateway(),
@@ -72,6 +72,7 @@ impl World {
             None => self.start_daemon(),
             Some(false) => {}
             Some(true) => {
+                self.desired.set(true);
                 self.start_by.set(Some(self.at.get() + 50_000));
                 self.feed(Input::Start { origin: Origin::User });
             }
@@ -85,9 +86,19 @@ impl World {
         self.counts.borrow_mut().stops += 1;
         if reason == StopReason::User {
             self.wanted.set(false);
+            self.desired.set(false);
         }
         self.say(|| format!("ordered: stop, {reason:?}, exit: {exit}"));
         self.order_stop(reason, exit);
+    }
+
+    /// A person wants it up, or connected afresh.
+    fn reconnect(self: &Rc<Self>) {
+        if self.with(|daemon| daemon.ready) == Some(true) {
+            self.wanted.set(true);
+            self.desired.set(true);
+        }
+        self.order(Input::Reconnect);
     }
 
     /// What comes over the local socket, which is there when the host has been looked at.

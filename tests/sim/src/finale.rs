@@ -68,6 +68,12 @@ impl World {
             });
         }
         if !self.wanted.get() {
+            let state = self.state();
+            if !matches!(state, Some(State::Idle | State::Failed(_))) {
+                self.broke(Promise::L9WantedState, || {
+                    format!("it is wanted down, and is {state:?}")
+                });
+            }
             return;
         }
         for _ in 0..3 {
@@ -111,21 +117,38 @@ impl World {
     }
 
     fn work_everything_off(self: &Rc<Self>) {
-        let holds = |world: &Self, folder: Folder| world.disk.borrow().names(number(folder)).next().is_some();
-        let unsettled = [Folder::Open, Folder::Due, Folder::Running, Folder::Waiting];
-        let settled = |world: &Self| !unsettled.iter().any(|folder| holds(world, *folder));
         for _ in 0..3 {
-            self.until(settled);
-            if self.is_broken() || settled(self) && !holds(self, Folder::Failed) {
-                break;
+            self.until(|world| world.unsettled().is_none());
+            if self.is_broken() || self.unsettled().is_none() && !self.holds(Folder::Failed) {
+                return;
             }
             self.retry_by_hand();
         }
-        for folder in unsettled.into_iter().chain([Folder::Failed]) {
-            if holds(self, folder) {
-                self.broke(Promise::L7WorkIsDone, || format!("{folder}/ still holds a job"));
-            }
+        let folder = self.unsettled().unwrap_or(Folder::Failed);
+        self.broke(Promise::L7WorkIsDone, || format!("{folder}/ still holds a job"));
+    }
+
+    fn holds(&self, folder: Folder) -> bool {
+        self.disk.borrow().names(number(folder)).next().is_some()
+    }
+
+    /// A folder with a job that is neither done nor given up. A record that could not be removed when it was closed may
+    /// stay until the next recovery, which knows that it is.
+    fn unsettled(&self) -> Option<Folder> {
+        let disk = self.disk.borrow();
+        let closed = |name| {
+            let mut settled = disk
+                .names(number(Folder::Done))
+                .chain(disk.names(number(Folder::Failed)));
+            settled.any(|settled| settled == name)
+        };
+        if disk.names(number(Folder::Open)).any(|name| !closed(name)) {
+            return Some(Folder::Open);
         }
+        let folders = [Folder::Due, Folder::Running, Folder::Waiting];
+        folders
+            .into_iter()
+            .find(|folder| disk.names(number(*folder)).next().is_some())
     }
 
     /// A person tries again what was given up.

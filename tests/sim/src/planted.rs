@@ -62,6 +62,10 @@ planted! {
     UndoAfterChange => "the undo record is written after the host was changed", [L11CleanAfterCrash, L15CleanAfterStop];
     /// Shell: records that a crash left are closed, and the host is not looked at.
     UndoForgotten => "the start after a crash does not undo what the record says", [L11CleanAfterCrash];
+    /// Shell: what the manager keeps is taken over although a stop was ordered.
+    StopForgotten => "the next process takes over what was stopped", [L9WantedState];
+    /// Shell: the same, and nobody asks whether the session was closed.
+    ClosedAdopted => "a session that was closed is taken over", [L7WorkIsDone, L9WantedState, L11CleanAfterCrash];
     /// Shell: the device is not removed after the acknowledgement.
     DeviceStays => "the device stays after a stop", [L15CleanAfterStop];
     /// Shell: what could not be removed is not named.

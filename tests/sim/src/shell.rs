@@ -126,6 +126,12 @@ impl Daemon {
         self.instances.iter_mut().find(|instance| instance.mark == mark)
     }
 
+    /// Whether a record is that of a session which this process has or makes.
+    pub(crate) fn holds(&self, record: usize) -> bool {
+        let attempted = self.attempt.is_some_and(|attempt| attempt.record == Some(record));
+        attempted || self.instances.iter().any(|instance| instance.record == Some(record))
+    }
+
     pub(crate) fn of(&mut self, g: Generation) -> Option<&mut Instance> {
         self.instances.iter_mut().find(|instance| instance.g == g)
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ledger::{Damaged, End, OpenRecord, Owed};
+use ledger::{Damaged, End, LedgerError, OpenRecord, Owed};
 use lifecycle::{Generation, Input, Origin};
 
 use crate::books::mark_of;
@@ -12,7 +12,7 @@ use crate::planted::Planted;
 use crate::process::{Process, Who};
 use crate::shell::{Down, Instance};
 use crate::worker::Worker;
-use crate::world::{Event, World};
+use crate::world::{Event, Stored, World};
 
 /// Something under way in a process.
 pub(crate) struct Task {
@@ -85,7 +85,7 @@ impl World {
         let next = match &mut kind {
             Kind::Boot => self.boot(process),
             Kind::Look => self.look_again(process),
-            Kind::Open { attempt, record } => self.open(process, *attempt, *record),
+            Kind::Open { attempt, record } => self.open(process, id, *attempt, *record),
             Kind::Close(close) => self.close(process, close),
             Kind::Work(worker) => self.work(process, id, worker),
         };
@@ -105,7 +105,12 @@ impl World {
         }
     }
 
-    fn open(self: &Rc<Self>, process: Process, attempt: u32, record: usize) -> Next {
+    fn open(self: &Rc<Self>, process: Process, id: u32, attempt: u32, record: usize) -> Next {
+        // One record has one temporary file: what an aborted attempt is still writing comes to its end first.
+        let others = |task: &Task| task.id != id && task.opens == Some(record) && task.kind.is_none();
+        if self.tasks.borrow().iter().any(others) {
+            return Next::In(10_000);
+        }
         let open = self.books.borrow().entries[record].record.clone();
         let result = self.ledger(process).open(&open);
         if self.is_alive(process) {
@@ -179,12 +184,16 @@ impl World {
                 return Next::In(self.chance.between(50_000, 1_000_000));
             }
         };
-        // A stop that was acknowledged must not be undone by what the manager still keeps.
-        let adopted = self.stored.get().filter(|stored| {
-            let id = self.books.borrow().entries[stored.record].record.id;
-            let ours = |record: &OpenRecord| record.id == id && mark_of(record) == Some(stored.mark);
-            self.wanted.get() && records.iter().any(ours)
-        });
+        let adopted = match self.to_adopt(process, &records) {
+            Ok(adopted) => adopted,
+            Err(error) => {
+                self.say(|| format!("is it closed? {error}"));
+                return Next::In(self.chance.between(50_000, 1_000_000));
+            }
+        };
+        if !self.is_alive(process) {
+            return Next::Done;
+        }
         let kept = adopted.map(|stored| stored.mark);
         if let Some(stored) = self.stored.get().filter(|_| adopted.is_none()) {
             self.host.borrow_mut().take(stored.mark, Things::LINK);
@@ -238,6 +247,7 @@ impl World {
             }
         });
         self.say(|| format!("{process} is ready, adopted: {adopted:?}"));
+        self.desired.set(self.wanted.get());
         if adopted.is_some() {
             self.feed(Input::Start {
                 origin: Origin::Restore,
@@ -247,6 +257,22 @@ impl World {
         }
         self.feed(Input::JobsDue);
         Next::Done
+    }
+
+    /// What the manager keeps, if it is to go on: the tunnel is wanted, and its session has a record and was not closed.
+    fn to_adopt(self: &Rc<Self>, process: Process, records: &[OpenRecord]) -> Result<Option<Stored>, LedgerError> {
+        let forgetful = self.has(Planted::StopForgotten) || self.has(Planted::ClosedAdopted);
+        let Some(stored) = self.stored.get().filter(|_| self.desired.get() || forgetful) else {
+            return Ok(None);
+        };
+        let id = self.books.borrow().entries[stored.record].record.id;
+        let ours = |record: &OpenRecord| record.id == id && mark_of(record) == Some(stored.mark);
+        if !records.iter().any(ours) {
+            return Ok(None);
+        }
+        let closed = !self.has(Planted::ClosedAdopted) && self.ledger(process).is_closed(id)?;
+        // A stop may have come while the disk was asked.
+        Ok(Some(stored).filter(|_| !closed && (self.desired.get() || forgetful)))
     }
 
     fn if_unread(self: &Rc<Self>, process: Process, damaged: &[Damaged]) {
@@ -268,10 +294,8 @@ impl World {
             let Some(at) = self.books.borrow().find(record.id) else {
                 continue;
             };
-            let mark = mark_of(&record);
-            let ours = self.with(|daemon| mark.is_some_and(|mark| daemon.instance(mark).is_some()));
             let known = self.tasks.borrow().iter().any(|task| task.has_in_hand(at));
-            if ours == Some(false) && !known {
+            if self.with(|daemon| daemon.holds(at)) == Some(false) && !known {
                 self.books.borrow_mut().entries[at].record = record;
                 self.spawn(process, Kind::close(at, None, "crash"), 0);
             }

@@ -344,13 +344,19 @@ impl World {
             return;
         }
         let life = process.life;
-        let again = self.with(|daemon| {
-            if daemon.worker == Some(id) {
-                daemon.worker = None;
-            }
-            daemon.resting = false;
-            std::mem::take(&mut daemon.again)
+        let facts = self.with(|daemon| {
+            daemon.worker = daemon.worker.filter(|worker| *worker != id);
+            let rested = std::mem::take(&mut daemon.resting);
+            (rested, std::mem::take(&mut daemon.again))
         });
+        let Some((rested, again)) = facts else { return };
+        if again {
+            let id = self.spawn(process, Kind::Work(Box::default()), 0);
+            self.with(|daemon| daemon.worker = Some(id));
+        } else if !rested {
+            // A worker that was told to rest has nothing to say: the machine may have ordered another one since.
+            self.feed(Input::JobsDone);
+        }
         if let Some(pause) = pause {
             self.after(pause, Event::JobsDue { life });
         } else if let Ok(Some(next)) = self.ledger(process).next_time(self.now().wall) {
@@ -361,17 +367,9 @@ impl World {
         if !self.is_alive(process) {
             return;
         }
-        match ending {
-            Ending::Idle | Ending::LockedOut | Ending::Failed => self.feed(Input::JobsDone),
-            Ending::Rested => {}
-        }
         let kept_back = self.with(|daemon| daemon.kept_back.take()).flatten();
         if let Some(input) = kept_back {
             self.feed(input);
-        }
-        if again == Some(true) {
-            let id = self.spawn(process, Kind::Work(Box::default()), 0);
-            self.with(|daemon| daemon.worker = Some(id));
         }
     }
 

@@ -129,6 +129,8 @@ pub(crate) struct World {
     pub(crate) tasks: RefCell<Vec<Task>>,
     /// The user wants the tunnel.
     pub(crate) wanted: Cell<bool>,
+    /// What a daemon knows of that: its last order, kept on the disk.
+    pub(crate) desired: Cell<bool>,
     /// The path unit is about to start its service.
     pub(crate) unit_comes: Cell<bool>,
     /// A start was ordered and not taken up; until when it must be.
@@ -179,6 +181,7 @@ impl World {
             daemon: RefCell::new(None),
             tasks: RefCell::default(),
             wanted: Cell::new(true),
+            desired: Cell::new(true),
             unit_comes: Cell::new(false),
             start_by: Cell::new(None),
             counts: RefCell::default(),
