@@ -13,6 +13,14 @@ use crate::{Damaged, Disk, FileName, Folder, Job, JobId, Ledger, LedgerError};
 pub struct Work<L> {
     _lock: L,
     pub(crate) queue: VecDeque<FileName>,
+    pub(crate) damaged: Vec<Damaged>,
+}
+
+impl<L> Work<L> {
+    /// Files that claims came upon since the last call, and that are no jobs.
+    pub fn take_damaged(&mut self) -> Vec<Damaged> {
+        std::mem::take(&mut self.damaged)
+    }
 }
 
 /// What recovery found.
@@ -81,6 +89,7 @@ impl<D: Disk> Ledger<D> {
         let work = Work {
             _lock: lock,
             queue: VecDeque::new(),
+            damaged: Vec::new(),
         };
         Ok((work, found))
     }

@@ -21,6 +21,15 @@ impl Claim {
         &self.job
     }
 
+    /// Notes that a chore need not be done again, durable with the next step that is. For chores whose repetition after a
+    /// crash has no effect: noting costs nothing, [`Ledger::progress`] two waits for the disk.
+    pub fn note(&mut self, word: impl Into<String>) {
+        let word = word.into();
+        if !self.job.has_done(&word) {
+            self.job.done.push(word);
+        }
+    }
+
     /// Which attempt this is: 1 for the first.
     pub fn attempt(&self) -> u32 {
         self.job.attempts.saturating_add(1)
@@ -37,7 +46,8 @@ pub enum Fate {
 }
 
 impl<D: Disk> Ledger<D> {
-    /// Claims the oldest job that is due; none if nothing is. Files that are not jobs are moved to failed/ on the way.
+    /// Claims the oldest job that is due; none if nothing is. Files that are not jobs are moved to failed/ on the way;
+    /// [`Work::take_damaged`] names them.
     ///
     /// # Errors
     /// The disk's. A job that cannot be read for the disk's fault stays in running/ until the next recovery.
@@ -47,7 +57,8 @@ impl<D: Disk> Ledger<D> {
         }
         while let Some(name) = work.queue.pop_front() {
             if JobId::of_file(&name).is_none() {
-                self.set_aside(Folder::Due, &name, "not the name of a job");
+                work.damaged
+                    .push(self.set_aside(Folder::Due, &name, "not the name of a job"));
                 continue;
             }
             if !self.shift(&name, Folder::Due, Folder::Running)? {
@@ -59,7 +70,7 @@ impl<D: Disk> Ledger<D> {
             }
             match self.look::<Job>(Folder::Running, &name)? {
                 Look::Good(job) => return Ok(Some(Claim { job })),
-                Look::Bad(damage) => drop(self.set_aside(Folder::Running, &name, damage)),
+                Look::Bad(damage) => work.damaged.push(self.set_aside(Folder::Running, &name, damage)),
                 Look::Gone => {}
             }
         }
