@@ -62,14 +62,15 @@ impl Bench {
         }))
     }
 
-    /// Claims the oldest job that is due.
-    pub(crate) async fn claim(&mut self) -> Result<Option<Claimed>, LedgerError> {
+    /// Claims the oldest job that is due. Also returns the files it came upon that are no jobs.
+    pub(crate) async fn claim(&mut self) -> Result<(Option<Claimed>, Vec<Damaged>), LedgerError> {
         self.with(|ledger, held| {
             held.claim = ledger.claim(&mut held.work)?;
-            Ok(held.claim.as_ref().map(|claim| Claimed {
+            let claimed = held.claim.as_ref().map(|claim| Claimed {
                 job: claim.job().clone(),
                 attempt: claim.attempt(),
-            }))
+            });
+            Ok((claimed, held.work.take_damaged()))
         })
         .await
     }
@@ -81,6 +82,13 @@ impl Bench {
             None => Ok(()),
         })
         .await
+    }
+
+    /// Notes a chore as done whose repetition has no effect; costs nothing.
+    pub(crate) fn note(&mut self, word: &str) {
+        if let Some(claim) = self.held.as_mut().and_then(|held| held.claim.as_mut()) {
+            claim.note(word);
+        }
     }
 
     /// Puts the job in hand away as done.

@@ -6,8 +6,8 @@
 //!                                               |        '-- stop --------> due/, nothing counted
 //!                                               '---- next job
 //! ```
-//! A chore that fails does not keep the later ones from being done. What is done is noted before anything else happens, so
-//! that a job that runs again does only the rest.
+//! A chore that fails does not keep the later ones from being done. What should not be done twice is noted before anything
+//! else happens, so that a job that runs again does only the rest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,6 +99,15 @@ impl Outcome {
             next: None,
         }
     }
+
+    /// Names files that are no jobs.
+    fn set_aside(&mut self, damaged: Vec<Damaged>) {
+        for file in &damaged {
+            let kept_as = file.kept_as.as_ref().map(tracing::field::display);
+            warn!(folder = %file.folder, file = %file.name, kept_as, why = %file.why, "not a record");
+        }
+        self.damaged.extend(damaged);
+    }
 }
 
 /// How a chore went.
@@ -144,15 +153,19 @@ impl<O: Office> Worker<O> {
         let Some((mut bench, damaged)) = Bench::open(Arc::clone(&self.ledger)).await? else {
             return Ok(Ended::Busy);
         };
-        for file in &damaged {
-            warn!(folder = %file.folder, file = %file.name, kept_as = ?file.kept_as, why = %file.why, "not a record");
-        }
-        outcome.damaged = damaged;
+        outcome.set_aside(damaged);
+        let mut to_prune = false;
         while !is_stopped(stop) {
-            let Some(claimed) = bench.claim().await? else {
+            let (claimed, damaged) = bench.claim().await?;
+            outcome.set_aside(damaged);
+            let Some(claimed) = claimed else {
+                if to_prune {
+                    self.prune(&mut bench).await;
+                }
                 outcome.next = bench.next_time().await?;
                 return Ok(Ended::NothingDue);
             };
+            to_prune |= claimed.job.owed().any(|chore| matches!(chore, Chore::Prune));
             let begun = Instant::now();
             let (job, tries) = (claimed.job.id(), claimed.attempt);
             let worked = self.carry_out(&mut bench, &claimed, stop).await?;
@@ -219,9 +232,11 @@ impl<O: Office> Worker<O> {
                 // The session table has done it; what remains is that somebody may want to know, which is a hook's.
                 Chore::ReleaseLease => Chored::Done,
                 Chore::Forget => within(OFFICE_TIMEOUT, "forget", self.office.forget(record), stop).await,
-                Chore::Prune => on_disk(self.prune(bench).await),
+                // Once for all jobs, when none is due any more: it looks at every file of the past.
+                Chore::Prune => Chored::Done,
             };
             match chored {
+                Chored::Done if self.is_repeatable(chore) => bench.note(chore.word()),
                 Chored::Done => bench.progress(chore.word().to_owned()).await?,
                 Chored::Failed(error) => errors.push(error),
                 Chored::Stopped => return Ok(Worked::Stopped),
@@ -277,13 +292,28 @@ impl<O: Office> Worker<O> {
         })
     }
 
-    async fn prune(&self, bench: &mut Bench) -> Result<(), LedgerError> {
-        let pruned = bench.with(|ledger, held| ledger.prune(&held.work, wall())).await?;
-        for file in &pruned.failed {
-            warn!(%file, "a job that was given up is forgotten; raise keep_failed to keep more");
+    /// Drops what is too old or too much of the past. That it fails is nobody's but the disk's concern: the next time does it.
+    async fn prune(&self, bench: &mut Bench) {
+        match bench.with(|ledger, held| ledger.prune(&held.work, wall())).await {
+            Ok(pruned) => {
+                for file in &pruned.failed {
+                    warn!(%file, "a job that was given up is forgotten; raise keep_failed to keep more");
+                }
+                debug!(done = pruned.done, history = pruned.history, "pruned");
+            }
+            Err(error) => warn!(%error, "the past cannot be pruned"),
         }
-        debug!(done = pruned.done, history = pruned.history, "pruned");
-        Ok(())
+    }
+
+    /// Whether doing a chore again after a crash has no effect, so that it need not be durable at once that it was done.
+    /// That costs two waits for the disk.
+    fn is_repeatable(&self, chore: &Chore) -> bool {
+        match chore {
+            // The history has one entry of a name; of hooks, each that is done was noted by itself.
+            Chore::Account | Chore::Hooks | Chore::ReleaseLease | Chore::Forget | Chore::Prune => true,
+            Chore::Upload => self.settings.collector.is_none(),
+            Chore::Logout { .. } => false,
+        }
     }
 }
 
