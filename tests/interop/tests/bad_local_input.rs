@@ -333,7 +333,7 @@ fn hooks_that_hang_flood_or_fork_are_ended_and_named(lab: &Lab) -> Result<()> {
     ));
     daemon
         .process
-        .wait_for_line(before, &["housekeeping.failed"], PATIENCE * 2)?;
+        .wait_for_line(before, &["housekeeping failed"], PATIENCE * 2)?;
     let owed = daemon.control.get("/v1/housekeeping")?;
     let error = owed["jobs"][0]["last_error"].as_str().unwrap_or_default().to_owned();
     lab.note(&error);

@@ -60,8 +60,9 @@ impl Control {
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(request.as_bytes()).context("cannot ask the daemon")?;
-        answer(stream)
+        // It may refuse in the middle of a long request, and say so.
+        let asked = stream.write_all(request.as_bytes());
+        answer(stream).or_else(|e| asked.map_or_else(|cause| Err(cause).context("cannot ask the daemon"), |()| Err(e)))
     }
 
     /// Looks.
@@ -165,11 +166,13 @@ impl Events {
 /// # Errors
 /// If it is no HTTP, or its body no JSON.
 pub fn answer(stream: UnixStream) -> Result<(u16, Value)> {
-    let mut text = String::new();
-    stream
-        .take(MAX_ANSWER)
-        .read_to_string(&mut text)
-        .context("the daemon does not answer")?;
+    let mut bytes = Vec::new();
+    let read = stream.take(MAX_ANSWER).read_to_end(&mut bytes);
+    // Who left a part of our request unread resets the connection behind its answer.
+    if bytes.is_empty() {
+        read.context("the daemon does not answer")?;
+    }
+    let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").context("the answer has no head")?;
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let code = code.with_context(|| format!("this is no HTTP: {head}"))?;
