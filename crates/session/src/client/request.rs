@@ -70,6 +70,11 @@ impl Authenticated {
         Self { cookie }
     }
 
+    /// The cookie, to be handed to another process of the same client and to nobody else.
+    pub fn cookie(&self) -> &Secret {
+        &self.cookie
+    }
+
     /// Asks for the tunnel: the bytes of the CONNECT request. The cookie stays here, for the next time.
     pub fn request(&self, identity: &Identity, wants: &Wants) -> (Requesting, Vec<u8>) {
         let offer = Offer {
