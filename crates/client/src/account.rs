@@ -81,12 +81,7 @@ impl Account {
 
     /// The session is over. `carried` is what went through its connections.
     pub(crate) fn end(&mut self, reason: &str, detail: Option<String>, carried: &Traffic, now: Now) {
-        let facts = &mut self.record.facts;
-        facts.packets_in += carried.packets_in;
-        facts.packets_out += carried.packets_out;
-        facts.bytes_in += carried.bytes_in;
-        facts.bytes_out += carried.bytes_out;
-        facts.dropped += carried.drops.total();
+        self.carry(carried);
         self.end = Some(End {
             at: stamp(now),
             reason: reason.to_owned(),
@@ -98,6 +93,16 @@ impl Account {
                 .chores
                 .retain(|chore| !matches!(chore, Chore::Logout { .. }));
         }
+    }
+
+    /// Adds what went through connections that are over.
+    pub(crate) fn carry(&mut self, carried: &Traffic) {
+        let facts = &mut self.record.facts;
+        facts.packets_in += carried.packets_in;
+        facts.packets_out += carried.packets_out;
+        facts.bytes_in += carried.bytes_in;
+        facts.bytes_out += carried.bytes_out;
+        facts.dropped += carried.drops.total();
     }
 
     /// What a ledger closes: the host is clean, or another record says how to clean it.

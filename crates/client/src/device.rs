@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
+use platform::service::Descriptor;
 use platform::tun::{self, Tun};
 use tokio::sync::mpsc;
 
@@ -41,6 +42,14 @@ impl MemoryDevice {
 }
 
 impl Device {
+    /// Another descriptor of the kernel's device.
+    pub(crate) fn descriptor(&self) -> Option<io::Result<Descriptor>> {
+        match self {
+            Self::Tun(tun) => Some(tun.descriptor()),
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Waits for a packet of the host. Cancel safe.
     pub(crate) async fn recv(&mut self, packet: &mut [u8]) -> io::Result<usize> {
         match self {

@@ -9,6 +9,7 @@ use api::Happening;
 use housekeeping::{Ended, Outcome};
 use ledger::Owed;
 use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report};
+use session::Traffic;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -21,8 +22,9 @@ use crate::opening::Opening;
 use crate::orders::outcome;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Outcome as Left, Refused, Stopped};
-use crate::pump::{Stop, say_goodbye};
+use crate::pump::{Finished, Stop, say_goodbye};
 use crate::shell::{Done, Released, Running, Shell};
+use crate::store::Store;
 
 impl Shell {
     pub(crate) fn carry_out(&mut self, effect: Effect<Proven>) {
@@ -44,7 +46,7 @@ impl Shell {
             },
             Effect::Release { g } => self.begin_release(g),
             Effect::Record { g } => self.record(g),
-            Effect::HandOver { g } => self.inputs.push_back(Input::HandedOver { g, kept: false }),
+            Effect::HandOver { g } => self.hand_over(g),
             Effect::Curtail { g } => self.curtail(g),
             Effect::AckStop { took, outcome } => self.acknowledge(took, &outcome),
             Effect::Housekeep => self.housekeep(),
@@ -119,6 +121,36 @@ impl Shell {
         }));
     }
 
+    /// Stops forwarding without a word. Host, record and what the service manager keeps stay as they are.
+    fn hand_over(&mut self, g: Generation) {
+        if !self.store.as_ref().is_some_and(Store::is_kept) {
+            return self.inputs.push_back(Input::HandedOver { g, kept: false });
+        }
+        self.handed = true;
+        let pump = self.pump.take().map(|(_, mut pump)| {
+            pump.stop(Stop::Silently);
+            pump
+        });
+        self.background.spawn(async move {
+            let finished = match pump {
+                Some(pump) => pump.finished().await,
+                None => None,
+            };
+            Done::HandedOver { g, finished }
+        });
+    }
+
+    /// The next process finds device and ticket; what the session carried so far is in its record.
+    pub(crate) fn handed_over(&mut self, g: Generation, finished: Option<Box<Finished>>) {
+        self.leaving.link = self.keep(finished).map(|(_, link)| link);
+        self.leaving.device = self.device.take();
+        if let Some(account) = &mut self.account {
+            account.carry(&std::mem::take(&mut self.carried));
+            drop(self.books.write(account.record.clone()));
+        }
+        self.feed(Input::HandedOver { g, kept: true });
+    }
+
     /// The record of the session becomes a due job.
     fn record(&mut self, g: Generation) {
         let now = clock::now();
@@ -127,7 +159,8 @@ impl Shell {
             return self.inputs.push_back(Input::Recorded { g, owed: Owed::Nothing });
         };
         if account.end.is_none() {
-            let reason = self.ending.map_or("user_stop", EndReason::word);
+            let none = if self.stoppers.is_empty() { "fatal" } else { "user_stop" };
+            let reason = self.ending.map_or(none, EndReason::word);
             account.end(reason, None, &self.carried, now);
         }
         let (record, end) = account.closing(now);
@@ -149,6 +182,9 @@ impl Shell {
 
     /// Answers for what takes too long. The work itself goes on.
     fn curtail(&mut self, g: Generation) {
+        if self.handed {
+            return self.inputs.push_back(Input::HandedOver { g, kept: true });
+        }
         if self.release.is_some() {
             let restored = Proof::Unfinished;
             self.inputs.push_back(Input::Released { g, restored });
@@ -338,7 +374,10 @@ impl Shell {
     /// The record of the new session is the one that counts; the one before it, if any, is a job now.
     fn begin_account(&mut self) {
         let next = self.next_account.take();
-        if let Some(old) = std::mem::replace(&mut self.account, next) {
+        if let Some(mut old) = std::mem::replace(&mut self.account, next) {
+            if old.end.is_none() {
+                old.end("auth_expired", None, &Traffic::default(), clock::now());
+            }
             let (record, end) = old.closing(clock::now());
             // What the disk does not take stays in open/, where the next start finds it.
             drop(self.books.close(record, end));

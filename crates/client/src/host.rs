@@ -12,6 +12,7 @@ use plan::{NetworkPlan, Undo};
 use platform::PlatformError;
 use platform::capabilities::has_net_admin;
 use platform::network::{Network, Restored, strict_reverse_path};
+use platform::service::Descriptor;
 use platform::slot::SlotLock;
 use platform::tun::{Tun, TunOptions};
 use tokio::sync::{Mutex, watch};
@@ -111,6 +112,49 @@ impl Host {
         cleared
     }
 
+    /// Goes on with the device and the plan of the process before, as they are.
+    ///
+    /// # Errors
+    /// They are not what the record says; the descriptor is closed.
+    pub(crate) fn adopt(&mut self, descriptor: Descriptor, undo: &Undo) -> Result<(), PlatformError> {
+        let refuse = |why: &str| {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, why.to_owned());
+            Err(PlatformError::Io {
+                what: "go on with the tunnel of the process before".to_owned(),
+                source,
+            })
+        };
+        let Self::Real(real) = self else {
+            return refuse("it is in memory");
+        };
+        let Kernel { lock, interface, .. } = &*real.kernel;
+        if undo.slot != lock.slot().number() || undo.interface != *interface {
+            return refuse("it has another slot or name");
+        }
+        let tun = Tun::adopt(descriptor, interface)?;
+        let Ok(mut on_host) = real.kernel.on_host.try_lock() else {
+            return refuse("it is busy");
+        };
+        *on_host = OnHost {
+            applied: Some(Applied {
+                tun_index: tun.index(),
+                plan: undo.plan.clone(),
+            }),
+            tun: Some(tun),
+            touched: true,
+        };
+        Ok(())
+    }
+
+    /// Removes the device of the process before, which the service manager may hold open.
+    pub(crate) async fn remove_device(&self) {
+        let Self::Real(real) = self else { return };
+        let Kernel { network, interface, .. } = &*real.kernel;
+        if let Err(error) = network.remove_link(interface).await {
+            warn!("could not remove the device of an earlier run: {error}");
+        }
+    }
+
     /// The mark that keeps the tunnel's own packets out of the tunnel.
     pub(crate) fn mark(&self) -> Option<u32> {
         match self {
@@ -181,8 +225,13 @@ impl Host {
         }
     }
 
-    /// Takes the device of a tunnel that is down. What is returned ends when the host is rid of it: about 20 ms later.
-    pub(crate) fn take_back(&mut self, device: Device) -> Option<impl Future<Output = ()> + Send + use<>> {
+    /// Takes the device of a tunnel that is down; `shared` says that somebody else has it open, too. What is returned ends
+    /// when the host is rid of it: about 20 ms later.
+    pub(crate) fn take_back(
+        &mut self,
+        device: Device,
+        shared: bool,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
         match (self, device) {
             (Self::Memory(slot), Device::Memory(memory)) => {
                 *slot = Some(memory);
@@ -191,11 +240,15 @@ impl Host {
             (Self::Real(real), Device::Tun(tun)) => {
                 let (open, closing) = watch::channel(());
                 real.closing = Some(closing);
-                let close = tokio::task::spawn_blocking(move || {
-                    drop(tun);
+                let kernel = Arc::clone(&real.kernel);
+                Some(async move {
+                    if shared && let Err(error) = kernel.network.remove_link(&kernel.interface).await {
+                        warn!("could not remove the device: {error}");
+                    }
+                    // The kernel takes 20 ms for the last descriptor.
+                    let _ = tokio::task::spawn_blocking(move || drop(tun)).await;
                     drop(open);
-                });
-                Some(async move { drop(close.await) })
+                })
             }
             (Self::Real(_), Device::Memory(_)) | (Self::Memory(_), Device::Tun(_)) => None,
         }

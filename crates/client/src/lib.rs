@@ -47,6 +47,7 @@ mod signals;
 mod status;
 #[cfg(test)]
 mod stop_stories;
+mod store;
 #[cfg(test)]
 mod stories;
 #[cfg(test)]
@@ -57,7 +58,10 @@ mod verify;
 use std::path::PathBuf;
 
 use config::client::ClientConfig;
+use platform::service::Manager;
 use tokio::sync::watch;
+
+use crate::store::{Store, Taken};
 
 pub use books::Trouble;
 pub use chores::housekeep;
@@ -154,20 +158,53 @@ impl Client {
             .await
             .map_err(|_| ClientError::Local("cannot read the password".to_owned()))??;
         let setup = setup::Setup::new(config, secrets)?;
-        let host = match place {
-            Place::Host => host::Host::open(&setup.config).await?,
+        let config = &setup.config;
+        let mut taken = match &place {
+            Place::Host => Taken::now(),
+            Place::Memory(_) => Taken::default(),
+        };
+        let mut host = match place {
+            Place::Host => host::Host::open(config).await?,
             Place::Memory(device) => host::Host::Memory(Some(device)),
         };
+        let manager = Manager::from_env();
+        let mut store = Store::open(manager.as_ref(), &taken);
         // Before the ledger is touched: whoever listens there already keeps it.
-        let socket = listener::ApiSocket::open(&setup.config)?;
-        let tunnel = &setup.config.tunnel;
-        let books = books::Books::open(&tunnel.state_dir, &tunnel.name, &setup.config.housekeeping)?;
-        let records = recovery::leftovers(&books).await;
-        recovery::recover(&books, &host, records).await;
+        let socket = listener::ApiSocket::open(config, taken.api.take())?;
+        let tunnel = &config.tunnel;
+        let books = books::Books::open(&tunnel.state_dir, &tunnel.name, &config.housekeeping)?;
+        let mut records = recovery::leftovers(&books).await;
         let wanted = recovery::wanted(&books).await;
+        let left = !taken.is_empty();
+        let resumed = match wanted {
+            // It was killed on its way down.
+            Some(false) => None,
+            Some(true) | None => recovery::resume(&mut host, config, &mut taken, &mut records),
+        };
+        if resumed.is_none() {
+            if left {
+                if let Some(store) = &mut store {
+                    store.clear();
+                }
+                drop(taken);
+                host.remove_device().await;
+            }
+            recovery::restore(&host, &records).await;
+        }
+        recovery::close(&books, records).await;
+
         let (provider, counter) = Provider::pair(&tunnel.name, books.clone(), status);
+        let api = socket.as_ref().map(listener::ApiSocket::descriptor);
         let served = socket.map(|socket| socket.serve(provider.clone())).transpose()?;
-        let shell = shell::Shell::new(setup, config_path, host, (books, wanted), counter);
+        let mut shell = shell::Shell::new(setup, config_path, host, (books, wanted), counter);
+        shell.manager = manager;
+        shell.store = store;
+        shell.api = api;
+        if let Some((record, ticket)) = resumed
+            && let Some(undo) = record.undo.clone()
+        {
+            shell.take_over(&ticket, record, undo.plan);
+        }
         Ok((provider, Self { shell, served }))
     }
 
@@ -177,9 +214,9 @@ impl Client {
     /// Why the tunnel failed for good. The host is as it was then, too.
     pub async fn run(self) -> Result<(), ClientError> {
         let Self { shell, served } = self;
-        let result = shell.run().await;
+        let (handed_over, result) = shell.run().await;
         if let Some(served) = served {
-            served.end(false).await;
+            served.end(handed_over).await;
         }
         result
     }

@@ -1,13 +1,15 @@
 //! The API socket: served by a thread of its own, so that a flood there costs the tunnel nothing.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 
 use api::{Peer, owner};
 use config::client::ClientConfig;
 use platform::PlatformError;
-use platform::socket::{UnixListener, listen_unix};
+use platform::service::Descriptor;
+use platform::socket::{UnixListener, adopt_unix, listen_unix};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -19,7 +21,7 @@ const MODE: u32 = 0o660;
 
 /// A socket that listens and is not served yet.
 pub(crate) struct ApiSocket {
-    pub(crate) listener: UnixListener,
+    listener: UnixListener,
     path: PathBuf,
 }
 
@@ -37,16 +39,23 @@ impl ApiSocket {
         tunnel.runtime_dir.join(format!("{}.sock", tunnel.name))
     }
 
-    /// Listens, if the configuration wants it. A socket that somebody listens on is an error, for then the tunnel runs; a
-    /// folder that cannot be used costs the socket only.
-    pub(crate) fn open(config: &ClientConfig) -> Result<Option<Self>, ClientError> {
+    /// Listens, if the configuration wants it, or goes on with the socket of the process before. A socket that somebody else
+    /// listens on is an error, for then the tunnel runs; a folder that cannot be used costs the socket only.
+    pub(crate) fn open(config: &ClientConfig, kept: Option<Descriptor>) -> Result<Option<Self>, ClientError> {
         if !config.api.enabled {
             return Ok(None);
         }
         let path = Self::path(config);
+        // Without its file nobody can find it.
+        if let Some(kept) = kept.filter(|_| path.exists()) {
+            match adopt_unix(kept) {
+                Ok(listener) => return Ok(Some(Self { listener, path })),
+                Err(error) => warn!("{error}"),
+            }
+        }
         match listen_unix(&path, MODE, config.api.group.as_deref()) {
             Ok(listener) => Ok(Some(Self { listener, path })),
-            Err(PlatformError::Io { what, source }) if source.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(PlatformError::Io { what, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 let name = &config.tunnel.name;
                 Err(ClientError::Local(format!(
                     "tunnel `{name}` is run by another process: cannot {what}: {source}"
@@ -59,17 +68,14 @@ impl ApiSocket {
         }
     }
 
-    /// Takes a socket back that was kept over a restart.
-    pub(crate) fn adopted(config: &ClientConfig, listener: UnixListener) -> Self {
-        Self {
-            listener,
-            path: Self::path(config),
-        }
+    /// Another descriptor of the socket.
+    pub(crate) fn descriptor(&self) -> io::Result<Descriptor> {
+        self.listener.try_clone().map(Descriptor::from)
     }
 
     /// Answers for `provider`.
     pub(crate) fn serve(self, provider: Provider) -> Result<Served, ClientError> {
-        let failed = |error: std::io::Error| ClientError::Local(format!("cannot serve the local socket: {error}"));
+        let failed = |error: io::Error| ClientError::Local(format!("cannot serve the local socket: {error}"));
         let own = Peer::own().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

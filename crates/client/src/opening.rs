@@ -6,6 +6,7 @@
 //!                 | dropped by an abort: what was begun on the host is cleared by the release that follows
 //! ```
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use ledger::JobId;
 use lifecycle::{Generation, How, Stage};
 use now::LATE_BY;
+use platform::service::Descriptor;
 use tokio::time::timeout;
 use tracing::info;
 
@@ -28,6 +30,7 @@ use crate::pump::{Pump, Stop, say_goodbye};
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::shell::{Boxed, Running, Shell, Ticket};
+use crate::store::RestartTicket;
 
 /// A disk that has not taken a record by then will not: the attempt fails with that reason.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
@@ -160,7 +163,29 @@ impl Shell {
             .lost_at
             .take()
             .is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
+        self.keep_for_restart(device.descriptor());
         self.pump = Some((g, Pump::start(device, link, stale)));
+    }
+
+    /// Leaves with the service manager what the next process needs, whether this one is told to end or killed.
+    fn keep_for_restart(&mut self, device: Option<io::Result<Descriptor>>) {
+        let (Some(store), Some(device)) = (&mut self.store, device) else {
+            return;
+        };
+        let (Some(ticket), Some(account)) = (&self.ticket, &self.account) else {
+            return;
+        };
+        store.keep_tun(device);
+        if let Some(api) = self.api.take() {
+            store.keep_api(api);
+        }
+        store.keep_ticket(RestartTicket::new(
+            &ticket.setup.config,
+            ticket.cookie.cookie(),
+            account.record.id,
+            &self.addresses,
+            &self.known,
+        ));
     }
 
     /// The grant is not to be used; the gateway need not keep it.

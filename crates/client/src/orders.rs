@@ -17,6 +17,7 @@ use crate::proof::{Input, Proven};
 use crate::provider::{Order, Outcome, Refused, Started, Stopped};
 use crate::setup::{Setup, changed_sections, read_config};
 use crate::shell::{Boxed, Shell, told};
+use crate::store::Store;
 
 /// A start is answered within 50 ms, whether or not the disk has noted it.
 const NOTE_START: Duration = Duration::from_millis(40);
@@ -87,12 +88,17 @@ impl Shell {
             told(manager.stopping());
         }
         let noted = if exit { None } else { self.want(false) };
+        // Nobody would go on with the session.
+        let reason = match reason {
+            StopReason::Restart if self.store.as_ref().is_some_and(Store::is_kept) => StopReason::Restart,
+            StopReason::Restart | StopReason::User => StopReason::User,
+        };
         self.stoppers.push_back(Asker { answer, noted });
         self.feed(Input::Stop { reason, exit });
     }
 
     /// Keeps what is wanted, for `start = "last"`.
-    fn want(&mut self, up: bool) -> Option<Boxed<Result<(), Trouble>>> {
+    pub(crate) fn want(&mut self, up: bool) -> Option<Boxed<Result<(), Trouble>>> {
         if self.wanted.replace(up) == Some(up) {
             return None;
         }

@@ -1,8 +1,9 @@
 //! The first thing a client does: it looks for what a process that ended without a stop left, restores the host, and makes
-//! due jobs of the sessions.
+//! due jobs of the sessions. What the service manager kept goes on instead, untouched.
 
 use std::time::Duration;
 
+use config::client::ClientConfig;
 use ledger::{End, OpenRecord};
 use tokio::time::timeout;
 use tracing::{error, warn};
@@ -10,6 +11,7 @@ use tracing::{error, warn};
 use crate::books::Books;
 use crate::clock;
 use crate::host::{Host, report_cleared};
+use crate::store::{RestartTicket, Taken};
 
 /// A disk that has not answered by then is left behind: the daemon has to answer its administrator. A start is refused
 /// until the disk can take its record.
@@ -42,10 +44,38 @@ pub(crate) async fn leftovers(books: &Books) -> Vec<OpenRecord> {
     }
 }
 
-/// Restores the host, and then closes `records`.
-pub(crate) async fn recover(books: &Books, host: &Host, records: Vec<OpenRecord>) {
+/// What of the process before can go on: its record, if device, ticket and host are still what that says. It is taken out of
+/// `records`.
+pub(crate) fn resume(
+    host: &mut Host,
+    config: &ClientConfig,
+    taken: &mut Taken,
+    records: &mut Vec<OpenRecord>,
+) -> Option<(OpenRecord, RestartTicket)> {
+    let (tun, ticket) = (taken.tun.take()?, taken.ticket.take()?);
+    if !ticket.is_for(config) {
+        warn!("the session of the process before is one of another gateway or user");
+        return None;
+    }
+    let at = records.iter().position(|record| record.id == ticket.job)?;
+    let undo = records.get(at)?.undo.clone()?;
+    match host.adopt(tun, &undo) {
+        Ok(()) => Some((records.remove(at), ticket)),
+        Err(error) => {
+            warn!("the tunnel of the process before cannot go on: {error}");
+            None
+        }
+    }
+}
+
+/// Restores the host after what `records` say.
+pub(crate) async fn restore(host: &Host, records: &[OpenRecord]) {
     let undo: Vec<_> = records.iter().filter_map(|record| record.undo.clone()).collect();
     report_cleared(&host.clear(&undo).await);
+}
+
+/// Closes the `records` of sessions that nobody ended. The host is clean.
+pub(crate) async fn close(books: &Books, records: Vec<OpenRecord>) {
     let now = clock::now();
     let closing: Vec<_> = records
         .into_iter()

@@ -1,11 +1,12 @@
 //! The lines of the log that a user would notice, in the words of lifecycle.md section 5.
 
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use ledger::OpenRecord;
 use lifecycle::EndReason;
-use now::Now;
+use now::{Boot, Now};
 use plan::{NetworkPlan, RouteKind};
 use session::Traffic;
 use tracing::{debug, info, warn};
@@ -47,6 +48,31 @@ impl SessionLog {
             plan,
             marmot: marmot.cloned(),
             begun: Now::default(),
+        }
+    }
+
+    /// The session of the process before, as its record has it.
+    pub(crate) fn restored(record: &OpenRecord, plan: NetworkPlan, now: Now) -> Self {
+        let OpenRecord { facts, .. } = record;
+        let unknown = || "unknown".to_owned();
+        let age = Duration::from_millis(clock::stamp(now).ms_since(&facts.started));
+        let marmot = facts.session.clone().zip(facts.epoch);
+        Self {
+            gateway: facts.gateway.clone(),
+            peer: facts.peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            tls: TlsFacts {
+                version: unknown(),
+                cipher: unknown(),
+                group: unknown(),
+                resumed: false,
+            },
+            plan,
+            marmot: marmot.map(|(id, epoch)| MarmotSession { id, epoch }),
+            begun: Now {
+                awake: now.awake,
+                boot: Boot::from_origin(now.boot.since_origin().saturating_sub(age)),
+                wall: facts.started.wall(),
+            },
         }
     }
 

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -21,12 +22,13 @@ use std::time::Duration;
 use api::{Happening, Problem};
 use config::client::Start;
 use housekeeping::Outcome;
-use ledger::{JobId, Owed};
+use ledger::{JobId, OpenRecord, Owed};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
 };
 use now::{Awake, Gap, GapDetector, LATE_BY};
-use platform::service::Manager;
+use plan::NetworkPlan;
+use platform::service::{Descriptor, Manager};
 use session::Traffic;
 use session::client::Authenticated;
 use tokio::sync::watch;
@@ -51,6 +53,7 @@ use crate::pump::{self, Finished, Pump, PumpEvent};
 use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
+use crate::store::{RestartTicket, Store};
 
 /// The kernel needs about 20 ms to remove a device; the end of the process would do it as well.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -102,6 +105,13 @@ pub(crate) enum Done {
         /// Proof.
         owed: Owed,
     },
+    /// The pump has stopped, and everything is left for the next process.
+    HandedOver {
+        /// Whose.
+        g: Generation,
+        /// What the pump gave back.
+        finished: Option<Box<Finished>>,
+    },
     /// The worker of housekeeping has come to an end.
     Kept(u64, Box<Outcome>),
     /// There was no worker, and why.
@@ -148,6 +158,14 @@ pub(crate) struct Shell {
     pub(crate) recording: Option<Generation>,
     pub(crate) books: Books,
     pub(crate) manager: Option<Manager>,
+    /// What the service manager keeps over a restart.
+    pub(crate) store: Option<Store>,
+    /// The listening API socket, to be kept there.
+    pub(crate) api: Option<io::Result<Descriptor>>,
+    /// Device and session are left to the next process.
+    pub(crate) handed: bool,
+    /// The session of the process before waits for its connection.
+    pub(crate) restored: bool,
     /// Stops the worker of housekeeping when it is dropped.
     pub(crate) resting: Option<watch::Sender<bool>>,
     /// Which worker was started last.
@@ -221,7 +239,11 @@ impl Shell {
             unborn: Vec::new(),
             recording: None,
             books,
-            manager: Manager::from_env(),
+            manager: None,
+            store: None,
+            api: None,
+            handed: false,
+            restored: false,
             resting: None,
             shift: 0,
             worker: None,
@@ -250,8 +272,29 @@ impl Shell {
         }
     }
 
-    /// Runs until the process is to end.
-    pub(crate) async fn run(mut self) -> Result<(), ClientError> {
+    /// Goes on with what the process before left on the host and in the hands of the service manager.
+    pub(crate) fn take_over(&mut self, ticket: &RestartTicket, record: OpenRecord, plan: NetworkPlan) {
+        info!(job = %record.id, "device, routes and session of the process before are taken over");
+        let session = SessionLog::restored(&record, plan, clock::now());
+        let tunnel = session.status(self.host.interface());
+        self.counter.status.send_modify(|status| {
+            status.sessions = 1;
+            status.tunnel = Some(tunnel);
+        });
+        self.session = Some(session);
+        self.device = self.host.device();
+        self.ticket = Some(Ticket {
+            cookie: ticket.cookie(),
+            setup: Arc::clone(&self.setup),
+        });
+        self.addresses.clone_from(&ticket.addresses);
+        self.known.clone_from(&ticket.known);
+        self.account = Some(Account { record, end: None });
+        self.restored = true;
+    }
+
+    /// Runs until the process is to end. Returns whether device and session are left to another one.
+    pub(crate) async fn run(mut self) -> (bool, Result<(), ClientError>) {
         self.introduce();
         if let Some(manager) = &self.manager {
             told(manager.ready());
@@ -261,7 +304,12 @@ impl Shell {
             Start::Down => false,
             Start::Last => self.wanted.unwrap_or(true),
         };
-        if up {
+        if self.restored {
+            self.feed(Input::Start {
+                origin: Origin::Restore,
+            });
+        } else if up {
+            drop(self.want(true));
             self.feed(Input::Start { origin: Origin::Boot });
         } else {
             info!("waiting for `marmot up` or SIGUSR2 to bring the tunnel up");
@@ -271,10 +319,11 @@ impl Shell {
             self.publish();
             if let Some(reason) = self.exit {
                 self.last_words().await;
-                return match reason {
+                let result = match reason {
                     None => Ok(()),
                     Some(reason) => Err(self.failure.take().unwrap_or_else(|| unexplained(reason))),
                 };
+                return (self.handed, result);
             }
             let (event, gap) = self.next().await;
             if let Some(gap) = gap {
@@ -446,8 +495,17 @@ impl Shell {
         self.answer_the_rest();
         let Leaving { device, link } = std::mem::take(&mut self.leaving);
         drop(link);
+        let Some(device) = device else { return };
+        if self.handed {
+            // The service manager has another descriptor of it.
+            return drop(device);
+        }
+        let shared = self.store.as_ref().is_some_and(Store::has_tun);
+        if let Some(store) = &mut self.store {
+            store.clear();
+        }
         let since = clock::now().awake;
-        if let Some(gone) = device.and_then(|device| self.host.take_back(device)) {
+        if let Some(gone) = self.host.take_back(device, shared) {
             self.background.spawn(async move {
                 gone.await;
                 Done::DeviceGone { since }
@@ -472,6 +530,7 @@ impl Shell {
                 }
                 self.feed(Input::Recorded { g, owed });
             }
+            Done::HandedOver { g, finished } => self.handed_over(g, finished),
             Done::Kept(shift, outcome) => self.kept(shift, &outcome),
             Done::NotKept(shift, why) => {
                 warn!("what is owed cannot be worked off: {why}");
@@ -557,7 +616,7 @@ fn instance(state: State) -> Option<u64> {
 }
 
 /// A service manager that does not listen is no reason to stop.
-pub(crate) fn told(result: std::io::Result<()>) {
+pub(crate) fn told(result: io::Result<()>) {
     if let Err(error) = result {
         warn!("the service manager does not take our messages: {error}");
     }

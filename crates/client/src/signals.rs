@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::ClientError;
-use crate::provider::{Order, Provider};
+use crate::provider::{Order, Provider, Refused};
 
 /// Where orders come from.
 #[derive(Debug, Default)]
@@ -58,24 +58,9 @@ pub(crate) async fn obey(mut signals: SignalStream, provider: Provider) {
         let signal = signals.next().await;
         debug!(?signal, "signal");
         let told = match signal {
-            Signal::Terminate | Signal::Interrupt | Signal::Quit => {
-                provider
-                    .tell(|answer| Order::Stop {
-                        reason: StopReason::User,
-                        exit: true,
-                        answer,
-                    })
-                    .await
-            }
-            Signal::TunnelDown => {
-                provider
-                    .tell(|answer| Order::Stop {
-                        reason: StopReason::User,
-                        exit: false,
-                        answer,
-                    })
-                    .await
-            }
+            Signal::Terminate | Signal::Interrupt => stop(&provider, StopReason::User, true).await,
+            Signal::Quit => stop(&provider, StopReason::Restart, true).await,
+            Signal::TunnelDown => stop(&provider, StopReason::User, false).await,
             Signal::TunnelUp => provider.tell(Order::Reconnect).await,
             Signal::Reload => provider.tell(Order::Reload).await,
         };
@@ -83,4 +68,8 @@ pub(crate) async fn obey(mut signals: SignalStream, provider: Provider) {
             return std::future::pending().await;
         }
     }
+}
+
+async fn stop(provider: &Provider, reason: StopReason, exit: bool) -> Result<(), Refused> {
+    provider.tell(|answer| Order::Stop { reason, exit, answer }).await
 }
