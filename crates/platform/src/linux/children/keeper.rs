@@ -176,7 +176,10 @@ unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
                 kill_at = Some(now_ms() + GRACE.as_millis() as i64);
                 // The keeper is in the group too, and blocks it.
                 libc::kill(0, libc::SIGTERM);
-                signal_children(libc::SIGTERM);
+            }
+            if kill_at.is_some() {
+                // Again whenever somebody died: who lost a parent came to us just now.
+                signal_children(libc::SIGTERM, Whom::OtherGroups);
             }
             let wait = match kill_at {
                 // Without a descriptor for signals we look now and then.
@@ -184,7 +187,7 @@ unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
                 None => -1,
                 Some(at) if at > now_ms() => c_int::try_from(at - now_ms()).unwrap_or(AGAIN_MS),
                 Some(_) => {
-                    if !signal_children(libc::SIGKILL) {
+                    if !signal_children(libc::SIGKILL, Whom::All) {
                         // No list of children in this kernel: the process group, and with it the keeper.
                         libc::kill(0, libc::SIGKILL);
                     }
@@ -254,8 +257,16 @@ unsafe fn descriptor_limit() -> c_int {
     }
 }
 
-/// Sends `signal` to every child, wherever it went, and says whether the kernel lists them.
-unsafe fn signal_children(signal: c_int) -> bool {
+/// Which children a signal is for.
+#[derive(Clone, Copy)]
+enum Whom {
+    All,
+    /// Those that a signal to the keeper's group does not reach.
+    OtherGroups,
+}
+
+/// Sends `signal` to children, wherever they went, and says whether the kernel lists them.
+unsafe fn signal_children(signal: c_int, whom: Whom) -> bool {
     // SAFETY: the path is a C string and the buffer lives on this stack.
     unsafe {
         let list = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
@@ -274,21 +285,27 @@ unsafe fn signal_children(signal: c_int) -> bool {
                 if byte.is_ascii_digit() {
                     number = number.wrapping_mul(10).wrapping_add(pid_t::from(byte - b'0'));
                 } else {
-                    signal_one(number, signal);
+                    signal_one(number, signal, whom);
                     number = 0;
                 }
             }
         }
-        signal_one(number, signal);
+        signal_one(number, signal, whom);
         libc::close(list);
         true
     }
 }
 
-unsafe fn signal_one(child: pid_t, signal: c_int) {
-    if child > 1 {
-        // SAFETY: kill takes two integers. A child that we have not waited for still has its number.
-        unsafe { libc::kill(child, signal) };
+unsafe fn signal_one(child: pid_t, signal: c_int, whom: Whom) {
+    // SAFETY: the calls take integers. A child that we have not waited for still has its number.
+    unsafe {
+        let meant = match whom {
+            Whom::All => true,
+            Whom::OtherGroups => libc::getpgid(child) != libc::getpgrp(),
+        };
+        if child > 1 && meant {
+            libc::kill(child, signal);
+        }
     }
 }
 
