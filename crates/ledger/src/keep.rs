@@ -7,7 +7,11 @@ use now::Wall;
 
 use crate::record::from_ms;
 use crate::steps::Look;
-use crate::{Disk, FileName, Folder, HistoryEntry, Job, JobId, Ledger, LedgerError, Record, Work};
+use crate::{Disk, FileName, Folder, HistoryEntry, Job, JobId, Ledger, LedgerError, MAX_JOBS, Record, Work};
+
+/// Most files of one folder that are kept, whatever the limits say: half of what is listed, so that the other half shows
+/// what is too many.
+const MAX_KEPT: usize = MAX_JOBS / 2;
 
 /// Sessions of the past.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,7 +155,8 @@ impl<D: Disk> Ledger<D> {
     /// Of files in the order in which they are worth keeping, those that are not kept.
     fn surplus(&self, past: Vec<Past>, now: Wall) -> Vec<Past> {
         let limits = &self.limits;
-        let (mut failed, mut done, mut history) = (limits.keep_failed, limits.keep_done, limits.keep_history);
+        let [mut failed, mut done, mut history] =
+            [limits.keep_failed, limits.keep_done, limits.keep_history].map(|keep| keep.min(MAX_KEPT));
         let mut bytes = limits.keep_bytes;
         let mut stays = |file: &Past| {
             let places = match file.shelf {

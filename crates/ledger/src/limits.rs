@@ -21,7 +21,7 @@ pub struct Limits {
     pub retry_max: Duration,
     /// The time after which the next failure is the last.
     pub give_up_after: Duration,
-    /// Files kept in done/.
+    /// Files kept in done/. Of no folder more than 5,000 are kept.
     pub keep_done: usize,
     /// Files kept in failed/.
     pub keep_failed: usize,

@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use ledger::{Disk, DiskError, FileName, Folder, MAX_RECORD};
+use ledger::{Disk, DiskError, FileName, Folder, MAX_JOBS, MAX_RECORD};
 
 /// How a machine dies.
 #[derive(Clone, Copy, Debug)]
@@ -283,7 +283,8 @@ impl Disk for MemoryDisk {
 
     fn list(&self, folder: Folder) -> Result<Vec<FileName>, DiskError> {
         self.step("list", folder, "")?;
-        Ok(self.names(folder).into_iter().filter_map(FileName::new).collect())
+        let names = self.names(folder).into_iter().filter_map(FileName::new);
+        Ok(names.take(MAX_JOBS).collect())
     }
 
     fn read(&self, folder: Folder, name: &FileName) -> Result<Vec<u8>, DiskError> {

@@ -1,6 +1,6 @@
 //! The past, and how much of it is kept.
 
-use ledger::{Folder, HistoryEntry, Limits, Pruned, SessionFacts};
+use ledger::{Folder, HistoryEntry, Limits, Pruned, Record, SessionFacts};
 use now::Wall;
 
 use super::{Desk, End, Lock, MemoryDisk, NOW, Work, file, id, record, seconds, stamp};
@@ -189,4 +189,24 @@ fn a_session_without_an_end_counts_from_its_start() {
     desk.ledger.history_write(&entry).expect("a healthy disk");
     let work = desk.work();
     assert_eq!(desk.ledger.prune(&work, days(91)).map(|pruned| pruned.history), Ok(1));
+}
+
+#[test]
+fn a_history_larger_than_a_listing_shrinks_and_keeps_the_newest() {
+    let disk = MemoryDisk::new();
+    let limits = Limits {
+        keep_history: usize::MAX,
+        keep_bytes: u64::MAX,
+        ..Limits::default()
+    };
+    let desk = Desk::with(&disk, limits);
+    for number in 0..10_100 {
+        let bytes = entry(number, NOW).to_bytes().expect("it fits");
+        disk.plant(Folder::History, &file(number), &bytes);
+    }
+    let work = desk.work();
+    let pruned = [(); 2].map(|()| desk.ledger.prune(&work, NOW).expect("a healthy disk").history);
+    assert_eq!(pruned, [5000, 100]);
+    let history = desk.ledger.history(1).expect("a healthy disk");
+    assert_eq!(history.entries, [entry(10_099, NOW)]);
 }
