@@ -237,7 +237,12 @@ impl World {
         if let Some(epoch) = attempt.epoch {
             self.gateway.borrow_mut().end(epoch);
         }
-        self.spawn(process, Kind::close(record, None, "fatal"), 0);
+        let kind = if self.chance.once_in(2) {
+            Kind::Withdraw { record }
+        } else {
+            Kind::close(record, None, "fatal")
+        };
+        self.spawn(process, kind, 0);
         self.fail_attempt(g, FailClass::Fatal, Stage::Granted);
     }
 

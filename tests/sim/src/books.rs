@@ -38,12 +38,25 @@ impl Entry {
 /// All sessions of a schedule.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
+    /// Whether jobs end with pruning.
+    pub(crate) prunes: bool,
     pub(crate) entries: Vec<Entry>,
 }
 
 impl Books {
     /// Makes the record of a new session, and returns its number.
     pub(crate) fn add(&mut self, mark: Mark, epoch: Epoch, generation: u64, random: u64, started: Stamp) -> usize {
+        let mut chores = vec![
+            Chore::Account,
+            Chore::Logout {
+                token_expires_ms: None,
+                token: token(epoch),
+            },
+            Chore::Hooks,
+        ];
+        if self.prunes {
+            chores.push(Chore::Prune);
+        }
         let record = OpenRecord {
             id: JobId::new(started.wall_ms / 1000, random),
             tunnel: "t".to_owned(),
@@ -59,14 +72,7 @@ impl Books {
                 interface: mark.0.to_string(),
                 plan: NetworkPlan::default(),
             }),
-            chores: vec![
-                Chore::Account,
-                Chore::Logout {
-                    token_expires_ms: None,
-                    token: token(epoch),
-                },
-                Chore::Hooks,
-            ],
+            chores,
         };
         self.entries.push(Entry {
             record,

@@ -94,7 +94,9 @@ census! {
     recovered: "jobs found running by a worker",
     chores: "chores done",
     chores_failed: "chores failed",
+    pruned: "jobs forgotten as done",
     jobs: "jobs recorded",
+    withdrawn: "records withdrawn",
     crash_jobs: "jobs of sessions that crashed",
     sleeps: "sleeps, freezes and clock steps",
 }

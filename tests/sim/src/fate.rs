@@ -8,6 +8,7 @@ use now::{Gap, GapKind};
 
 use crate::process::Who;
 use crate::shell::Shell;
+use crate::tasks::Kind;
 use crate::weather::Weather;
 use crate::world::{Event, World};
 
@@ -59,7 +60,12 @@ impl World {
             54..57 => self.change(|weather| weather.stuck = !weather.stuck),
             57..59 => self.change(|weather| weather.slow_host = !weather.slow_host),
             59..61 => self.start_unit(self.chance.pick(&[Who::Unit, Who::SecondUnit])),
-            _ => self.order(Input::JobsDue),
+            61 => self.order(Input::JobsDue),
+            _ => {
+                if let Some(daemon) = self.running(Who::Daemon) {
+                    self.spawn(daemon, Kind::Retry, 0);
+                }
+            }
         }
     }
 

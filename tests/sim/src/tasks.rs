@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ledger::{Damaged, End, LedgerError, OpenRecord, Owed};
+use ledger::{Damaged, End, Folder, LedgerError, OpenRecord, Owed};
 use lifecycle::{Generation, Input, Origin};
 
 use crate::books::mark_of;
@@ -33,6 +33,10 @@ pub(crate) enum Kind {
     Open { attempt: u32, record: usize },
     /// Makes a job of it.
     Close(Close),
+    /// Takes back the record of a session that never came to life.
+    Withdraw { record: usize },
+    /// Tries again what was given up, because a person said so.
+    Retry,
     /// Works off jobs.
     Work(Box<Worker>),
 }
@@ -63,7 +67,7 @@ impl World {
         let id = self.next_number();
         let opens = match kind {
             Kind::Open { record, .. } => Some(record),
-            Kind::Boot | Kind::Look | Kind::Close(_) | Kind::Work(_) => None,
+            Kind::Boot | Kind::Look | Kind::Close(_) | Kind::Withdraw { .. } | Kind::Retry | Kind::Work(_) => None,
         };
         self.tasks.borrow_mut().push(Task {
             id,
@@ -87,6 +91,8 @@ impl World {
             Kind::Look => self.look_again(process),
             Kind::Open { attempt, record } => self.open(process, id, *attempt, *record),
             Kind::Close(close) => self.close(process, close),
+            Kind::Withdraw { record } => self.withdraw(process, *record),
+            Kind::Retry => self.retry(process),
             Kind::Work(worker) => self.work(process, id, worker),
         };
         // A process that died took its tasks along.
@@ -162,6 +168,35 @@ impl World {
         self.books.borrow_mut().entries[record].receipt.get_or_insert(promise);
         self.answer_close(mark, Owed::Recorded(receipt), false);
         self.feed(Input::JobsDue);
+        Next::Done
+    }
+
+    fn withdraw(self: &Rc<Self>, process: Process, record: usize) -> Next {
+        let id = self.books.borrow().entries[record].record.id;
+        self.books.borrow_mut().entries[record].withdrawn = true;
+        let result = self.ledger(process).withdraw(id);
+        self.say(|| format!("withdraw {id}: {result:?}"));
+        if result.is_err() {
+            return Next::In(1_000_000);
+        }
+        self.counts.borrow_mut().withdrawn += 1;
+        Next::Done
+    }
+
+    fn retry(self: &Rc<Self>, process: Process) -> Next {
+        let ledger = self.ledger(process);
+        let Ok(summary) = ledger.summary() else {
+            return Next::Done;
+        };
+        for job in &summary.jobs {
+            if matches!(job.folder, Folder::Failed | Folder::Waiting) {
+                let tried = ledger.retry(job.id, self.now().wall);
+                self.say(|| format!("retry of {}: {tried:?}", job.id));
+            }
+        }
+        if self.is_alive(process) {
+            self.feed(Input::JobsDue);
+        }
         Next::Done
     }
 
@@ -316,7 +351,11 @@ impl World {
 impl Task {
     /// Whether it writes this record.
     fn has_in_hand(&self, record: usize) -> bool {
-        let closes = matches!(&self.kind, Some(Kind::Close(close)) if close.record == record);
-        closes || self.opens == Some(record)
+        let ends = match &self.kind {
+            Some(Kind::Close(close)) => close.record == record,
+            Some(Kind::Withdraw { record: withdrawn }) => *withdrawn == record,
+            Some(Kind::Boot | Kind::Look | Kind::Open { .. } | Kind::Retry | Kind::Work(_)) | None => false,
+        };
+        ends || self.opens == Some(record)
     }
 }

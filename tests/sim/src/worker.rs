@@ -229,6 +229,15 @@ impl World {
         let weather = self.weather.get();
         let trouble = self.is_stormy() && weather.chore_errors > 0 && self.chance.once_in(weather.chore_errors);
         let entry = HistoryEntry::from(&claim.job().record);
+        if let (false, Chore::Prune) = (trouble, &chore) {
+            match ledger.prune(work, self.now().wall) {
+                Ok(pruned) => self.counts.borrow_mut().pruned += pruned.done,
+                Err(_) => worker.phase = Phase::Failing,
+            }
+        }
+        if let Phase::Failing = worker.phase {
+            return Ok(100);
+        }
         if trouble || self.deed(process, claim.job().id(), Some(&entry), &chore).is_err() {
             self.counts.borrow_mut().chores_failed += 1;
             worker.phase = Phase::Failing;

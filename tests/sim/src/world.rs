@@ -147,10 +147,13 @@ impl World {
         let workers = chance.pick(&[Workers::Daemon, Workers::Units, Workers::Both]);
         let weather = Weather::draw(&chance);
         let can_store = chance.below(2) == 0;
+        // Jobs are forgotten as soon as they may be, and sessions never.
+        let prunes = chance.once_in(3);
         let limits = Limits {
             attempts: chance.pick(&[2, 12]),
             interruptions: chance.pick(&[3, 100]),
-            keep_done: chance.pick(&[1, 100]),
+            keep_done: chance.pick(&[0, 1]),
+            keep_for: Duration::from_secs(100 * 365 * 24 * 3600),
             ..Limits::default()
         };
         Rc::new(Self {
@@ -176,7 +179,10 @@ impl World {
             host: RefCell::default(),
             stored: Cell::new(None),
             gateway: RefCell::default(),
-            books: RefCell::default(),
+            books: RefCell::new(Books {
+                prunes,
+                ..Books::default()
+            }),
             lives: Cell::default(),
             daemon: RefCell::new(None),
             tasks: RefCell::default(),
