@@ -9,16 +9,15 @@ use crate::control::trouble::Trouble;
 use crate::control::words;
 use crate::exit::{Exit, answer};
 use crate::load;
-use crate::service::abandoned;
+use crate::service::abandoned::{self, Verdict};
 
 pub(super) fn run(args: &CleanupArgs) -> Result<(), Trouble> {
-    if let Some(reason) = kept(args)? {
-        answer(&if args.json {
-            api::line(&json!({ "kept": reason }))
-        } else {
-            format!("nothing is cleaned up: {reason}\n")
-        });
-        return Ok(());
+    match verdict(args)? {
+        // Nearly every end of a service is a good one, and nobody wants a line about it in the journal.
+        Verdict::EndedWell if !args.json => return Ok(()),
+        Verdict::EndedWell => return Ok(answer(&kept("the service ended as it should", true))),
+        Verdict::ComesBack(reason) => return Ok(answer(&kept(reason, args.json))),
+        Verdict::Abandoned => {}
     }
     let config = load::client(&args.config)?;
     let report = client::cleanup(&config).map_err(failed)?;
@@ -34,12 +33,20 @@ pub(super) fn run(args: &CleanupArgs) -> Result<(), Trouble> {
     }
 }
 
-/// Why nothing must be touched, if the unit will be started again.
-fn kept(args: &CleanupArgs) -> Result<Option<&'static str>, Trouble> {
-    let Some(unit) = &args.if_abandoned else {
-        return Ok(None);
-    };
-    abandoned::wanted(unit).map_err(|error| Trouble::error(format!("{error:#}")))
+/// Whether anybody else will come and see to it; without a unit nobody will.
+fn verdict(args: &CleanupArgs) -> Result<Verdict, Trouble> {
+    match &args.if_abandoned {
+        None => Ok(Verdict::Abandoned),
+        Some(unit) => abandoned::judge(unit).map_err(|error| Trouble::error(format!("{error:#}"))),
+    }
+}
+
+fn kept(reason: &str, json: bool) -> String {
+    if json {
+        api::line(&json!({ "kept": reason }))
+    } else {
+        format!("nothing is cleaned up: {reason}\n")
+    }
 }
 
 fn failed(error: ClientError) -> Trouble {

@@ -34,32 +34,39 @@ struct Plan {
     never_after: Vec<String>,
 }
 
-/// Why nothing must be touched after the end of `unit`, if so; `None` means that nobody will come and clean up.
+/// What is to be done after the end of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing: the daemon has cleaned up itself, or handed over.
+    EndedWell,
+    /// Nothing, for this reason: the next process takes over, or cleans up.
+    ComesBack(&'static str),
+    /// Nobody will come and clean up.
+    Abandoned,
+}
+
+/// What is to be done after the end of `unit`.
 ///
 /// # Errors
 /// If systemd does not say.
-pub(crate) fn wanted(unit: &str) -> Result<Option<&'static str>> {
+pub(crate) fn judge(unit: &str) -> Result<Verdict> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let exited = variable("EXIT_CODE") == "exited";
     let end = End {
         result: variable("SERVICE_RESULT"),
         exited_with: exited.then(|| variable("EXIT_STATUS")),
     };
-    if let Some(reason) = ended_well(&end) {
+    if end.result == "success" {
         // Most ends are good ones; they shall cost no more than this.
-        return Ok(Some(reason));
+        return Ok(Verdict::EndedWell);
     }
-    Ok(comes_back(&end, &plan(unit)?))
+    Ok(after_failure(&end, &plan(unit)?))
 }
 
-fn ended_well(end: &End) -> Option<&'static str> {
-    (end.result == "success").then_some("the service ended as it should")
-}
-
-fn comes_back(end: &End, plan: &Plan) -> Option<&'static str> {
+fn after_failure(end: &End, plan: &Plan) -> Verdict {
     match plan.job.as_deref() {
-        Some("stop") => return None,
-        Some(_) => return Some("the service is being restarted"),
+        Some("stop") => return Verdict::Abandoned,
+        Some(_) => return Verdict::ComesBack("the service is being restarted"),
         None => {}
     }
     let prevented = end
@@ -74,7 +81,11 @@ fn comes_back(end: &End, plan: &Plan) -> Option<&'static str> {
         "on-watchdog" => end.result == "watchdog",
         _ => false,
     };
-    (restarts && !prevented).then_some("systemd is about to start the service again")
+    if restarts && !prevented {
+        Verdict::ComesBack("systemd is about to start the service again")
+    } else {
+        Verdict::Abandoned
+    }
 }
 
 fn plan(unit: &str) -> Result<Plan> {
@@ -131,20 +142,17 @@ mod tests {
             restart: restart.to_owned(),
             never_after: ["3", "4", "5", "6"].map(str::to_owned).to_vec(),
         };
-        ended_well(&end).or_else(|| comes_back(&end, &plan)).is_some()
+        after_failure(&end, &plan) != Verdict::Abandoned
     }
 
     #[test]
     fn nothing_is_touched_while_somebody_will_come_and_take_over() {
-        // A restart, good or killed after its time; a crash; an exit that is tried again.
-        assert!(kept("success", Some("0"), Some("restart"), "always"));
+        // A restart that was killed after its time; a crash; an exit that is tried again.
         assert!(kept("timeout", None, Some("restart"), "always"));
         assert!(kept("signal", None, None, "always"));
         assert!(kept("exit-code", Some("1"), None, "always"));
         assert!(kept("signal", None, None, "on-abort"));
         assert!(kept("signal", None, Some("start"), "no"));
-        // A stop after which the daemon has cleaned up itself.
-        assert!(kept("success", Some("0"), Some("stop"), "always"));
     }
 
     #[test]
