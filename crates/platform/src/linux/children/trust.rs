@@ -48,13 +48,18 @@ fn judge(path: &Path, own: u32) -> Result<(), String> {
 }
 
 fn judge_folders(file: &Path, own: u32) -> Result<(), String> {
+    let unknown_owner = unknown_owner();
     for (distance, folder) in file.ancestors().skip(1).enumerate() {
         let metadata = fs::metadata(folder)
             .map_err(|error| format!("cannot be judged: the folder {}: {error}", folder.display()))?;
+        let further_up = distance > 0;
         // What lies further down in a folder like /tmp cannot be replaced by others.
-        let sticky = distance > 0 && metadata.mode() & STICKY != 0;
+        let sticky = further_up && metadata.mode() & STICKY != 0;
+        let closed = sticky || metadata.mode() & WRITABLE_BY_OTHERS == 0;
+        let unknown = further_up && Some(metadata.uid()) == unknown_owner;
         match fault(&metadata, own) {
             Some(_) if sticky && is_trusted_owner(metadata.uid(), own) => {}
+            Some(_) if unknown && closed => {}
             Some(fault) => return Err(format!("is not safe: its folder {} {fault}", folder.display())),
             None => {}
         }
@@ -73,6 +78,27 @@ fn fault(metadata: &Metadata, own: u32) -> Option<String> {
 
 fn is_trusted_owner(owner: u32, own: u32) -> bool {
     owner == 0 || (owner == own && is_person(own))
+}
+
+/// The number that stands for every user whom this user namespace does not know, the system's root among them. Where there is
+/// such a number even `/` seems to be owned by it, so folders further up cannot be held against it. We are no privileged
+/// process of the system there; what we run runs with the rights of whoever made the namespace.
+fn unknown_owner() -> Option<u32> {
+    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;
+    unmapped(&map, overflow.trim().parse().ok()?)
+}
+
+/// `overflow`, if `map` (user_namespaces(7)) has no user of that number.
+fn unmapped(map: &str, overflow: u32) -> Option<u32> {
+    let holds = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>());
+        let (Some(Ok(first)), _, Some(Ok(count))) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return true;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(overflow))
+    };
+    (!map.lines().any(holds)).then_some(overflow)
 }
 
 /// A service's own user must not be able to leave itself something to run: user numbers below 1000, those that systemd gives
@@ -155,6 +181,15 @@ mod tests {
         assert_eq!(judge(&hook, own()), Ok(()));
         fs::set_permissions(folder.path(), Permissions::from_mode(0o770)).expect("chmod");
         assert!(reason(&hook).contains("can be changed by others"));
+    }
+
+    #[test]
+    fn a_number_stands_for_unknown_users_only_where_nobody_has_it() {
+        assert_eq!(unmapped("         0          0 4294967295\n", 65_534), None);
+        assert_eq!(unmapped("         0       1000          1\n", 65_534), Some(65_534));
+        assert_eq!(unmapped("0 1000 1\n1 100000 65536\n", 65_534), None);
+        assert_eq!(unmapped("65534 1000 1\n", 65_534), None);
+        assert_eq!(unmapped("what is this\n", 65_534), None);
     }
 
     #[test]
