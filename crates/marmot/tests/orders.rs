@@ -347,7 +347,14 @@ fn status_has_a_code_for_up_for_not_up_and_for_no_daemon() {
     site.end();
     let output = site.marmot("status -c work.toml --json");
     assert!(ends(&output, 7).contains("no daemon listens"));
-    assert_eq!(json(&output)["error"]["code"], "not_running");
+    let json = json(&output);
+    assert_eq!(json["error"]["code"], "not_running");
+    assert_eq!(json["housekeeping"]["counts"]["failed"], 0);
+    let said = ends(&site.marmot("status -c work.toml"), 7);
+    assert!(
+        said.starts_with("no daemon listens") && said.contains("nothing owed"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -443,7 +450,7 @@ fn housekeeping_with_nothing_due_says_so_for_client_and_gateway() {
         (&"nothing_due".into(), &Value::Array(Vec::new()))
     );
 
-    let words = "init gateway --dir gw --name vpn.example.com --password-file -";
+    let words = "init gateway --dir gw --name vpn.example.com";
     ends(&marmot(folder.path(), words), 0);
     let file = folder.path().join("gw/gateway.toml");
     let text = std::fs::read_to_string(&file).expect("a file");

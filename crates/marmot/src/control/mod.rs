@@ -41,10 +41,7 @@ pub(crate) fn down(args: &Common) -> Result<(), Failure> {
 
 /// `marmot status`
 pub(crate) fn status(args: &Common) -> Result<(), Failure> {
-    told(
-        args.json,
-        ask(args, async |client| status::run(&client, args.json).await),
-    )
+    told(args.json, ask(args, async |client| status::run(&client, args).await))
 }
 
 /// `marmot watch`

@@ -1,17 +1,21 @@
 //! `marmot status`: the tunnel on a page.
 
-use api::{Client, Housekeeping, Job, JobState, State, Status, Tunnel};
+use api::{Client, ClientError, Housekeeping, Job, JobState, State, Status, Tunnel};
 
+use crate::cli::Common;
 use crate::control::trouble::Trouble;
-use crate::control::{down, words};
+use crate::control::{down, target, words};
 use crate::exit::{Exit, answer};
 
 /// Routes and jobs that are named one by one.
 const SHOWN: usize = 8;
 
-pub(super) async fn run(client: &Client, json: bool) -> Result<(), Trouble> {
-    let status = client.status().await?;
-    answer(&if json {
+pub(super) async fn run(client: &Client, args: &Common) -> Result<(), Trouble> {
+    let status = match client.status().await {
+        Err(error @ ClientError::NotRunning(_)) => return Err(not_running(error.into(), args)),
+        answer => answer?,
+    };
+    answer(&if args.json {
         api::line(&status)
     } else {
         text(&status, words::now_unix_ms())
@@ -20,6 +24,19 @@ pub(super) async fn run(client: &Client, json: bool) -> Result<(), Trouble> {
         State::Up => Ok(()),
         _ => Err(Trouble::silent(Exit::NotUp)),
     }
+}
+
+/// What is owed can be told without a daemon, if the ledger can be read.
+fn not_running(trouble: Trouble, args: &Common) -> Trouble {
+    let owed = target::config(&args.target).and_then(|config| client::owed(&config).ok());
+    let Some(owed) = owed else { return trouble };
+    answer(&if args.json {
+        api::line(&serde_json::json!({ "error": trouble.words(), "housekeeping": owed }))
+    } else {
+        let housekeeping = housekeeping(&owed, words::now_unix_ms());
+        format!("{}\n{housekeeping}", trouble.message)
+    });
+    Trouble::silent(Exit::NoDaemon)
 }
 
 fn text(status: &Status, now_unix_ms: u64) -> String {

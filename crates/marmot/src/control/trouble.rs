@@ -1,6 +1,7 @@
 //! Why one of these commands failed: a word for programs, a sentence for people, an exit code for scripts.
 
 use api::ClientError;
+use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
@@ -45,9 +46,12 @@ impl Trouble {
 
     /// What a program gets to read.
     pub(super) fn line(&self) -> String {
-        api::line(&serde_json::json!({
-            "error": { "code": self.code, "message": self.message, "exit_code": self.exit }
-        }))
+        api::line(&json!({ "error": self.words() }))
+    }
+
+    /// The words of it as an object.
+    pub(super) fn words(&self) -> Value {
+        json!({ "code": self.code, "message": self.message, "exit_code": self.exit })
     }
 }
 
