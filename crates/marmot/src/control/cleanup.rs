@@ -12,12 +12,16 @@ use crate::load;
 use crate::service::abandoned::{self, Verdict};
 
 pub(super) fn run(args: &CleanupArgs) -> Result<(), Trouble> {
-    match verdict(args)? {
-        // Nearly every end of a service is a good one, and nobody wants a line about it in the journal.
-        Verdict::EndedWell if !args.json => return Ok(()),
-        Verdict::EndedWell => return Ok(answer(&kept("the service ended as it should", true))),
-        Verdict::ComesBack(reason) => return Ok(answer(&kept(reason, args.json))),
-        Verdict::Abandoned => {}
+    let reason = match verdict(args)? {
+        Verdict::EndedWell if args.json => Some("the service ended as it should"),
+        // Nearly every end is a good one, and nobody wants a line about it in the journal.
+        Verdict::EndedWell => return Ok(()),
+        Verdict::ComesBack(reason) => Some(reason),
+        Verdict::Abandoned => None,
+    };
+    if let Some(reason) = reason {
+        answer(&kept(reason, args.json));
+        return Ok(());
     }
     let config = load::client(&args.config)?;
     let report = client::cleanup(&config).map_err(failed)?;
