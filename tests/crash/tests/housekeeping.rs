@@ -21,6 +21,8 @@ fn main() -> ExitCode {
 }
 
 fn housekeeping_that_dies_or_cannot_write_loses_and_doubles_nothing(lab: &Lab) -> Result<()> {
+    // It lives on: a job delivers the logout, too.
+    let _gateway = start_gateway(lab, lab.site(), "gateway", &gateway_settings(lab, lab.site())?)?;
     let books = Books::new(lab, "crash")?;
     let (template, session) = one_job(lab, &books)?;
     let jobs = books.spool.jobs("due")?;
@@ -35,11 +37,10 @@ fn housekeeping_that_dies_or_cannot_write_loses_and_doubles_nothing(lab: &Lab) -
 
 /// A ledger with the job of one session, made by a real one. Returns its copy and the session.
 fn one_job(lab: &Lab, books: &Books<'_>) -> Result<(PathBuf, String)> {
-    let _gateway = start_gateway(lab, lab.site(), "gateway", &gateway_settings(lab, lab.site())?)?;
     let mut command = marmot(lab, lab.client(), &["client", "-c"])?;
     command.arg(books.config());
     let client = lab.spawn("client", command)?;
-    client.wait_for("waiting for SIGUSR2", PATIENCE)?;
+    client.wait_for("to bring the tunnel up", PATIENCE)?;
     client.signal(Signal::USR2)?;
     let start = client.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
     client.stop(Signal::TERM, PATIENCE)?;

@@ -51,7 +51,7 @@ fn round(lab: &Lab, books: &Books<'_>, phase: Phase, injection: &Injection) -> R
     let mut command = marmot(lab, lab.client(), &["client", "-c"])?;
     command.arg(books.config());
     let client = lab.spawn("client", command)?;
-    client.wait_for("waiting for SIGUSR2", PATIENCE)?;
+    client.wait_for("to bring the tunnel up", PATIENCE)?;
 
     let early = match phase {
         Phase::Start => Some(injection.attach(lab, &client, THREAD)?),
