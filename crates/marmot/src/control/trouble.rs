@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_program_reads_the_failure_as_one_line_of_json() {
         let line = Trouble::new(Exit::NoDaemon, "not_running", "no daemon").line();
-        let json: serde_json::Value = serde_json::from_str(&line).expect("json");
+        let json: Value = serde_json::from_str(&line).expect("json");
         assert_eq!((&json["version"], &json["error"]["exit_code"]), (&1.into(), &7.into()));
         assert!(line.ends_with("}\n"));
     }
