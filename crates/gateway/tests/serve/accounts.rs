@@ -1,6 +1,7 @@
 //! What is left of a session when it is over.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use gateway::{Device, Gateway, MemoryDevice};
@@ -8,7 +9,7 @@ use ledger::{Chore, Folder, HistoryEntry, JobId, Ledger, Limits, OpenRecord, Rol
 use platform::disk::FolderDisk;
 use wire::cstp::Kind;
 
-use crate::client::{Client, packet, tunnel_of};
+use crate::client::{Client, packet, soon, tunnel_of};
 use crate::house::{House, Wishes};
 
 /// The gateway's ledger under its folder.
@@ -19,6 +20,17 @@ fn ledger(folder: &Path) -> Ledger<FolderDisk> {
 
 fn history(folder: &Path) -> Vec<HistoryEntry> {
     ledger(folder).history(100).expect("readable").entries
+}
+
+/// Puts a shell script into the gateway's folder of hooks. `{}` in it stands for the gateway's folder.
+fn hook(folder: &Path, script: &str) {
+    let hooks = folder.join("hooks");
+    fs::create_dir(&hooks).expect("folder");
+    fs::set_permissions(&hooks, Permissions::from_mode(0o755)).expect("permissions");
+    let script = script.replace("{}", &folder.display().to_string());
+    let path = hooks.join("10-hook");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("permissions");
 }
 
 /// Files in a folder of the ledger.
@@ -172,4 +184,52 @@ async fn a_gateway_without_a_folder_keeps_nothing() {
     tunnel.send(Kind::Disconnect, b"\xb0bye").await;
     house.logged(&["session.end"]);
     assert!(!house.folder().join("state").exists());
+}
+
+#[tokio::test]
+async fn a_hook_of_the_gateway_hears_who_had_which_address() {
+    let house = House::with(Wishes {
+        before: Some(|folder| {
+            hook(
+                folder,
+                "echo $MARMOT_ROLE $MARMOT_TUNNEL $MARMOT_USER $MARMOT_ADDRESSES $MARMOT_PEER > {}/heard",
+            )
+        }),
+        ..Wishes::default()
+    });
+    let (mut tunnel, _) = tunnel_of(&house, "alice").await;
+    let address = tunnel.address;
+    tunnel.send(Kind::Disconnect, b"\xb0bye").await;
+    house.logged(&["housekeeping.done"]);
+    let heard = fs::read_to_string(house.folder().join("heard")).expect("it ran");
+    assert_eq!(heard, format!("gateway _gateway alice {address} 127.0.0.1\n"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_puts_the_job_of_a_running_hook_back() {
+    let house = House::with(Wishes {
+        before: Some(|folder| {
+            let made = std::process::Command::new("mkfifo")
+                .arg(folder.join("started"))
+                .status();
+            assert!(made.expect("mkfifo runs").success());
+            hook(folder, "echo $$ > {}/started; exec sleep 1000");
+        }),
+        ..Wishes::default()
+    });
+    let (mut tunnel, _) = tunnel_of(&house, "alice").await;
+    tunnel.send(Kind::Disconnect, b"\xb0bye").await;
+    let started = house.folder().join("started");
+    let read = tokio::task::spawn_blocking(move || fs::read_to_string(started).expect("a pipe"));
+    let pid = soon(read).await.expect("no panic");
+    let begun = std::time::Instant::now();
+    let folder = house.stop_and_look();
+    assert!(
+        begun.elapsed() < platform::children::GRACE,
+        "a hook that heeds SIGTERM holds nobody up"
+    );
+    assert!(!Path::new("/proc").join(pid.trim()).exists());
+    assert_eq!(count(folder.path(), Folder::Due), 1);
+    let summary = ledger(folder.path()).summary().expect("readable");
+    assert_eq!(summary.jobs[0].attempts, 0);
 }
