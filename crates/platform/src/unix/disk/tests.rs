@@ -196,14 +196,14 @@ fn a_folder_that_is_a_link_is_refused() {
 
 #[test]
 fn what_root_makes_by_hand_belongs_to_the_service() {
-    if own_user() != 0 {
-        return;
-    }
     const SERVICE: u32 = 12_345;
     let folder = tempfile::tempdir().expect("folder");
     let root = folder.path().join("home");
     fs::create_dir(&root).expect("create");
-    chown(&root, Some(SERVICE), Some(SERVICE)).expect("chown");
+    if chown(&root, Some(SERVICE), Some(SERVICE)).is_err() {
+        // Not root, or root of a namespace without other users.
+        return;
+    }
     let disk = FolderDisk::open(&root).expect("root may");
     put(&disk, Folder::Due, "a.job", b"job");
     drop(disk.lock_worker().expect("lock"));
