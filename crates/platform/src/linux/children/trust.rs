@@ -135,11 +135,10 @@ mod tests {
         let link = folder.path().join("link");
         symlink(&hook, &link).expect("link");
         assert_eq!(judge(&link, own()), Ok(()), "a link of the same folder");
-        assert_eq!(
-            judge(Path::new("/bin/sh"), own()),
-            Ok(()),
-            "through links of the system"
-        );
+        if fs::metadata("/").expect("metadata").uid() == 0 {
+            let judged = judge(Path::new("/bin/sh"), own());
+            assert_eq!(judged, Ok(()), "through links of the system");
+        }
     }
 
     #[test]
