@@ -19,7 +19,7 @@ use crate::limits::{ANSWER_TIMEOUT, MAX_ANSWER, MAX_LINE};
 use crate::types::{Denial, Down, Event, History, Housekeeping, Status, Up, UpOrder, Versioned};
 
 /// How long to knock again at a daemon that has no connection left; idle ones give way within 5 s.
-const KNOCKING: Duration = Duration::from_secs(6);
+const KNOCKING: Duration = Duration::from_secs(8);
 
 /// Between two knocks.
 const KNOCK: Duration = Duration::from_millis(50);

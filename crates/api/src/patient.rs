@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_reads_nothing_is_given_up_and_one_that_reads_is_not() {
-        let (one, mut other) = UnixStream::pair().expect("a pair");
+        let (one, _silent) = UnixStream::pair().expect("a pair");
         let mut patient = Patient::new(one, Duration::from_millis(50));
         let plenty = vec![0; 4 << 20];
         let error = patient.write_all(&plenty).await.expect_err("nobody reads");
@@ -96,6 +96,5 @@ mod tests {
         patient.write_all(&plenty).await.expect("somebody reads");
         drop(patient);
         assert_eq!(read.await.expect("no panic").expect("read"), plenty.len());
-        drop(other.read_u8().await);
     }
 }

@@ -84,7 +84,7 @@ async fn a_connection_that_asks_nothing_gives_its_place_away() {
     let began = Instant::now();
     within(site.client().status()).await.expect("an answer");
     let took = began.elapsed().as_secs_f64();
-    assert!(took < 6.5, "{took} s");
+    assert!(took < 8.5, "{took} s");
 }
 
 #[tokio::test]
