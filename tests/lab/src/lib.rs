@@ -9,12 +9,11 @@
 //!   ping, transfer                traffic           sockets   what the kernel knows of a connection
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //!   control   the local socket                      spool     what a daemon wrote down
-//!   hole, names, capture, steady   packets that vanish, names, eyes on a cable, a flow that counts
+//!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
-mod capture;
 mod control;
 mod devices;
 mod figures;
@@ -23,6 +22,7 @@ mod hole;
 mod host;
 mod longjob;
 mod marmot;
+mod meter;
 mod names;
 mod ocserv;
 mod openconnect;
@@ -42,7 +42,6 @@ mod transfer;
 mod wait;
 mod wireguard;
 
-pub use capture::Capture;
 pub use control::{Control, Events, answer};
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
@@ -53,6 +52,7 @@ pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
     start_client, start_gateway, users_file,
 };
+pub use meter::Meter;
 pub use names::Names;
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses};
