@@ -89,7 +89,7 @@ impl World {
         }
         // It is in the queue already when its generation is over: the fence is for that.
         let stopping = matches!(self.state(), Some(lifecycle::State::Stopping { .. }));
-        if stopping && self.chance.once_in(3) {
+        if stopping && self.chance.once_in(2) {
             let up = self.chance.once_in(2);
             let life = process.life;
             self.after(self.chance.between(0, 400_000), Event::Late { life, g, up });
@@ -165,7 +165,7 @@ impl World {
                 (FailClass::Fatal, Stage::Login),
             ]);
             if stage == Stage::Connect {
-                self.with(|daemon| Some(daemon.instance(mark)?.epoch = Some(epoch)));
+                self.on(mark, |instance| instance.epoch = Some(epoch));
             } else {
                 self.gateway.borrow_mut().end(epoch);
             }
@@ -270,7 +270,7 @@ impl World {
             self.host.borrow_mut().put(mark, Things::ALL[put]);
             put += 1;
         }
-        self.with(|daemon| Some(daemon.instance(mark)?.put = put));
+        self.on(mark, |instance| instance.put = put);
         if put < Things::ALL.len() {
             self.after(self.chance.between(100, 3_000), Event::Attempt { life, id });
         } else if self.has(Planted::UndoAfterChange) {

@@ -92,7 +92,7 @@ impl World {
             }
         }
         if until < steps.len() {
-            self.with(|daemon| Some(daemon.instance(mark)?.down = Down::Releasing { done: until }));
+            self.on(mark, |instance| instance.down = Down::Releasing { done: until });
             self.after(self.release_takes(), Event::Release { life, mark });
             return;
         }

@@ -45,15 +45,15 @@ planted! {
     /// Shell: `Curtail` is not obeyed.
     NoCurtail => "nobody answers when the budget is used up", [L1Budget];
     /// Shell: of several acknowledgements, the first is sent.
-    OneAckForAll => "a second stop gets no acknowledgement of its own", [L1Budget];
+    OneAckForAll => "a second stop gets no acknowledgement of its own", [L1Budget, L4ChoresLater];
     /// Input: results of an older generation are taken for the present one's.
     FenceOff => "results of older generations count as the present one's", [L2Restored, L3Recorded, L10OneForwards, L9WantedState];
     /// Input: `DeadlineReached` comes with the time of the input before.
     DeadlineStays => "a deadline that fired is not replaced", [L8Deadlines];
     /// Effect: `Housekeep` is carried out before the acknowledgement.
     ChoresFirst => "housekeeping begins before the acknowledgement", [L4ChoresLater];
-    /// Effect: `Housekeep` is carried out as soon as the work is recorded, and the acknowledgement comes after it.
-    ChoresInMaintenance => "housekeeping goes on when the host sleeps", [L4ChoresLater];
+    /// Effect: `Rest` is not carried out.
+    NoRest => "a worker goes on in sleep and in a stop", [L4ChoresLater];
     /// Shell: a start is kept back while a worker runs.
     StartWaits => "a start waits for housekeeping", [L9WantedState];
     /// Shell: the pump goes on after `Release`.

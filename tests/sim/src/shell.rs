@@ -174,6 +174,11 @@ impl World {
         self.daemon.borrow_mut().as_mut().map(act)
     }
 
+    /// Does something with an instance, if the daemon has it.
+    pub(crate) fn on(&self, mark: Mark, act: impl FnOnce(&mut Instance)) {
+        self.with(|daemon| daemon.instance(mark).map(act));
+    }
+
     /// Whether this run of the daemon still lives.
     pub(crate) fn is_life(&self, life: u32) -> bool {
         self.running(Who::Daemon).is_some_and(|process| process.life == life)
@@ -289,7 +294,7 @@ impl World {
             Effect::AckStop { outcome, .. } => self.acknowledge(outcome),
             Effect::Housekeep => self.housekeep(),
             Effect::Rest => {
-                let kept_on = self.has(Planted::ChoresInMaintenance);
+                let kept_on = self.has(Planted::NoRest);
                 self.with(|daemon| {
                     daemon.resting = !kept_on;
                     daemon.again = false;

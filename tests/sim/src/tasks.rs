@@ -20,8 +20,10 @@ pub(crate) struct Task {
     pub(crate) process: Process,
     /// None while it runs.
     kind: Option<Kind>,
-    /// The record that it writes to open/.
-    opens: Option<usize>,
+    /// The record that it writes or removes.
+    record: Option<usize>,
+    /// It writes it to open/.
+    opens: bool,
 }
 
 pub(crate) enum Kind {
@@ -65,14 +67,16 @@ pub(crate) enum Next {
 impl World {
     pub(crate) fn spawn(&self, process: Process, kind: Kind, after: u64) -> u32 {
         let id = self.next_number();
-        let opens = match kind {
-            Kind::Open { record, .. } => Some(record),
-            Kind::Boot | Kind::Look | Kind::Close(_) | Kind::Withdraw { .. } | Kind::Retry | Kind::Work(_) => None,
+        let (record, opens) = match &kind {
+            Kind::Open { record, .. } => (Some(*record), true),
+            Kind::Close(Close { record, .. }) | Kind::Withdraw { record } => (Some(*record), false),
+            Kind::Boot | Kind::Look | Kind::Retry | Kind::Work(_) => (None, false),
         };
         self.tasks.borrow_mut().push(Task {
             id,
             process,
             kind: Some(kind),
+            record,
             opens,
         });
         self.after(after, Event::Task(id));
@@ -113,7 +117,7 @@ impl World {
 
     fn open(self: &Rc<Self>, process: Process, id: u32, attempt: u32, record: usize) -> Next {
         // One record has one temporary file: what an aborted attempt is still writing comes to its end first.
-        let others = |task: &Task| task.id != id && task.opens == Some(record) && task.kind.is_none();
+        let others = |task: &Task| task.id != id && task.opens && task.record == Some(record) && task.kind.is_none();
         if self.tasks.borrow().iter().any(others) {
             return Next::In(10_000);
         }
@@ -132,7 +136,11 @@ impl World {
             let instance = mark.and_then(|mark| daemon.instance(mark));
             instance.is_some_and(|instance| matches!(instance.down, Down::Releasing { .. }))
         };
-        let opening = self.tasks.borrow().iter().any(|task| task.opens == Some(record));
+        let opening = self
+            .tasks
+            .borrow()
+            .iter()
+            .any(|task| task.opens && task.record == Some(record));
         // The record says how to clean the host until it is clean; and one that is being written would come back.
         if opening || self.with(releasing) == Some(true) && !self.has(Planted::AckBeforeRelease) {
             return Next::In(50_000);
@@ -202,7 +210,7 @@ impl World {
 
     fn answer_close(self: &Rc<Self>, mark: Option<Mark>, owed: Owed, failed: bool) {
         let Some(mark) = mark else { return };
-        self.with(|daemon| Some(daemon.instance(mark)?.disk_failed |= failed));
+        self.on(mark, |instance| instance.disk_failed |= failed);
         self.recorded(mark, owed);
     }
 
@@ -329,7 +337,7 @@ impl World {
             let Some(at) = self.books.borrow().find(record.id) else {
                 continue;
             };
-            let known = self.tasks.borrow().iter().any(|task| task.has_in_hand(at));
+            let known = self.tasks.borrow().iter().any(|task| task.record == Some(at));
             if self.with(|daemon| daemon.holds(at)) == Some(false) && !known {
                 self.books.borrow_mut().entries[at].record = record;
                 self.spawn(process, Kind::close(at, None, "crash"), 0);
@@ -345,17 +353,5 @@ impl World {
             self.say(|| format!("{process} starts"));
             self.spawn(process, Kind::Work(Box::default()), 0);
         }
-    }
-}
-
-impl Task {
-    /// Whether it writes this record.
-    fn has_in_hand(&self, record: usize) -> bool {
-        let ends = match &self.kind {
-            Some(Kind::Close(close)) => close.record == record,
-            Some(Kind::Withdraw { record: withdrawn }) => *withdrawn == record,
-            Some(Kind::Boot | Kind::Look | Kind::Open { .. } | Kind::Retry | Kind::Work(_)) | None => false,
-        };
-        ends || self.opens == Some(record)
     }
 }
