@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::gateway::GatewayConfig;
-use housekeeping::{Collector, Ended, NoOffice, Outcome, UPLOAD_TIMEOUT, Worker, collector_tls};
-use platform::signals::{Signal, Signals};
+use housekeeping::{Collector, Ended, NoOffice, Outcome, UPLOAD_TIMEOUT, Worker, collector_tls, work_off_alone};
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::GatewayError;
@@ -20,9 +18,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// The longest wait for a job's time: the wall clock that it is in may be set.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// Works off what the sessions of a gateway left, whether or not the gateway runs, and returns what became of it. Blocks;
-/// brings its own runtime. SIGTERM and SIGINT stop it: the job it has is put back. If another worker is at it already,
-/// `wait` says whether to wait for that one and look after what it left.
+/// Works off what the sessions of a gateway left, whether or not the gateway runs, and returns what became of it; see
+/// [`work_off_alone`]. Blocks.
 ///
 /// # Errors
 /// The ledger or the collector's authorities cannot be used, or the runtime cannot be set up. That jobs fail is no error.
@@ -31,58 +28,11 @@ pub fn housekeep(config: &GatewayConfig, wait: bool) -> Result<Outcome, GatewayE
         info!("nothing is kept of sessions: `storage.state_dir` is empty");
         return Ok(Outcome::new(Ended::NothingDue));
     };
-    let worker = worker(config, Arc::clone(&ledger))?;
-    let failed = |what| move |source| GatewayError::Io { what, source };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed("start the runtime"))?;
-    let outcome = runtime.block_on(async {
-        let signals = Signals::new().map_err(failed("listen for signals"))?;
-        let (stopper, stop) = watch::channel(false);
-        let told = async {
-            until_told_to_stop(signals).await;
-            stopper.send_replace(true);
-            std::future::pending::<()>().await
-        };
-        tokio::select! {
-            outcome = work_off(&worker, &ledger, &stop, wait) => Ok(outcome),
-            () = told => unreachable!("it waits for ever"),
-        }
-    });
-    runtime.shutdown_background();
-    outcome
-}
-
-async fn work_off(
-    worker: &Worker<NoOffice>,
-    ledger: &Arc<FolderLedger>,
-    stop: &watch::Receiver<bool>,
-    wait: bool,
-) -> Outcome {
-    loop {
-        let outcome = worker.work_off(stop.clone()).await;
-        if outcome.ended != Ended::Busy || !wait {
-            return outcome;
-        }
-        let ledger = Arc::clone(ledger);
-        let free = spawn_blocking(move || ledger.disk().lock_worker_waiting().map(drop));
-        tokio::select! {
-            free = free => if !matches!(free, Ok(Ok(()))) {
-                return outcome;
-            },
-            () = stopped(stop) => return Outcome::new(Ended::Stopped),
-        }
-    }
-}
-
-async fn until_told_to_stop(mut signals: Signals) {
-    loop {
-        match signals.next().await {
-            Signal::Terminate | Signal::Interrupt | Signal::Quit => return,
-            Signal::Reload | Signal::TunnelDown | Signal::TunnelUp => {}
-        }
-    }
+    let worker = worker(config, ledger)?;
+    work_off_alone(&worker, wait).map_err(|source| GatewayError::Io {
+        what: "start to work off what is owed",
+        source,
+    })
 }
 
 /// A worker as the configuration has it.

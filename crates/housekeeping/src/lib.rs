@@ -10,6 +10,7 @@
 //! It may as well run in a process of its own, after the tunnel's has ended.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod bench;
 mod calendar;
 mod collector;
@@ -19,6 +20,7 @@ mod settings;
 mod summary;
 mod worker;
 
+pub use alone::work_off_alone;
 pub use calendar::rfc3339;
 pub use collector::{Collector, TrustError, UPLOAD_TIMEOUT, collector_tls};
 pub use hooks::MAX_HOOKS;

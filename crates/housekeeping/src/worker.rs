@@ -134,6 +134,11 @@ impl<O: Office> Worker<O> {
         }
     }
 
+    /// The ledger it works on.
+    pub(crate) fn ledger(&self) -> &Arc<FolderLedger> {
+        &self.ledger
+    }
+
     /// Does all work that is due, and says what became of it. Once `stop` is true (or its sender is gone) it ends within
     /// [`platform::children::GRACE`] and a moment, as far as the disk lets it. If this is dropped, what it was about to do
     /// is found by the next worker.
@@ -347,7 +352,8 @@ fn is_stopped(stop: &watch::Receiver<bool>) -> bool {
     *stop.borrow() || stop.has_changed().is_err()
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
+/// Waits until it is true.
+pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means that whoever could say stop is gone.
     let _ = stop.wait_for(|stop| *stop).await;
 }
