@@ -6,13 +6,9 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use config::client::ClientConfig;
-use housekeeping::{Collector, Ended, Office, Outcome, UPLOAD_TIMEOUT, Worker, collector_tls};
+use housekeeping::{Collector, Office, Outcome, UPLOAD_TIMEOUT, Worker, collector_tls, work_off_alone};
 use ledger::{OpenRecord, Token};
-use platform::signals::{Signal, Signals};
 use session::client::Identity;
-use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tracing::warn;
 use wire::Secret;
 use wire::offer::{Logout, MarmotSession};
 
@@ -117,9 +113,8 @@ fn collector(config: &config::Housekeeping) -> Result<Option<Collector>, ClientE
     }))
 }
 
-/// Works off what the sessions of a tunnel left, whether or not the tunnel runs, and returns what became of it. Blocks; brings
-/// its own runtime. SIGTERM and SIGINT stop it: the job it has is put back. If another worker is at it already, `wait` says
-/// whether to wait for that one and look after what it left.
+/// Works off what the sessions of a tunnel left, whether or not the tunnel runs, and returns what became of it; see
+/// [`work_off_alone`]. Blocks.
 ///
 /// # Errors
 /// The ledger, the trust in the gateway or the collector's authorities cannot be used. That jobs fail is no error.
@@ -128,62 +123,6 @@ pub fn housekeep(config: &ClientConfig, wait: bool) -> Result<Outcome, ClientErr
     let ledger = open_ledger(&tunnel.state_dir.join(&tunnel.name), limits(&config.housekeeping));
     let ledger = Arc::new(ledger.map_err(|trouble| ClientError::Local(trouble.to_string()))?);
     let setup = Arc::new(Setup::without_secrets(config.clone())?);
-    let worker = worker(setup, None, Arc::clone(&ledger))?;
-    let failed = |error: std::io::Error| ClientError::Local(format!("cannot start the runtime: {error}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
-    let outcome = runtime.block_on(async {
-        let signals = Signals::new().map_err(failed)?;
-        let (stopper, stop) = watch::channel(false);
-        let told = tokio::spawn(async move {
-            until_told_to_stop(signals).await;
-            stopper.send_replace(true);
-            // Kept, for its end would stop the worker as well.
-            std::future::pending::<()>().await;
-        });
-        let outcome = work_off(&worker, &ledger, &stop, wait).await;
-        told.abort();
-        Ok(outcome)
-    });
-    runtime.shutdown_background();
-    outcome
-}
-
-async fn work_off(
-    worker: &Worker<ClientOffice>,
-    ledger: &Arc<FolderLedger>,
-    stop: &watch::Receiver<bool>,
-    wait: bool,
-) -> Outcome {
-    loop {
-        let outcome = worker.work_off(stop.clone()).await;
-        if outcome.ended != Ended::Busy || !wait {
-            return outcome;
-        }
-        let ledger = Arc::clone(ledger);
-        let free = spawn_blocking(move || ledger.disk().lock_worker_waiting().map(drop));
-        let mut stop = stop.clone();
-        tokio::select! {
-            free = free => match free {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    warn!("cannot wait for the other worker: {error}");
-                    return outcome;
-                }
-                Err(_) => return outcome,
-            },
-            _ = stop.wait_for(|stop| *stop) => return Outcome::new(Ended::Stopped),
-        }
-    }
-}
-
-async fn until_told_to_stop(mut signals: Signals) {
-    loop {
-        match signals.next().await {
-            Signal::Terminate | Signal::Interrupt | Signal::Quit => return,
-            Signal::Reload | Signal::TunnelDown | Signal::TunnelUp => {}
-        }
-    }
+    let worker = worker(setup, None, ledger)?;
+    work_off_alone(&worker, wait).map_err(|error| ClientError::Local(format!("cannot start to work: {error}")))
 }
