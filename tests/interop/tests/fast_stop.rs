@@ -185,16 +185,16 @@ fn a_tunnel_that_loses_its_device_restores_the_host_and_says_why(lab: &Lab) -> R
     let events = daemon.control.events()?;
     let mut delete = lab.command(lab.client(), "ip")?;
     delete.args(["link", "delete", &daemon.device()]);
+    let began = Instant::now();
     let deleted = lab.spawn("ip", delete)?;
     ensure!(deleted.wait_exit(PATIENCE)?.success(), "the device is deleted");
-    let began = Instant::now();
     until("the host as it was", PATIENCE, || {
         Ok(before.changes(&lab.client().snapshot()?).is_empty())
     })?;
     let restored = began.elapsed();
     let status = daemon.process.wait_exit(PATIENCE)?;
     lab.note(&format!(
-        "restored {} ms after the device was gone; {status}",
+        "restored {} ms after somebody began to delete the device; {status}",
         ms(restored)
     ));
     ensure!(status.code() == Some(1), "the client ended with {status}");

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{Flow, Lab, PATIENCE, Ping, Server, transfer};
+use lab::{Flow, Hole, Lab, Meter, PATIENCE, Ping, Server, Steady, has_device, name_free, transfer};
 use platform::tcp::TcpState;
 
 fn main() -> ExitCode {
     lab::run(
-        &[],
+        &["ip", "nft"],
         lab::tests![
             hosts_reach_each_other_through_the_internet_only,
             a_lan_is_reached_from_its_gateway_only,
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             what_is_transferred_arrives_and_comes_back,
             another_programs_connection_can_be_looked_at,
             a_host_is_described_before_and_after,
+            a_hole_swallows_what_it_is_told_to_and_a_steady_flow_counts_it,
+            a_meter_counts_what_arrives,
+            a_device_is_seen_to_go,
         ],
     )
 }
@@ -91,5 +94,40 @@ fn a_host_is_described_before_and_after(lab: &Lab) -> Result<()> {
         "{changes:?}"
     );
     ensure!(!changes.iter().any(|change| change.starts_with('-')), "{changes:?}");
+    Ok(())
+}
+
+fn a_hole_swallows_what_it_is_told_to_and_a_steady_flow_counts_it(lab: &Lab) -> Result<()> {
+    let plan = lab.site().plan;
+    let flow = Steady::start(lab.client(), plan.gateway_v4())?;
+    let hole = Hole::dig(lab, lab.internet(), &[format!("ip daddr {}", plan.gateway_v4())])?;
+    Ping::new(lab.client(), plan.gateway_v4()).unanswered(Duration::from_millis(50))?;
+    Ping::new(lab.client(), plan.gateway_v6()).answered(PATIENCE)?;
+    drop(hole);
+    Ping::new(lab.client(), plan.gateway_v4()).answered(PATIENCE)?;
+    let tally = flow.end()?;
+    ensure!(tally.lost == 1, "one request at a time was lost: {tally:?}");
+    Ok(())
+}
+
+fn a_meter_counts_what_arrives(lab: &Lab) -> Result<()> {
+    let plan = lab.site().plan;
+    let matches = [plan.gateway_v4(), plan.host_v4()].map(|address| format!("iifname client ip daddr {address}"));
+    let meter = Meter::start(lab, lab.internet(), &matches)?;
+    ensure!(meter.packets()? == [0, 0], "nothing was sent");
+    Ping::new(lab.client(), plan.gateway_v4()).answered(PATIENCE)?;
+    let packets = meter.packets()?;
+    ensure!(packets[0] > 0 && packets[1] == 0, "{packets:?}");
+    Ok(())
+}
+
+fn a_device_is_seen_to_go(lab: &Lab) -> Result<()> {
+    ensure!(has_device(lab.client(), "eth0")? && !has_device(lab.client(), "eth")?);
+    ensure!(name_free(lab.client(), "eth0", Duration::ZERO).is_err(), "it is there");
+    let mut delete = lab.command(lab.client(), "ip")?;
+    delete.args(["link", "delete", "eth0"]);
+    let ip = lab.spawn("ip", delete)?;
+    name_free(lab.client(), "eth0", PATIENCE)?;
+    ensure!(ip.wait_exit(PATIENCE)?.success(), "it was deleted");
     Ok(())
 }
