@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use housekeeping::Ended;
+use housekeeping::{Ended, work_off_alone};
 use ledger::{Chore, Folder};
 use tokio::sync::watch;
 
@@ -153,4 +153,30 @@ async fn a_job_that_becomes_due_while_others_run_is_done_too() {
     };
     let (outcome, ()) = tokio::join!(soon(worker.work_off(stop)), meanwhile);
     assert_eq!(outcome.done, [first, second.expect("owed")]);
+}
+
+#[tokio::test]
+async fn a_worker_of_its_own_waits_for_another_if_it_is_asked_to() {
+    let mut desk = Desk::new();
+    let (started, release) = (desk.fifo("started"), desk.fifo("release"));
+    desk.hook(
+        "hook",
+        "test -e {}/once || { touch {}/once; echo > {}/started; cat {}/release; exit 1; }",
+    );
+    let job = desk.owe(&[Chore::Hooks]);
+    let (_stopper, stop) = watch::channel(false);
+    let worker = desk.worker();
+    let (ours, patient) = (desk.worker(), desk.worker());
+    let meanwhile = async {
+        told(&started).await;
+        let ended = tokio::task::spawn_blocking(move || work_off_alone(&ours, false).expect("a runtime").ended);
+        assert_eq!(soon(ended).await.expect("no panic"), Ended::Busy);
+        let waiting = tokio::task::spawn_blocking(move || work_off_alone(&patient, true).expect("a runtime"));
+        tell(&release).await;
+        soon(waiting).await.expect("no panic")
+    };
+    let (first, second) = tokio::join!(soon(worker.work_off(stop)), meanwhile);
+    assert_eq!(first.failed.len(), 1);
+    assert_eq!((second.ended, second.next), (Ended::NothingDue, first.failed[0].again));
+    assert_eq!(desk.listed().id, job);
 }
