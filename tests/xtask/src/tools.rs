@@ -26,6 +26,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "ip", package: "iproute2", used_by: "lab and interop: the host's addresses, routes and rules before and after" },
     Tool { program: "nft", package: "nftables", used_by: "lab: lost packets" },
     Tool { program: "iperf3", package: "iperf3", used_by: "lab: throughput" },
+    Tool { program: "curl", package: "curl", used_by: "api: the local socket as people ask it" },
     Tool { program: "tcpdump", package: "tcpdump", used_by: "lab: what crosses the wire" },
     Tool { program: "systemctl", package: "systemd", used_by: "interop: units checked, and run by a real manager" },
     Tool { program: "strace", package: "strace", used_by: "crash: system calls killed and failed one by one" },
