@@ -87,19 +87,25 @@ impl<D: Disk> Ledger<D> {
         self.has_job(&id.file_name())
     }
 
-    /// Looked at in the order in which a job moves, so that one that moves meanwhile is not missed.
+    /// Looked at in the order in which a job moves, so that one that moves on meanwhile is not missed; and twice, because one
+    /// that is tried again moves back.
     fn has_job(&self, name: &FileName) -> Result<bool, LedgerError> {
-        for folder in [Folder::Due, Folder::Running, Folder::Waiting, Folder::Failed] {
-            match self.look::<Job>(folder, name)? {
-                Look::Good(_) => {
-                    self.sync(folder)?;
-                    return Ok(true);
+        for _ in 0..2 {
+            for folder in [Folder::Due, Folder::Running, Folder::Waiting, Folder::Failed] {
+                match self.look::<Job>(folder, name)? {
+                    Look::Good(_) => {
+                        self.sync(folder)?;
+                        return Ok(true);
+                    }
+                    Look::Bad(damage) => drop(self.set_aside(folder, name, damage)),
+                    Look::Gone => {}
                 }
-                Look::Bad(damage) => drop(self.set_aside(folder, name, damage)),
-                Look::Gone => {}
+            }
+            if self.is_done(name)? {
+                return Ok(true);
             }
         }
-        self.is_done(name)
+        Ok(false)
     }
 
     /// The records in open/, oldest first: at the start of the tunnel's process these are sessions that a crash ended. What

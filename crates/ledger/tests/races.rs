@@ -252,3 +252,46 @@ fn whatever_one_does_between_two_steps_of_the_other_no_job_is_lost_or_done_again
         }
     }
 }
+
+#[test]
+fn a_job_that_is_tried_again_while_its_record_is_closed_again_stays_what_it_is() {
+    for number in [WAITING, GIVEN_UP] {
+        let close_again = |disk: &MemoryDisk| {
+            // The removal of its record did not survive a loss of power.
+            let mut copy = record(number);
+            copy.facts.bytes_in += 1;
+            ledger(disk).open(&copy)?;
+            let begin = disk.steps();
+            disk.take_log();
+            Ok::<_, LedgerError>((begin, copy))
+        };
+        let disk = scene().expect("a healthy disk");
+        let (begin, copy) = close_again(&disk).expect("a healthy disk");
+        ledger(&disk).close(copy, end()).expect("a healthy disk");
+        // Meeting the other takes steps of its own.
+        for at in begin..disk.steps() + 4 {
+            let disk = scene().expect("a healthy disk");
+            let (_, copy) = close_again(&disk).expect("a healthy disk");
+            disk.before(at, move |disk| retry(disk, number).expect("a healthy disk"));
+            ledger(&disk).close(copy, end()).expect("a healthy disk");
+            let steps = disk.take_log().join("\n");
+            let ledger = ledger(&disk);
+            let lock = ledger
+                .lock_worker()
+                .expect("a healthy disk")
+                .expect("nobody else works");
+            let (mut work, _) = ledger.recover(lock, NOW).expect("a healthy disk");
+            while let Some(claim) = ledger.claim(&mut work).expect("a healthy disk") {
+                if claim.job().id() == id(number) {
+                    let facts = &claim.job().record.facts;
+                    assert_eq!(
+                        facts.bytes_in,
+                        record(number).facts.bytes_in,
+                        "before step {}\n{steps}",
+                        at - begin
+                    );
+                }
+            }
+        }
+    }
+}
