@@ -94,7 +94,7 @@ fn a_full_disk_is_named_with_the_file_and_the_record_stays() {
     let disk = MemoryDisk::new();
     let desk = Desk::new(&disk);
     desk.ledger.open(&record(1)).expect("a healthy disk");
-    let writing = disk.steps() + 5;
+    let writing = disk.steps() + 10;
     disk.fail_at(writing);
     let error = desk.ledger.close(record(1), End::new(stamp(NOW), "user_stop"));
     let error = error.expect_err("no space");
@@ -118,7 +118,7 @@ fn a_record_that_cannot_be_removed_does_not_take_the_receipt_back() {
     let disk = MemoryDisk::new();
     let desk = Desk::new(&disk);
     desk.ledger.open(&record(1)).expect("a healthy disk");
-    let removing = disk.steps() + 9;
+    let removing = disk.steps() + 14;
     disk.fail_at(removing);
     desk.close(1);
     assert_eq!(desk.files(), ["open/01.job", "due/01.job"]);
@@ -132,7 +132,7 @@ fn a_session_whose_record_was_left_behind_is_known_as_closed_wherever_its_job_is
     let desk = Desk::new(&disk);
     desk.ledger.open(&record(1)).expect("a healthy disk");
     assert_eq!(desk.ledger.is_closed(id(1)), Ok(false));
-    let removing = disk.steps() + 9;
+    let removing = disk.steps() + 14;
     disk.fail_at(removing);
     desk.close(1);
     assert_eq!(desk.ledger.opens().expect("a healthy disk").0, [record(1)]);
