@@ -109,7 +109,6 @@ impl Gateway {
     /// What is wrong with a file, or which address cannot be listened on.
     pub fn open(config: GatewayConfig, config_path: Option<PathBuf>, device: Device) -> Result<Self, GatewayError> {
         let settings = Settings::load(config)?;
-        let shelf = accounts::ledger(&settings.config)?.map(Shelf::take).transpose()?;
         let listeners = listener::open(&settings.config.listen)?;
         let addresses = listeners
             .iter()
@@ -119,6 +118,8 @@ impl Gateway {
                 what: "ask for the address of a listening socket",
                 source,
             })?;
+        // After the sockets: of a gateway that was started twice, the port is the better known.
+        let shelf = accounts::ledger(&settings.config)?.map(Shelf::take).transpose()?;
         Ok(Self {
             settings,
             config_path,
