@@ -14,8 +14,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::PlatformError;
+use crate::signals::is_alive;
 
 /// Number of slots. 64 tunnels are far beyond what one host runs, and keep tables and priorities in a short range.
 pub const SLOTS: u8 = 64;
@@ -44,6 +47,13 @@ pub const PROTOCOL: u8 = 109;
 
 /// The most bytes read back from a lock file; we write less than 100.
 const MAX_NOTE: u64 = 256;
+
+/// How long the unfinished children of a dead process may hold its locks. They run at low priority; usually it is a
+/// millisecond.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
+/// Between two attempts meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The numbers of one tunnel on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,7 +138,7 @@ impl SlotLock {
         fs::create_dir_all(runtime_dir).map_err(|source| PlatformError::io(folder(), source))?;
 
         let path = runtime_dir.join(format!("tunnel-{tunnel}.{network}.lock"));
-        let tunnel_file = match lock(&path)? {
+        let tunnel_file = match lock_after_the_dead(&path)? {
             Attempt::Locked(mut file) => {
                 write_note(&mut file, tunnel).map_err(|source| PlatformError::io(write_to(&path), source))?;
                 file
@@ -144,7 +154,7 @@ impl SlotLock {
         let path_of = |slot: Slot| runtime_dir.join(format!("slot-{:02}.{network}.lock", slot.number()));
         for slot in candidates(tunnel, |slot| read_note(&path_of(slot))) {
             let path = path_of(slot);
-            if let Attempt::Locked(mut file) = lock(&path)? {
+            if let Attempt::Locked(mut file) = lock_after_the_dead(&path)? {
                 write_note(&mut file, tunnel).map_err(|source| PlatformError::io(write_to(&path), source))?;
                 return Ok(Self {
                     slot,
@@ -195,6 +205,21 @@ enum Attempt {
     Held(Note),
 }
 
+/// [`lock`], but waits for a holder that is dead: a child that it was about to start when it was killed still has its
+/// descriptors, until it has become another program or has closed them. Another slot instead would leave what the dead put
+/// under the first.
+fn lock_after_the_dead(path: &Path) -> Result<Attempt, PlatformError> {
+    let began = Instant::now();
+    loop {
+        match lock(path)? {
+            Attempt::Held(note) if note.pid.is_some_and(|pid| !is_alive(pid)) && began.elapsed() < LAST_BREATH => {
+                thread::sleep(LOOK);
+            }
+            attempt => return Ok(attempt),
+        }
+    }
+}
+
 /// Lock files are never deleted: a process that waits on a deleted file would hold a lock that nobody else sees.
 fn lock(path: &Path) -> Result<Attempt, PlatformError> {
     let failed = |source| PlatformError::io(format!("lock {}", path.display()), source);
@@ -228,6 +253,33 @@ fn read_note(path: &Path) -> Note {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_of_a_dead_process_is_waited_for() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+            .arg("--list")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("a process");
+        let dead = child.id();
+        child.wait().expect("its end");
+        let held = SlotLock::acquire(folder.path(), "home").expect("first");
+        let slot = held.slot();
+        for entry in fs::read_dir(folder.path()).expect("folder") {
+            fs::write(entry.expect("entry").path(), format!("home\n{dead}\n")).expect("write");
+        }
+        let (ready, begins) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                ready.send(()).expect("heard");
+                SlotLock::acquire(folder.path(), "home")
+            });
+            begins.recv().expect("it begins");
+            drop(held);
+            assert_eq!(next.join().expect("no panic").expect("free").slot(), slot);
+        });
+    }
 
     #[test]
     fn the_numbers_of_neighbouring_slots_never_meet() {
