@@ -246,3 +246,31 @@ async fn with_a_unit_for_housekeeping_the_daemon_leaves_the_jobs_alone() {
     assert_eq!(daemon.names(Folder::Due).len(), 1);
     daemon.exits().await.expect("no error");
 }
+
+#[tokio::test]
+async fn a_host_that_is_about_to_sleep_sees_no_connection_and_no_chore_until_it_wakes() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = stub(&pki).await;
+    let more = format!("start = \"down\"\n{IN_DAEMON}");
+    let mut daemon = Daemon::open(&pki, gateway.port, &more).await;
+    let mut events = daemon.provider.events();
+    daemon.provider.start(Origin::User).await.expect("accepted");
+    daemon.up().await;
+    daemon.provider.sleep().await.expect("taken");
+    let (stopped, took) = daemon.down().await;
+    assert!(matches!(outcome(&stopped).1, Owed::Recorded(_)) && took < Duration::from_millis(650));
+    daemon.provider.start(Origin::Boot).await.expect("accepted");
+    daemon
+        .provider
+        .wake(lifecycle::WakeKind::Maintenance)
+        .await
+        .expect("taken");
+    assert_eq!(daemon.names(Folder::Due).len(), 1, "nobody works");
+    let calls = |seen: Vec<Seen>| seen.iter().filter(|seen| matches!(seen, Seen::Call)).count();
+    assert_eq!(calls(gateway.rest()), 1, "the first connection only");
+
+    daemon.provider.wake(lifecycle::WakeKind::Full).await.expect("taken");
+    done(&mut events).await;
+    daemon.up().await;
+    daemon.exits().await.expect("no error");
+}

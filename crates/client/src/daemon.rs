@@ -102,7 +102,7 @@ fn refused(refused: provider::Refused) -> Refused {
 
 /// The status in the words of the API.
 pub(crate) fn status(name: &str, status: &Status) -> api::Status {
-    let traffic = &status.traffic;
+    let traffic = &status.session_traffic;
     api::Status {
         name: name.to_owned(),
         state: State::of(status.state),

@@ -206,7 +206,7 @@ impl Shell {
         let (working, ended) = watch::channel(());
         let before = self.worker.replace(ended);
         let (setup, mark, books) = (Arc::clone(&self.setup), self.host.mark(), self.books.clone());
-        self.background.spawn(async move {
+        self.workers.spawn(async move {
             // One that was told to rest may still be putting its job back.
             if let Some(mut before) = before {
                 let _ = before.changed().await;
@@ -394,7 +394,10 @@ impl Shell {
             let detail = self.ended_by.as_ref().map(ToString::to_string);
             account.end(reason.word(), detail, &carried, clock::now());
         }
-        self.counter.status.send_modify(|status| status.traffic.add(&carried));
+        self.counter.status.send_modify(|status| {
+            status.traffic.add(&carried);
+            status.session_traffic = carried;
+        });
         if let Some(session) = self.session.take() {
             self.tell(Happening::SessionEnd {
                 reason: reason.word().to_owned(),

@@ -115,13 +115,18 @@ pub fn run(config: ClientConfig, config_path: PathBuf) -> Result<(), ClientError
 /// # Errors
 /// As for [`run`].
 pub async fn run_with(config: ClientConfig, config_path: PathBuf, hooks: Hooks) -> Result<(), ClientError> {
-    let signals = signals::SignalStream::open(hooks.signals)?;
+    let mut signals = signals::SignalStream::open(hooks.signals)?;
     let status = hooks.status.unwrap_or_else(|| watch::Sender::new(Status::default()));
-    let (provider, client) = Client::open_with(config, config_path, hooks.place, status).await?;
+    let mut early = Vec::new();
+    let (provider, client) = tokio::select! {
+        opened = Client::open_with(config, config_path, hooks.place, status) => opened?,
+        // A prompt, or a disk that does not answer, holds nobody up; what is half cleared up the next start clears up.
+        () = signals.termination(&mut early) => return Ok(()),
+    };
     tokio::select! {
         biased;
         result = client.run() => result,
-        () = signals::obey(signals, provider) => Err(ClientError::Local("nobody gives orders any more".to_owned())),
+        () = signals::obey(signals, early, provider) => Err(ClientError::Local("nobody gives orders any more".to_owned())),
     }
 }
 

@@ -55,6 +55,11 @@ impl Shell {
             Order::Start(origin, answer) => self.start(Input::Start { origin }, answer),
             Order::Reconnect(answer) => self.start(Input::Reconnect, answer),
             Order::Stop { reason, exit, answer } => self.stop(reason, exit, answer),
+            Order::Sleep(answer) => {
+                self.feed(Input::SleepNotice);
+                let _ = answer.send(());
+            }
+            Order::Wake(kind) => self.feed(Input::Wake(kind)),
             Order::JobsDue => self.feed(Input::JobsDue),
             Order::Cancel(why) => self.cancel(ClientError::Cancelled(why)),
             // Whoever does not wait for an answer gets none.

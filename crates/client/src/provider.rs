@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use api::{EVENT_QUEUE, Event};
 use ledger::Owed;
-use lifecycle::{Origin, StopReason};
+use lifecycle::{Origin, StopReason, WakeKind};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -92,6 +92,8 @@ pub(crate) enum Order {
         answer: oneshot::Sender<Stopped>,
     },
     Cancel(String),
+    Sleep(oneshot::Sender<()>),
+    Wake(WakeKind),
     JobsDue,
     Reload(oneshot::Sender<Result<(), Refused>>),
 }
@@ -103,6 +105,8 @@ impl fmt::Debug for Order {
             Self::Reconnect(_) => f.write_str("reconnect"),
             Self::Stop { reason, exit, .. } => write!(f, "stop ({reason:?}, exit: {exit})"),
             Self::Cancel(_) => f.write_str("cancel"),
+            Self::Sleep(_) => f.write_str("sleep"),
+            Self::Wake(kind) => write!(f, "wake ({kind:?})"),
             Self::JobsDue => f.write_str("work off what is owed"),
             Self::Reload(_) => f.write_str("reload"),
         }
@@ -162,6 +166,23 @@ impl Provider {
     /// [`Refused::Ended`].
     pub async fn cancel(&self, error: String) -> Result<(), Refused> {
         self.orders.send(Order::Cancel(error)).await.map_err(|_| Refused::Ended)
+    }
+
+    /// The host is about to sleep. When this returns, nothing connects and no chore runs any more, until
+    /// [`Provider::wake`] or until the clocks say otherwise. May be told twice, or never.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`].
+    pub async fn sleep(&self) -> Result<(), Refused> {
+        self.ask(Order::Sleep).await
+    }
+
+    /// The host is awake. May be told twice, or never.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`].
+    pub async fn wake(&self, kind: WakeKind) -> Result<(), Refused> {
+        self.orders.send(Order::Wake(kind)).await.map_err(|_| Refused::Ended)
     }
 
     /// Reads the configuration again: all of it counts, or nothing.

@@ -16,8 +16,8 @@ use lifecycle::LossKind;
 use now::{Awake, Gap, GapDetector, Now};
 use packet::DropReason;
 use session::client::Established;
-use session::{EndReason, Output, Received};
-use tokio::sync::{mpsc, oneshot};
+use session::{EndReason, Output, Received, Traffic};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 use wire::cstp::{Frame, Kind};
@@ -77,6 +77,7 @@ pub(crate) struct Finished {
 pub(crate) struct Pump {
     stop: Option<oneshot::Sender<Stop>>,
     gaps: mpsc::Receiver<Gap>,
+    traffic: watch::Receiver<Traffic>,
     task: JoinHandle<Box<Finished>>,
 }
 
@@ -94,10 +95,12 @@ impl Pump {
     pub(crate) fn start(device: Device, link: Link, discard: bool) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (gap_queue, gaps) = mpsc::channel(MAX_GAPS);
-        let worker = Worker::new(device, link, gap_queue);
+        let (traffic_now, traffic) = watch::channel(Traffic::default());
+        let worker = Worker::new(device, link, gap_queue, traffic_now);
         Self {
             stop: Some(stop),
             gaps,
+            traffic,
             task: tokio::spawn(worker.run(stopped, discard)),
         }
     }
@@ -115,6 +118,7 @@ impl Pump {
             biased;
             Some(gap) = self.gaps.recv() => PumpEvent::Gap(gap),
             finished = &mut self.task => PumpEvent::Finished(finished.ok()),
+            Ok(()) = self.traffic.changed() => PumpEvent::Traffic(*self.traffic.borrow_and_update()),
         }
     }
 
@@ -128,6 +132,8 @@ impl Pump {
 pub(crate) enum PumpEvent {
     /// The process did not run for a while.
     Gap(Gap),
+    /// What went through this connection so far.
+    Traffic(Traffic),
     /// It stopped. `None` if it broke an invariant; then the device is lost.
     Finished(Option<Box<Finished>>),
 }
@@ -136,6 +142,7 @@ struct Worker {
     device: Device,
     link: Link,
     gaps: mpsc::Sender<Gap>,
+    traffic: watch::Sender<Traffic>,
     detector: GapDetector,
     timer: Pin<Box<Sleep>>,
     last_traffic: Awake,
@@ -152,12 +159,13 @@ enum Woken {
 }
 
 impl Worker {
-    fn new(device: Device, link: Link, gaps: mpsc::Sender<Gap>) -> Self {
+    fn new(device: Device, link: Link, gaps: mpsc::Sender<Gap>, traffic: watch::Sender<Traffic>) -> Self {
         let now = clock::now();
         Self {
             device,
             link,
             gaps,
+            traffic,
             detector: GapDetector::new(now, ACTIVE_TICK),
             timer: Box::pin(sleep(ACTIVE_TICK)),
             last_traffic: now.awake,
@@ -213,7 +221,7 @@ impl Worker {
             Woken::Frame(frame) => self.frames(frame.map_err(lost)?, now)?,
             Woken::Packet(Ok(_)) if gap => self.link.established.drop_packet(DropReason::Stale),
             Woken::Packet(packet) => self.packets(packet, now)?,
-            Woken::Timer => {}
+            Woken::Timer => self.tell_traffic(),
         }
         if gap {
             self.discard_waiting();
@@ -318,6 +326,13 @@ impl Worker {
             self.link.channel.queue(Kind::Data, packet).map_err(lost)?;
         }
         Ok(())
+    }
+
+    /// Says what went through, if that is news.
+    fn tell_traffic(&self) {
+        let now = *self.link.established.traffic();
+        self.traffic
+            .send_if_modified(|told| std::mem::replace(told, now) != now);
     }
 
     fn discard_waiting(&mut self) {

@@ -30,6 +30,8 @@ pub(crate) struct SessionLog {
     plan: NetworkPlan,
     marmot: Option<MarmotSession>,
     begun: Now,
+    /// The process before began it, and this one has no connection for it yet.
+    restored: bool,
 }
 
 impl SessionLog {
@@ -48,6 +50,7 @@ impl SessionLog {
             plan,
             marmot: marmot.cloned(),
             begun: Now::default(),
+            restored: false,
         }
     }
 
@@ -73,6 +76,7 @@ impl SessionLog {
                 boot: Boot::from_origin(now.boot.since_origin().saturating_sub(age)),
                 wall: facts.started.wall(),
             },
+            restored: true,
         }
     }
 
@@ -97,10 +101,21 @@ impl SessionLog {
 
     /// The session goes on over another connection, after `without` any.
     pub(crate) fn went_on(&mut self, next: Self, without: Duration) {
+        let restored = std::mem::take(&mut self.restored);
         *self = Self {
             begun: self.begun,
             ..next
         };
+        if restored {
+            info!(
+                via = "resume",
+                gateway = self.gateway,
+                peer = %self.peer,
+                addresses = list(&self.plan.addresses),
+                session = self.identity(),
+                "session.unpark"
+            );
+        }
         debug!(
             after_ms = without.as_millis(),
             peer = %self.peer,

@@ -178,6 +178,9 @@ pub(crate) struct Shell {
     pub(crate) inputs: VecDeque<Input>,
     /// Work that is finished beside the loop.
     pub(crate) background: JoinSet<Done>,
+    /// Workers of housekeeping: one, and perhaps one before it that puts its job back. The end of the process does not wait
+    /// for them.
+    pub(crate) workers: JoinSet<Done>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) known: Vec<SocketAddr>,
     pub(crate) addresses: Vec<IpAddr>,
@@ -250,6 +253,7 @@ impl Shell {
             look_at: None,
             inputs: VecDeque::new(),
             background: JoinSet::new(),
+            workers: JoinSet::new(),
             ticket: None,
             known: Vec::new(),
             addresses: Vec::new(),
@@ -350,10 +354,8 @@ impl Shell {
             }
             (running, result) = running(&mut self.attempt) => Event::Attempt(running, result),
             (opening, result) = opening(&mut self.opening) => Event::Opening(opening, result),
-            Some(done) = self.background.join_next(), if !self.background.is_empty() => match done {
-                Ok(done) => Event::Done(done),
-                Err(_) => Event::Deadline,
-            },
+            Some(done) = self.background.join_next() => done.map_or(Event::Deadline, Event::Done),
+            Some(done) = self.workers.join_next() => done.map_or(Event::Deadline, Event::Done),
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
@@ -379,6 +381,10 @@ impl Shell {
             Event::Opening(opening, Ok(prepared)) => self.prepared(opening, *prepared).await,
             Event::Opening(opening, Err(error)) => self.not_prepared(opening, error),
             Event::Pump(PumpEvent::Finished(finished)) => self.pump_ended(finished),
+            Event::Pump(PumpEvent::Traffic(traffic)) => self.counter.status.send_modify(|status| {
+                status.session_traffic = self.carried;
+                status.session_traffic.add(&traffic);
+            }),
             // With a deadline of its own the machine hears of gaps from that.
             Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
             Event::Pump(PumpEvent::Gap(_)) => {}

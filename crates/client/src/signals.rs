@@ -8,6 +8,9 @@ use tracing::debug;
 use crate::ClientError;
 use crate::provider::{Order, Provider, Refused};
 
+/// Signals that are kept while the client opens. Nobody sends more in so short a time.
+const MAX_EARLY: usize = 16;
+
 /// Where orders come from.
 #[derive(Debug, Default)]
 pub enum SignalSource {
@@ -36,6 +39,17 @@ impl SignalStream {
         }
     }
 
+    /// Waits until somebody wants the process to end; what else is wanted meanwhile is kept in `others`. Cancel safe.
+    pub(crate) async fn termination(&mut self, others: &mut Vec<Signal>) {
+        loop {
+            match self.next().await {
+                Signal::Terminate | Signal::Interrupt | Signal::Quit => return,
+                other if others.len() < MAX_EARLY => others.push(other),
+                Signal::TunnelDown | Signal::TunnelUp | Signal::Reload => {}
+            }
+        }
+    }
+
     /// The next order. Cancel safe.
     pub(crate) async fn next(&mut self) -> Signal {
         match self {
@@ -52,10 +66,14 @@ impl SignalStream {
     }
 }
 
-/// Passes on what signals say. Nobody waits for the answers. Never ends.
-pub(crate) async fn obey(mut signals: SignalStream, provider: Provider) {
+/// Passes on what signals say, the `early` ones first. Nobody waits for the answers. Never ends.
+pub(crate) async fn obey(mut signals: SignalStream, early: Vec<Signal>, provider: Provider) {
+    let mut early = early.into_iter();
     loop {
-        let signal = signals.next().await;
+        let signal = match early.next() {
+            Some(signal) => signal,
+            None => signals.next().await,
+        };
         debug!(?signal, "signal");
         let told = match signal {
             Signal::Terminate | Signal::Interrupt => stop(&provider, StopReason::User, true).await,

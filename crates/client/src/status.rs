@@ -30,6 +30,8 @@ pub struct Status {
     pub clock_gaps: u64,
     /// Packets and bytes of the sessions that are over.
     pub traffic: Traffic,
+    /// Packets and bytes of this session, as of half a second ago, or of the last one.
+    pub session_traffic: Traffic,
     /// Time from the last stop to its acknowledgement, in microseconds.
     pub stop_ack_us: Option<u64>,
     /// The last stop, as it was acknowledged.

@@ -30,7 +30,7 @@ pub(crate) struct Daemon {
     ledger: FolderLedger,
     root: PathBuf,
     pub(crate) socket: PathBuf,
-    _host: MemoryHost,
+    host: MemoryHost,
 }
 
 impl Daemon {
@@ -63,7 +63,7 @@ impl Daemon {
             ledger: open_ledger(&root, ledger_limits).expect("a ledger"),
             root,
             socket,
-            _host: host,
+            host,
         }
     }
 
@@ -428,4 +428,43 @@ async fn orders_to_a_client_that_has_ended_are_refused() {
     daemon.exits().await.expect("no error");
     assert_eq!(provider.start(Origin::User).await, Err(Refused::Ended));
     assert_eq!(provider.stop(StopReason::User, false).await, Err(Refused::Ended));
+}
+
+#[tokio::test]
+async fn a_client_that_is_told_to_end_while_it_opens_ends_at_once() {
+    let pki = Pki::new("vpn.test");
+    let gateway = stub(&pki).await;
+    pki.write("password", "right\n", 0o600);
+    let toml = format!(
+        "[gateway]\nurl = \"https://vpn.test:{}\"\n[login]\nuser = \"alice\"\n",
+        gateway.port
+    );
+    let (device, _host) = MemoryDevice::pair(4);
+    let (signals, orders) = tokio::sync::mpsc::channel(1);
+    let hooks = crate::Hooks {
+        place: Place::Memory(device),
+        signals: crate::SignalSource::Channel(orders),
+        status: None,
+    };
+    drop(signals);
+    let client = crate::run_with(client_config(&pki, &toml), "client.toml".into(), hooks);
+    timeout(PATIENCE, client).await.expect("ends").expect("no error");
+}
+
+#[tokio::test]
+async fn a_status_tells_what_goes_through_a_session_while_it_lives() {
+    let pki = Pki::new("vpn.test");
+    let gateway = stub(&pki).await;
+    let mut daemon = Daemon::start(&pki, &gateway).await;
+    daemon.up().await;
+    let mut packet = vec![0; 60];
+    packet[..4].copy_from_slice(&[0x45, 0, 0, 60]);
+    packet[12..20].copy_from_slice(&[10, 78, 0, 2, 10, 77, 0, 1]);
+    daemon.host.to_tunnel.send(packet.into()).await.expect("room");
+    daemon
+        .until("told", |status| {
+            status.session_traffic.packets_in == 1 && status.session_traffic.bytes_out == 60
+        })
+        .await;
+    daemon.exits().await.expect("no error");
 }
