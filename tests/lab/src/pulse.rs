@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use platform::netns::Namespace;
 
-use crate::{Ping, Tally};
+use crate::{PATIENCE, Ping, Tally, until};
 
 /// Between two requests.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -22,6 +22,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Pulse {
     over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<Tally>>>,
 }
 
@@ -33,13 +34,26 @@ impl Pulse {
     pub fn start(from: &Namespace, to: impl Into<IpAddr>) -> Result<Self> {
         let (from, to) = (from.try_clone().context("cannot hold a namespace")?, to.into());
         let over = Arc::new(AtomicBool::new(false));
-        let bell = Arc::clone(&over);
+        let answered = Arc::new(AtomicU64::new(0));
+        let (bell, count) = (Arc::clone(&over), Arc::clone(&answered));
         let thread = thread::Builder::new()
             .name("pulse".into())
-            .spawn(move || beat(&from, to, &bell));
+            .spawn(move || beat(&from, to, &bell, &count));
         Ok(Self {
             over,
+            answered,
             thread: Some(thread.context("cannot start a thread")?),
+        })
+    }
+
+    /// Waits until this many more requests have been answered.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn wait_answered(&self, more: u64) -> Result<()> {
+        let enough = self.answered.load(Ordering::Relaxed) + more;
+        until("answers", PATIENCE, || {
+            Ok(self.answered.load(Ordering::Relaxed) >= enough)
         })
     }
 
@@ -60,7 +74,7 @@ impl Drop for Pulse {
     }
 }
 
-fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool) -> Result<Tally> {
+fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool, answered: &AtomicU64) -> Result<Tally> {
     let mut series = Ping::new(from, to).series()?;
     let mut tally = Tally::default();
     let mut open: BTreeMap<u16, Instant> = BTreeMap::new();
@@ -84,6 +98,7 @@ fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool) -> Result<Tally> {
             Some(end) => end - now,
         };
         if let Some(sent) = series.answer(wait)?.and_then(|number| open.remove(&number)) {
+            answered.fetch_add(1, Ordering::Relaxed);
             tally.longest = tally.longest.max(sent.elapsed());
         }
     }

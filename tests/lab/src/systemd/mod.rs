@@ -10,7 +10,8 @@
 mod cgroups;
 mod units;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -113,6 +114,11 @@ impl Systemd {
             let state = systemd.run(&["is-system-running"])?.stdout;
             Ok((state.starts_with(b"running") || state.starts_with(b"degraded")).then_some(()))
         })?;
+        // Services of other users report here too; PID 1 admits everybody.
+        for (name, mode) in [("run", 0o755), ("run/systemd", 0o755), ("run/systemd/notify", 0o777)] {
+            fs::set_permissions(systemd.folder.join(name), Permissions::from_mode(mode))
+                .context("cannot admit other users")?;
+        }
         Ok(systemd)
     }
 
