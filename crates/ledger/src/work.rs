@@ -95,6 +95,15 @@ impl<D: Disk> Ledger<D> {
         self.put(Folder::Running, &claim.job.id().file_name(), &claim.job)
     }
 
+    /// Makes durable what was noted. To be called before the first thing that should not be done twice: on a disk that takes
+    /// nothing it would never be known as done.
+    ///
+    /// # Errors
+    /// The disk's, or a record that is too large.
+    pub fn save(&self, _work: &Work<D::Lock>, claim: &Claim) -> Result<(), LedgerError> {
+        self.put(Folder::Running, &claim.job.id().file_name(), &claim.job)
+    }
+
     /// Everything is done: the job never runs again. Durable when it returns.
     ///
     /// # Errors
@@ -142,6 +151,15 @@ impl<D: Disk> Ledger<D> {
     /// The disk's. The job stays in running/ until the next recovery.
     pub fn requeue(&self, _work: &Work<D::Lock>, claim: Claim) -> Result<(), LedgerError> {
         self.back(claim.job.id(), Folder::Running).map(drop)
+    }
+
+    /// As [`Ledger::requeue`], for a job whose claim [`Ledger::finish`] or [`Ledger::fail`] took without being able to settle it:
+    /// that the disk takes nothing is no fault of the job's. If it was settled nearly, the next recovery knows.
+    ///
+    /// # Errors
+    /// The disk's. The job stays in running/ until the next recovery.
+    pub fn release(&self, _work: &Work<D::Lock>, id: JobId) -> Result<(), LedgerError> {
+        self.back(id, Folder::Running).map(drop)
     }
 
     /// Makes the waiting jobs due whose time has come, and says how many. A wait that is longer than any can be comes from

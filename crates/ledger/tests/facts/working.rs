@@ -3,7 +3,7 @@
 use ledger::{Chore, Fate, Folder, Ledger, LedgerError, Limits};
 use now::Wall;
 
-use super::{Claim, Desk, Lock, MemoryDisk, NOW, Work, id, seconds};
+use super::{Claim, Desk, Lock, MemoryDisk, NOW, Work, file, id, seconds};
 
 /// A claim of the one job that waits or is due.
 fn claim_at(desk: &Desk<'_>, work: &mut Work<Lock>, now: Wall) -> Option<Claim> {
@@ -91,6 +91,54 @@ fn a_job_that_a_stop_interrupts_is_due_again_and_nothing_is_counted() {
     let claim = desk.claim(&mut work);
     desk.ledger.requeue(&work, claim).expect("a healthy disk");
     assert_eq!(desk.files(), ["due/01.job"]);
+    let claim = desk.claim(&mut work);
+    assert_eq!((claim.job().attempts, claim.job().interrupted), (0, 0));
+}
+
+#[test]
+fn what_is_noted_is_durable_with_the_next_step_that_is() {
+    let disk = MemoryDisk::new();
+    let desk = Desk::new(&disk);
+    desk.close(1);
+    let mut work = desk.work();
+    let mut claim = desk.claim(&mut work);
+    let before = disk.bytes(Folder::Running, &file(1));
+    claim.note("account");
+    claim.note("account");
+    assert_eq!(
+        disk.bytes(Folder::Running, &file(1)),
+        before,
+        "noting asks the disk nothing"
+    );
+    desk.ledger.save(&work, &claim).expect("a healthy disk");
+    drop((work, claim));
+    let mut work = desk.work();
+    assert_eq!(desk.claim(&mut work).job().done, ["account"]);
+}
+
+#[test]
+fn a_job_that_cannot_be_settled_can_be_put_back_and_nothing_is_counted() {
+    let disk = MemoryDisk::new();
+    let desk = Desk::new(&disk);
+    desk.close(1);
+    let mut work = desk.work();
+    for settle_as_done in [true, false] {
+        let claim = desk.claim(&mut work);
+        disk.fail_at(disk.steps() + 1);
+        if settle_as_done {
+            desk.ledger.finish(&work, claim, NOW).expect_err("the disk fails");
+        } else {
+            desk.ledger
+                .fail(&work, claim, "no route", NOW, 0)
+                .expect_err("the disk fails");
+        }
+        assert_eq!(disk.names(Folder::Running), [file(1)]);
+        desk.ledger.release(&work, id(1)).expect("a healthy disk");
+        assert_eq!(
+            (disk.names(Folder::Running).len(), disk.names(Folder::Due)),
+            (0, vec![file(1)])
+        );
+    }
     let claim = desk.claim(&mut work);
     assert_eq!((claim.job().attempts, claim.job().interrupted), (0, 0));
 }
