@@ -91,6 +91,26 @@ impl Bench {
         }
     }
 
+    /// Makes what was noted durable, before something is done that should not be done twice.
+    pub(crate) async fn save(&mut self) -> Result<(), LedgerError> {
+        self.with(|ledger, Held { work, claim }| match claim {
+            Some(claim) => ledger.save(work, claim),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// Puts back a job that cannot be worked on for the disk's fault: it is due again, as far as the disk lets it.
+    pub(crate) async fn release(&mut self, job: JobId) {
+        let released = self.with(move |ledger, held| {
+            held.claim = None;
+            ledger.release(&held.work, job)
+        });
+        if let Err(error) = released.await {
+            debug!(%job, %error, "a job stays claimed until the next worker");
+        }
+    }
+
     /// Puts the job in hand away as done.
     pub(crate) async fn finish(&mut self) -> Result<(), LedgerError> {
         self.with(|ledger, held| match held.claim.take() {

@@ -171,36 +171,55 @@ impl<O: Office> Worker<O> {
                 return Ok(Ended::NothingDue);
             };
             to_prune |= claimed.job.owed().any(|chore| matches!(chore, Chore::Prune));
-            let begun = Instant::now();
-            let (job, tries) = (claimed.job.id(), claimed.attempt);
-            let worked = self.carry_out(&mut bench, &claimed, stop).await?;
-            let took = begun.elapsed();
-            match worked {
-                Worked::Stopped => {
-                    bench.requeue().await?;
-                    debug!(%job, "housekeeping interrupted by a stop");
-                    return Ok(Ended::Stopped);
-                }
-                Worked::AllDone => {
-                    bench.finish().await?;
-                    let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                    info!(%job, ms, tries, "housekeeping.done");
-                    outcome.efforts.push(Effort { job, took, tries });
-                    outcome.done.push(job);
-                }
-                Worked::Failed(errors) => {
-                    let error = errors.join("; ");
-                    let again = match bench.fail(error.clone()).await? {
-                        Some(Fate::Waiting(until)) => Some(until),
-                        Some(Fate::GivenUp) | None => None,
-                    };
-                    report_failure(job, tries, &error, again);
-                    outcome.efforts.push(Effort { job, took, tries });
-                    outcome.failed.push(Failure { job, error, again });
+            let job = claimed.job.id();
+            match self.work_on(&mut bench, &claimed, stop, outcome).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(Ended::Stopped),
+                Err(error) => {
+                    bench.release(job).await;
+                    return Err(error);
                 }
             }
         }
         Ok(Ended::Stopped)
+    }
+
+    /// Works on one job until it is settled; `false` if a stop came first.
+    async fn work_on(
+        &self,
+        bench: &mut Bench,
+        claimed: &Claimed,
+        stop: &watch::Receiver<bool>,
+        outcome: &mut Outcome,
+    ) -> Result<bool, LedgerError> {
+        let begun = Instant::now();
+        let (job, tries) = (claimed.job.id(), claimed.attempt);
+        let worked = self.carry_out(bench, claimed, stop).await?;
+        let took = begun.elapsed();
+        match worked {
+            Worked::Stopped => {
+                bench.requeue().await?;
+                debug!(%job, "housekeeping interrupted by a stop");
+                return Ok(false);
+            }
+            Worked::AllDone => {
+                bench.finish().await?;
+                let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                info!(%job, ms, tries, "housekeeping.done");
+                outcome.done.push(job);
+            }
+            Worked::Failed(errors) => {
+                let error = errors.join("; ");
+                let again = match bench.fail(error.clone()).await? {
+                    Some(Fate::Waiting(until)) => Some(until),
+                    Some(Fate::GivenUp) | None => None,
+                };
+                report_failure(job, tries, &error, again);
+                outcome.failed.push(Failure { job, error, again });
+            }
+        }
+        outcome.efforts.push(Effort { job, took, tries });
+        Ok(true)
     }
 
     async fn carry_out(
@@ -223,12 +242,14 @@ impl<O: Office> Worker<O> {
                     ..
                 } if is_past(*until) => Chored::Done,
                 Chore::Logout { token, .. } => {
+                    bench.save().await?;
                     within(OFFICE_TIMEOUT, "logout", self.office.logout(record, token), stop).await
                 }
                 Chore::Hooks => self.run_hooks(bench, claimed, stop).await?,
                 Chore::Upload => match &self.settings.collector {
                     None => Chored::Done,
                     Some(collector) => {
+                        bench.save().await?;
                         let body = summary::json(&claimed.job, claimed.attempt);
                         let key = record.id.to_string();
                         within(collector.timeout, "upload", collector.post(&key, body), stop).await
@@ -270,6 +291,7 @@ impl<O: Office> Worker<O> {
             Err(error) => return Ok(Chored::Failed(error)),
         };
         let mut errors = Vec::new();
+        let mut saved = false;
         for hook in found {
             if claimed.job.has_done(&hook.word()) {
                 continue;
@@ -283,6 +305,10 @@ impl<O: Office> Worker<O> {
             };
             if is_stopped(stop) {
                 return Ok(Chored::Stopped);
+            }
+            if !saved {
+                bench.save().await?;
+                saved = true;
             }
             let env = summary::environment(&claimed.job, claimed.attempt);
             match hooks::run(&hook.name, program, env, &self.settings, stopped(stop.clone())).await {
