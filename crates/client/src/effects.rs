@@ -11,7 +11,7 @@ use ledger::Owed;
 use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report};
 use session::Traffic;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
@@ -25,6 +25,9 @@ use crate::provider::{Outcome as Left, Refused, Stopped};
 use crate::pump::{Finished, Stop, say_goodbye};
 use crate::shell::{Done, Released, Running, Shell};
 use crate::store::Store;
+
+/// A start that follows a stop at once has the processor for itself: connecting takes some tens of milliseconds.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 impl Shell {
     pub(crate) fn carry_out(&mut self, effect: Effect<Proven>) {
@@ -199,7 +202,7 @@ impl Shell {
         if !config.run.in_daemon(self.manager.is_some()) {
             return self.inputs.push_back(Input::JobsDone);
         }
-        let (stopper, stop) = watch::channel(false);
+        let (stopper, mut stop) = watch::channel(false);
         self.resting = Some(stopper);
         self.shift += 1;
         let shift = self.shift;
@@ -212,6 +215,9 @@ impl Shell {
                 let _ = before.changed().await;
             }
             let _working = working;
+            if timeout(HEAD_START, stop.wait_for(|stop| *stop)).await.is_ok() {
+                return Done::Kept(shift, Box::new(Outcome::new(Ended::Stopped)));
+            }
             let root = books.root().to_owned();
             let limits = limits(&setup.config.housekeeping);
             let opened = tokio::task::spawn_blocking(move || open_ledger(&root, limits)).await;
