@@ -106,14 +106,14 @@ impl<D: Disk> Ledger<D> {
     /// Removes all copies of a job but the most final that can be read. One in done/ counts even if it cannot be read.
     fn keep_one(&self, id: JobId, folders: &[Folder], found: &mut Recovered) -> Result<(), LedgerError> {
         let name = id.file_name();
-        let mut kept = false;
+        let mut kept = None;
         for folder in folders {
-            if kept {
-                self.remove(*folder, &name)?;
+            if let Some(kept) = kept {
+                self.remove_copy(&name, *folder, kept)?;
                 found.copies += 1;
                 continue;
             }
-            kept = match (*folder, self.look::<Job>(*folder, &name)) {
+            let keep = match (*folder, self.look::<Job>(*folder, &name)) {
                 (Folder::Done | Folder::Open, _) | (_, Ok(Look::Good(_))) => true,
                 (_, Ok(Look::Gone)) => false,
                 (_, Ok(Look::Bad(damage))) => {
@@ -125,12 +125,36 @@ impl<D: Disk> Ledger<D> {
                     false
                 }
             };
-            if kept {
+            if keep {
                 // It may have got here just before the crash: the others go only when it is sure to stay.
                 self.sync(*folder)?;
+                kept = Some(*folder);
             }
         }
         Ok(())
+    }
+
+    /// Removes a copy of the job that is kept elsewhere.
+    fn remove_copy(&self, name: &FileName, folder: Folder, kept: Folder) -> Result<(), LedgerError> {
+        match (kept, folder) {
+            // Somebody may try the job again at this moment, and then it is the job itself that lies in due/. Whether it is
+            // can be told from running/, where nobody else moves anything.
+            (Folder::Waiting | Folder::Failed, Folder::Due) => {
+                self.shift(name, Folder::Due, Folder::Running)?;
+                match self.look::<Job>(kept, name)? {
+                    Look::Good(_) | Look::Bad(_) => self.remove_running(name),
+                    Look::Gone => Ok(()),
+                }
+            }
+            (_, Folder::Running) => self.remove_running(name),
+            (_, folder) => self.remove(folder, name),
+        }
+    }
+
+    /// A copy in running/ must not come back when the job is due again: there it would count more.
+    fn remove_running(&self, name: &FileName) -> Result<(), LedgerError> {
+        self.remove(Folder::Running, name)?;
+        self.sync(Folder::Running)
     }
 
     /// Makes a job due again whose worker ended.

@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use disk::{Lock, MemoryDisk};
-use ledger::{Chore, End, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp, Work};
+use ledger::{
+    Chore, Disk, End, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp, Work,
+};
 use now::Wall;
 
 const NOW: Wall = Wall::from_origin(Duration::from_secs(1_700_000_000));
@@ -292,6 +294,49 @@ fn a_job_that_is_tried_again_while_its_record_is_closed_again_stays_what_it_is()
                     );
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_job_that_is_tried_again_while_its_copies_are_removed_is_not_lost() {
+    for number in [WAITING, GIVEN_UP] {
+        let from = if number == WAITING {
+            Folder::Waiting
+        } else {
+            Folder::Failed
+        };
+        // A rename to where it counts more, or back, was found half done after a loss of power.
+        let scene = || {
+            let disk = scene().expect("a healthy disk");
+            let name = id(number).file_name();
+            let bytes = disk.read(from, &name).expect("a healthy disk");
+            disk.write_temporary(Folder::Due, &name, &bytes)
+                .expect("a healthy disk");
+            disk.publish(Folder::Due, &name).expect("a healthy disk");
+            disk
+        };
+        let recover = |disk: &MemoryDisk| {
+            let ledger = ledger(disk);
+            let lock = ledger
+                .lock_worker()
+                .expect("a healthy disk")
+                .expect("nobody else works");
+            drop(ledger.recover(lock, NOW).expect("a healthy disk"));
+        };
+        let disk = scene();
+        let begin = disk.steps();
+        recover(&disk);
+        for at in begin..disk.steps() {
+            let disk = scene();
+            disk.take_log();
+            disk.before(at, move |disk| retry(disk, number).expect("a healthy disk"));
+            recover(&disk);
+            let steps = disk.take_log().join("\n");
+            let log = Rc::<RefCell<Log>>::default();
+            settle(&disk, &log);
+            let done = log.borrow().finished.contains(&id(number));
+            assert!(done, "before step {}\n{steps}", at - begin);
         }
     }
 }
