@@ -259,7 +259,7 @@ impl World {
             return;
         };
         if in_the_way {
-            return self.after(25_000, Event::Attempt { life, id });
+            return self.after(200_000, Event::Attempt { life, id });
         }
         let until = if self.chance.once_in(2) {
             put + 2

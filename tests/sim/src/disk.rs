@@ -1,6 +1,7 @@
 //! The ledger's disk on the simulated one: before and after each call others may run, the call may fail, and the process
 //! or the host may die.
 
+use std::fmt;
 use std::rc::Rc;
 
 use ledger::{Disk, DiskError, FileName, Folder, MAX_RECORD};
@@ -41,6 +42,17 @@ enum Kind {
     Moves,
 }
 
+/// A call, for the trace.
+struct Call<'a>(&'static str, Folder, Option<&'a FileName>);
+
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(what, folder, name) = self;
+        write!(f, "{what} {folder}/")?;
+        name.map_or(Ok(()), |name| write!(f, "{name}"))
+    }
+}
+
 impl SimDisk {
     pub(crate) fn new(world: &Rc<World>, process: Process) -> Self {
         Self {
@@ -54,9 +66,10 @@ impl SimDisk {
     }
 
     /// Takes one step, if fate allows it.
-    fn call<T>(
+    fn call<T: fmt::Debug>(
         &self,
         kind: Kind,
+        what: Call<'_>,
         step: impl FnOnce(&mut Platter) -> Result<T, DiskError>,
         spoil: impl FnOnce(&mut Platter),
     ) -> Result<T, DiskError> {
@@ -91,6 +104,9 @@ impl SimDisk {
             return Err(dead());
         }
         let result = step(&mut world.disk.borrow_mut());
+        if kind != Kind::Looks {
+            world.say(|| format!("  {} {what}: {result:?}", self.process));
+        }
         if dies {
             world.counts.borrow_mut().kills_in_disk += 1;
             world.crash(self.process);
@@ -154,7 +170,7 @@ impl Disk for SimDisk {
             found.sort_unstable();
             Ok(found)
         };
-        self.call(Kind::Looks, look, |_| {})
+        self.call(Kind::Looks, Call("list", folder, None), look, |_| {})
     }
 
     fn read(&self, folder: Folder, name: &FileName) -> Result<Vec<u8>, DiskError> {
@@ -163,7 +179,7 @@ impl Disk for SimDisk {
             let bytes = disk.read(place).ok_or(DiskError::NotFound)?;
             Ok(bytes[..bytes.len().min(MAX_RECORD + 1)].to_vec())
         };
-        self.call(Kind::Looks, look, |_| {})
+        self.call(Kind::Looks, Call("read", folder, Some(name)), look, |_| {})
     }
 
     fn write_temporary(&self, folder: Folder, name: &FileName, bytes: &[u8]) -> Result<(), DiskError> {
@@ -172,21 +188,27 @@ impl Disk for SimDisk {
             disk.write(place, bytes);
             Ok(())
         };
-        self.call(Kind::Writes, write, |disk| disk.write(place, &bytes[..bytes.len() / 2]))
+        self.call(
+            Kind::Writes,
+            Call("write temporary", folder, Some(name)),
+            write,
+            |disk| disk.write(place, &bytes[..bytes.len() / 2]),
+        )
     }
 
     fn sync_temporary(&self, folder: Folder, name: &FileName) -> Result<(), DiskError> {
         let place = self.temporary(folder, name);
         let skipped = self.has(Planted::NoSyncOfFile);
         let sync = |disk: &mut Platter| found(if skipped { disk.holds(place) } else { disk.sync(place) });
-        self.call(Kind::Syncs, sync, |disk| {
+        self.call(Kind::Syncs, Call("sync temporary", folder, Some(name)), sync, |disk| {
             disk.fail_sync(place);
         })
     }
 
     fn publish(&self, folder: Folder, name: &FileName) -> Result<(), DiskError> {
         let (from, to) = (self.temporary(folder, name), self.place(folder, name));
-        self.call(Kind::Moves, |disk| found(disk.rename(from, to)), |_| {})
+        let what = Call("publish", folder, Some(name));
+        self.call(Kind::Moves, what, |disk| found(disk.rename(from, to)), |_| {})
     }
 
     fn sync_folder(&self, folder: Folder) -> Result<(), DiskError> {
@@ -198,10 +220,11 @@ impl Disk for SimDisk {
             }
             Ok(())
         };
-        self.call(Kind::Syncs, sync, |_| {})
+        self.call(Kind::Syncs, Call("sync", folder, None), sync, |_| {})
     }
 
     fn rename(&self, from: (Folder, &FileName), to: (Folder, &FileName)) -> Result<(), DiskError> {
+        let moved = || Call("move to", to.0, Some(to.1));
         let (from, to) = (self.place(from.0, from.1), self.place(to.0, to.1));
         if self.has(Planted::RenameByCopy) {
             let copy = |disk: &mut Platter| {
@@ -209,15 +232,16 @@ impl Disk for SimDisk {
                 disk.write(to, &bytes);
                 Ok(())
             };
-            self.call(Kind::Moves, copy, |_| {})?;
-            return self.call(Kind::Moves, |disk| found(disk.remove(from)), |_| {});
+            self.call(Kind::Moves, moved(), copy, |_| {})?;
+            return self.call(Kind::Moves, moved(), |disk| found(disk.remove(from)), |_| {});
         }
-        self.call(Kind::Moves, |disk| found(disk.rename(from, to)), |_| {})
+        self.call(Kind::Moves, moved(), |disk| found(disk.rename(from, to)), |_| {})
     }
 
     fn remove(&self, folder: Folder, name: &FileName) -> Result<(), DiskError> {
         let place = self.place(folder, name);
-        self.call(Kind::Moves, |disk| found(disk.remove(place)), |_| {})
+        let what = Call("remove", folder, Some(name));
+        self.call(Kind::Moves, what, |disk| found(disk.remove(place)), |_| {})
     }
 
     fn remove_temporaries(&self, folder: Folder) -> Result<(), DiskError> {
@@ -225,12 +249,12 @@ impl Disk for SimDisk {
             disk.remove_temporaries(number(folder));
             Ok(())
         };
-        self.call(Kind::Moves, remove, |_| {})
+        self.call(Kind::Moves, Call("remove temporaries", folder, None), remove, |_| {})
     }
 
     fn lock_worker(&self) -> Result<Option<SimLock>, DiskError> {
         let world = &self.world;
-        self.call(Kind::Looks, |_| Ok(()), |_| {})?;
+        self.call(Kind::Looks, Call("lock", Folder::Running, None), |_| Ok(()), |_| {})?;
         if world.lock.get().is_some() && !self.has(Planted::NoLock) {
             return Ok(None);
         }

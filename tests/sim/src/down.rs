@@ -59,7 +59,7 @@ impl World {
 
     fn release_takes(&self) -> u64 {
         if self.weather.get().slow_host && self.is_stormy() {
-            self.chance.pick(&[100_000, 240_000, 260_000, 2_000_000])
+            self.chance.pick(&[100_000, 240_000, 260_000, 2_000_000, 8_000_000])
         } else {
             self.chance.between(100, 2_000)
         }

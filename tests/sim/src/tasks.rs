@@ -143,7 +143,7 @@ impl World {
             .any(|task| task.opens && task.record == Some(record));
         // The record says how to clean the host until it is clean; and one that is being written would come back.
         if opening || self.with(releasing) == Some(true) && !self.has(Planted::AckBeforeRelease) {
-            return Next::In(50_000);
+            return Next::In(500_000);
         }
         let tag = record as u64 + 1;
         let mut closed = self.books.borrow().entries[record].record.clone();

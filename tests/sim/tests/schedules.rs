@@ -1,28 +1,39 @@
 //! Two million random schedules, and every one that ever failed: no promise is broken.
+//!
+//! `MARMOT_SIM_SEED=n` tells the schedule of one seed instead; `MARMOT_SIM_SCHEDULES=n` runs another number of them, and
+//! `MARMOT_LONG=1` ten times as many, others than CI runs.
+
+use std::env;
 
 use sim::run::{explore, replay, run};
 
-/// Enough to have found every planted fault many times over, and little more than a minute on two processors.
+/// Enough to have found every planted fault many times over, in about a minute on two processors.
 const SCHEDULES: u64 = 2_000_000;
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
 
 #[test]
 fn no_promise_is_broken_in_two_million_schedules() {
-    if let Ok(seed) = std::env::var("MARMOT_SIM_SEED") {
-        let seed = seed.parse().expect("MARMOT_SIM_SEED is a number");
+    if let Some(seed) = number("MARMOT_SIM_SEED") {
         let (broken, trace) = replay(seed);
         trace.iter().for_each(|line| println!("{line}"));
         assert_eq!(broken, None);
         return;
     }
-    let count = std::env::var("MARMOT_SIM_SCHEDULES").map_or(SCHEDULES, |count| count.parse().expect("a number"));
-    let exploration = explore(0, count);
+    let (first, count) = match (number("MARMOT_SIM_SCHEDULES"), env::var_os("MARMOT_LONG")) {
+        (Some(count), _) => (0, count),
+        (None, Some(_)) => (SCHEDULES, 10 * SCHEDULES),
+        (None, None) => (0, SCHEDULES),
+    };
+    let exploration = explore(first, count);
     println!("{}", exploration.census);
     let schedules = exploration.census.schedules;
     let seconds = exploration.took.as_secs_f64();
-    println!(
-        "{schedules} schedules in {seconds:.1} s, {:.0} a second",
-        schedules as f64 / seconds
-    );
+    let rate = schedules as f64 / seconds;
+    println!("{schedules} schedules in {seconds:.1} s, {rate:.0} a second");
     if let Some(failure) = exploration.failure {
         panic!("add the seed to tests/sim/seeds.txt\n{failure}");
     }
