@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, marmot, transfer};
+use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, client_settings, marmot, transfer};
 use platform::netns::Namespace;
 
 pub use daemon::{Daemon, sessions};
@@ -45,6 +45,14 @@ pub fn bulk(lab: &Lab, client: &Namespace, plan: SitePlan) -> Result<()> {
 /// If it answers.
 pub fn no_way(client: &Namespace, plan: SitePlan) -> Result<()> {
     Ping::new(client, plan.host_v4()).unanswered(Duration::from_millis(50))
+}
+
+/// Settings of a client on another host: the hosts of the lab share one file system, so its tunnel has another name.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn second_settings(lab: &Lab) -> Result<Settings> {
+    Ok(client_settings(lab, lab.site())?.with("tunnel.name", "second"))
 }
 
 /// Waits until one of our gateways says that a session ended for `reason`. Returns what it says of it.

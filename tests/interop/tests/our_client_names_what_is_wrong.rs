@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use interop::{Failing, ping_both};
+use interop::{Failing, ping_both, second_settings};
 use lab::{
     Lab, Mark, PATIENCE, Settings, Signal, client_settings, gateway_settings, spawn_client, start_client, start_gateway,
 };
@@ -50,7 +50,7 @@ fn an_exhausted_pool_is_named_and_waited_for(lab: &Lab) -> Result<()> {
     let first = start_client(lab, lab.client(), "first", &settings(lab)?)?;
     let second_host = lab.add_client()?;
     let before = second_host.snapshot()?;
-    let second = spawn_client(lab, &second_host, "second", &settings(lab)?)?;
+    let second = spawn_client(lab, &second_host, "second", &second_settings(lab)?)?;
     let line = second.wait_for_line(Mark::default(), &["trying again", "pool"], PATIENCE)?;
     lab.note(&line);
     ensure!(

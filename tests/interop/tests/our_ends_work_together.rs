@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use interop::{Failing, addresses, bulk, field, no_way, only_connection, ping_both, session_end};
+use interop::{Failing, addresses, bulk, field, no_way, only_connection, ping_both, second_settings, session_end};
 use lab::{
     Flow, Lab, Mark, PASSWORD, PATIENCE, Ping, Process, Server, Settings, Signal, USER, Users, client_interface,
     client_settings, gateway_settings, start_client, start_gateway, users_file,
@@ -144,7 +144,7 @@ fn a_reserved_address_is_granted(lab: &Lab) -> Result<()> {
         "{granted}"
     );
     let second = lab.add_client()?;
-    let bob = client_settings(lab, lab.site())?.with("login.user", "bob");
+    let bob = second_settings(lab)?.with("login.user", "bob");
     let bob = start_client(lab, &second, "bob", &bob)?;
     ensure!(
         !addresses(&bob)?.contains("77/"),
@@ -266,7 +266,7 @@ fn a_renewed_certificate_is_loaded_without_dropping_anybody(lab: &Lab) -> Result
     flow.echo(PATIENCE)?;
     ensure!(only_connection(&old)? == connection && !gateway.output().contains("session.end"));
     let second = lab.add_client()?;
-    let pinned = client_settings(lab, lab.site())?.with("trust.pins", vec![renewed.pin]);
+    let pinned = second_settings(lab)?.with("trust.pins", vec![renewed.pin]);
     let _new = start_client(lab, &second, "pinned", &pinned)?;
     ping_both(&second, lab.site().plan)
 }
@@ -311,7 +311,7 @@ fn clients_reach_each_other_only_where_allowed(lab: &Lab) -> Result<()> {
     let gateway = start_gateway(lab, lab.site(), "gateway", &settings)?;
     let _one = client(lab, |settings| settings)?;
     let second = lab.add_client()?;
-    let two = start_client(lab, &second, "two", &client_settings(lab, lab.site())?)?;
+    let two = start_client(lab, &second, "two", &second_settings(lab)?)?;
     let other = granted(&two)?;
     ensure!(other.len() == 2, "{other:?}");
     for to in &other {
