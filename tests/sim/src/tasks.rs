@@ -163,6 +163,11 @@ impl World {
                 self.answer_close(mark, Owed::DiskTooSlow("the disk failed".to_owned()), true);
                 return Next::Done;
             }
+            // Whether it still has to be closed is known to the disk: a worker may have found its job, and be done with it.
+            Err(_) if reason == "crash" => {
+                self.spawn(process, Kind::Look, 5_000_000);
+                return Next::Done;
+            }
             Err(error) => {
                 if self.chance.once_in(2) {
                     self.answer_close(mark, Owed::DiskTooSlow(error.to_string()), true);
