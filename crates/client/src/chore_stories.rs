@@ -274,3 +274,33 @@ async fn a_host_that_is_about_to_sleep_sees_no_connection_and_no_chore_until_it_
     daemon.up().await;
     daemon.exits().await.expect("no error");
 }
+
+#[tokio::test]
+async fn a_job_that_the_disk_refused_is_offered_to_it_again() {
+    let pki = Pki::new("vpn.test");
+    let gateway = stub(&pki).await;
+    let mut daemon = Daemon::start(&pki, &gateway).await;
+    daemon.up().await;
+    let due = daemon.root().join("due");
+    let away = daemon.root().join("away");
+    fs::rename(&due, &away).expect("moved");
+    fs::write(&due, "in the way").expect("written");
+    let (stopped, _) = daemon.down().await;
+    let Owed::DiskTooSlow(why) = outcome(&stopped).1 else {
+        panic!("{stopped:?}")
+    };
+    assert!(why.contains("due"), "{why}");
+    assert_eq!(daemon.names(Folder::Open).len(), 1, "a next start would find it");
+
+    fs::remove_file(&due).expect("removed");
+    fs::rename(&away, &due).expect("moved back");
+    daemon.provider.work_now().await.expect("taken");
+    // Taken in order: the answer to this comes behind the work of that.
+    daemon.provider.start(Origin::Boot).await.expect("accepted");
+    daemon.books.ask(|ledger| ledger.summary()).await.expect("behind it");
+    assert_eq!(
+        (daemon.names(Folder::Open).len(), daemon.names(Folder::Due).len()),
+        (0, 1)
+    );
+    daemon.exits().await.expect("no error");
+}

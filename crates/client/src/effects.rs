@@ -6,28 +6,19 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use api::Happening;
-use housekeeping::{Ended, Outcome};
 use ledger::Owed;
-use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report};
-use session::Traffic;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use lifecycle::{Acknowledged, Effect, Generation, How, Report};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
-use crate::books::{limits, open_ledger};
-use crate::chores::{AGAIN, LONGEST_WAIT, worker};
 use crate::clock;
 use crate::opening::Opening;
 use crate::orders::outcome;
 use crate::proof::{Input, Proof, Proven};
-use crate::provider::{Outcome as Left, Refused, Stopped};
+use crate::provider::{Outcome, Refused, Stopped};
 use crate::pump::{Finished, Stop, say_goodbye};
 use crate::shell::{Done, Released, Running, Shell};
 use crate::store::Store;
-
-/// A start that follows a stop at once has the processor for itself: connecting takes some tens of milliseconds.
-const HEAD_START: Duration = Duration::from_millis(250);
 
 impl Shell {
     pub(crate) fn carry_out(&mut self, effect: Effect<Proven>) {
@@ -154,35 +145,6 @@ impl Shell {
         self.feed(Input::HandedOver { g, kept: true });
     }
 
-    /// The record of the session becomes a due job.
-    fn record(&mut self, g: Generation) {
-        let now = clock::now();
-        let Some(mut account) = self.account.take() else {
-            self.withdraw_unborn();
-            return self.inputs.push_back(Input::Recorded { g, owed: Owed::Nothing });
-        };
-        if account.end.is_none() {
-            let none = if self.stoppers.is_empty() { "fatal" } else { "user_stop" };
-            let reason = self.ending.map_or(none, EndReason::word);
-            account.end(reason, None, &self.carried, now);
-        }
-        let (record, end) = account.closing(now);
-        let closing = self.books.close(record, end);
-        self.withdraw_unborn();
-        self.recording = Some(g);
-        self.background.spawn(async move {
-            let owed = closing.await;
-            Done::Recorded { g, owed }
-        });
-    }
-
-    /// Takes back the records of sessions that never came to life. Whoever loses power now finds them, and loses nothing.
-    pub(crate) fn withdraw_unborn(&mut self) {
-        for id in self.unborn.drain(..) {
-            drop(self.books.withdraw(id));
-        }
-    }
-
     /// Answers for what takes too long. The work itself goes on.
     fn curtail(&mut self, g: Generation) {
         if self.handed {
@@ -196,89 +158,13 @@ impl Shell {
         self.inputs.push_back(Input::Recorded { g, owed });
     }
 
-    /// Works off what is due, beside the loop; or leaves it to a unit of the service manager.
-    fn housekeep(&mut self) {
-        let config = &self.setup.config.housekeeping;
-        if !config.run.in_daemon(self.manager.is_some()) {
-            return self.inputs.push_back(Input::JobsDone);
-        }
-        let (stopper, mut stop) = watch::channel(false);
-        self.resting = Some(stopper);
-        self.shift += 1;
-        let shift = self.shift;
-        let (working, ended) = watch::channel(());
-        let before = self.worker.replace(ended);
-        let (setup, mark, books) = (Arc::clone(&self.setup), self.host.mark(), self.books.clone());
-        self.workers.spawn(async move {
-            // One that was told to rest may still be putting its job back.
-            if let Some(mut before) = before {
-                let _ = before.changed().await;
-            }
-            let _working = working;
-            if timeout(HEAD_START, stop.wait_for(|stop| *stop)).await.is_ok() {
-                return Done::Kept(shift, Box::new(Outcome::new(Ended::Stopped)));
-            }
-            let root = books.root().to_owned();
-            let limits = limits(&setup.config.housekeeping);
-            let opened = tokio::task::spawn_blocking(move || open_ledger(&root, limits)).await;
-            let ledger = match opened {
-                Ok(Ok(ledger)) => Arc::new(ledger),
-                Ok(Err(trouble)) => return Done::NotKept(shift, trouble.to_string()),
-                Err(_) => return Done::NotKept(shift, "the ledger's thread failed".to_owned()),
-            };
-            match worker(setup, mark, ledger) {
-                Ok(worker) => Done::Kept(shift, Box::new(worker.work_off(stop).await)),
-                Err(error) => Done::NotKept(shift, error.to_string()),
-            }
-        });
-    }
-
-    /// The worker has come to an end.
-    pub(crate) fn kept(&mut self, shift: u64, outcome: &Outcome) {
-        for effort in &outcome.efforts {
-            let (job, tries) = (effort.job.to_string(), effort.tries);
-            let failure = outcome.failed.iter().find(|failure| failure.job == effort.job);
-            self.tell(match failure {
-                None => Happening::HousekeepingDone {
-                    job,
-                    ms: clock::millis(effort.took),
-                    tries,
-                },
-                Some(failure) => Happening::HousekeepingFailed {
-                    job,
-                    error: failure.error.clone(),
-                    tries,
-                    given_up: failure.again.is_none(),
-                },
-            });
-        }
-        match outcome.ended {
-            Ended::NothingDue => {
-                let now = clock::now().wall;
-                let wait = outcome.next.map(|next| next.since(now).min(LONGEST_WAIT));
-                self.shift_ended(shift, wait);
-            }
-            Ended::Busy | Ended::Disk(_) => self.shift_ended(shift, Some(AGAIN)),
-            Ended::Stopped => self.shift_ended(shift, None),
-        }
-    }
-
-    /// The machine hears of the end of the worker that it started last; those before it were told to rest. Jobs are looked at
-    /// again after `wait`, although nothing has become due meanwhile.
-    pub(crate) fn shift_ended(&mut self, shift: u64, wait: Option<Duration>) {
-        if shift == self.shift && self.resting.take().is_some() {
-            self.look_at = wait.map(|wait| Instant::now() + wait);
-            self.feed(Input::JobsDone);
-        }
-    }
-
     fn acknowledge(&mut self, took: Duration, acknowledged: &Acknowledged<Proven>) {
         let outcome = outcome(acknowledged);
         let ms = clock::ms(took);
         match &outcome {
-            Left::WasDown => info!(ms, "stop.ack: the tunnel was down"),
-            Left::HandedOver => info!(ms, "stop.ack: device and session wait for the next process"),
-            Left::Down { residue, owed } => {
+            Outcome::WasDown => info!(ms, "stop.ack: the tunnel was down"),
+            Outcome::HandedOver => info!(ms, "stop.ack: device and session wait for the next process"),
+            Outcome::Down { residue, owed } => {
                 let (owed, job, why) = match owed {
                     Owed::Recorded(receipt) => ("recorded", Some(receipt.job().to_string()), None),
                     Owed::Nothing => ("nothing", None, None),
@@ -375,21 +261,6 @@ impl Shell {
             Some(failures) => warn!(failures, delay_ms, "trying again: {text}"),
             None => debug!(delay_ms, "trying again: {text}"),
         }
-    }
-
-    /// The record of the new session is the one that counts; the one before it, if any, is a job now.
-    fn begin_account(&mut self) {
-        let next = self.next_account.take();
-        if let Some(mut old) = std::mem::replace(&mut self.account, next) {
-            if old.end.is_none() {
-                old.end("auth_expired", None, &Traffic::default(), clock::now());
-            }
-            let (record, end) = old.closing(clock::now());
-            // What the disk does not take stays in open/, where the next start finds it.
-            drop(self.books.close(record, end));
-            self.inputs.push_back(Input::JobsDue);
-        }
-        self.withdraw_unborn();
     }
 
     /// Logs the end of a session once all it carried is known.

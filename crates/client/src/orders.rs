@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Event, Happening};
-use lifecycle::{ACK_BUDGET, Acknowledged, State, StopReason, Then};
+use api::Happening;
+use lifecycle::{ACK_BUDGET, Acknowledged, StopReason};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::ClientError;
 use crate::books::Trouble;
-use crate::clock;
 use crate::daemon::down;
+use crate::news::coming;
 use crate::proof::{Input, Proven};
 use crate::provider::{Order, Outcome, Refused, Started, Stopped};
 use crate::setup::{Setup, changed_sections, read_config};
@@ -60,7 +60,7 @@ impl Shell {
                 let _ = answer.send(());
             }
             Order::Wake(kind) => self.feed(Input::Wake(kind)),
-            Order::JobsDue => self.feed(Input::JobsDue),
+            Order::JobsDue => self.look_at_jobs(),
             Order::Cancel(why) => self.cancel(ClientError::Cancelled(why)),
             // Whoever does not wait for an answer gets none.
             Order::Reload(answer) => drop(answer.send(self.reload())),
@@ -131,12 +131,6 @@ impl Shell {
         }
     }
 
-    /// Tells whoever watches.
-    pub(crate) fn tell(&self, what: Happening) {
-        let at_unix_ms = clock::millis(clock::now().wall.since_origin());
-        let _ = self.counter.events.send(Event { at_unix_ms, what });
-    }
-
     /// All or nothing: a mistake anywhere leaves everything as it was.
     fn reload(&mut self) -> Result<(), Refused> {
         let config = read_config(&self.config_path).map_err(|errors| {
@@ -170,18 +164,6 @@ impl Shell {
         self.known.clear();
         self.introduce();
         Ok(())
-    }
-}
-
-/// The instance that is up or coming up.
-pub(crate) fn coming(state: State) -> Option<u64> {
-    match state {
-        State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } => Some(g.number()),
-        State::Stopping { g, then, .. } => match then {
-            Then::Start(_) => Some(g.next().number()),
-            Then::Idle | Then::Fail(_) | Then::Exit(_) => None,
-        },
-        State::Idle | State::Failed(_) => None,
     }
 }
 

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use api::{Happening, Problem};
+use api::Happening;
 use config::client::Start;
 use housekeeping::Outcome;
-use ledger::{JobId, OpenRecord, Owed};
+use ledger::{End, JobId, OpenRecord, Owed};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
 };
@@ -42,11 +42,10 @@ use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
 use crate::chores::AGAIN;
 use crate::clock;
-use crate::daemon;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
-use crate::orders::{Asker, coming};
+use crate::orders::Asker;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Order, Refused, Stopped};
 use crate::pump::{self, Finished, Pump, PumpEvent};
@@ -98,12 +97,14 @@ pub(crate) enum Done {
         /// When it was let go.
         since: Awake,
     },
-    /// What a stop owes is on the disk, or why not.
+    /// What a session owes is on the disk, or why not.
     Recorded {
-        /// Whose stop.
-        g: Generation,
+        /// Whose stop waits for it.
+        g: Option<Generation>,
         /// Proof.
         owed: Owed,
+        /// What the disk did not take.
+        unclosed: Option<Box<(OpenRecord, End)>>,
     },
     /// The pump has stopped, and everything is left for the next process.
     HandedOver {
@@ -154,8 +155,8 @@ pub(crate) struct Shell {
     pub(crate) next_account: Option<Account>,
     /// Records of sessions that never came to life; withdrawn when the host is clean.
     pub(crate) unborn: Vec<JobId>,
-    /// The stop for which a job is being recorded.
-    pub(crate) recording: Option<Generation>,
+    /// Sessions whose jobs the disk has not taken yet.
+    pub(crate) unclosed: Vec<(OpenRecord, End)>,
     pub(crate) books: Books,
     pub(crate) manager: Option<Manager>,
     /// What the service manager keeps over a restart.
@@ -240,7 +241,7 @@ impl Shell {
             account: None,
             next_account: None,
             unborn: Vec::new(),
-            recording: None,
+            unclosed: Vec::new(),
             books,
             manager: None,
             store: None,
@@ -391,7 +392,7 @@ impl Shell {
             Event::Released(released) => self.released(released),
             Event::LookAtJobs => {
                 self.look_at = None;
-                self.feed(Input::JobsDue);
+                self.look_at_jobs();
             }
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
@@ -530,12 +531,7 @@ impl Shell {
                     ms: clock::ms(took),
                 });
             }
-            Done::Recorded { g, owed } => {
-                if self.recording == Some(g) {
-                    self.recording = None;
-                }
-                self.feed(Input::Recorded { g, owed });
-            }
+            Done::Recorded { g, owed, unclosed } => self.recorded(g, owed, unclosed),
             Done::HandedOver { g, finished } => self.handed_over(g, finished),
             Done::Kept(shift, outcome) => self.kept(shift, &outcome),
             Done::NotKept(shift, why) => {
@@ -556,69 +552,6 @@ impl Shell {
         };
         let _ = tokio::time::timeout(LAST_WORDS, wait).await;
     }
-
-    /// Says which tunnel this is, to whoever watches.
-    pub(crate) fn introduce(&self) {
-        let config = &self.setup.config;
-        self.counter.status.send_modify(|status| {
-            status.gateway = config.gateway.url.authority();
-            status.user.clone_from(&config.login.user);
-        });
-    }
-
-    /// Notes why something failed. It is told with the next change of the state, or at once if there is none.
-    fn trouble(&mut self, error: ClientError) {
-        let problem = Problem {
-            message: error.to_string(),
-            exit_code: error.exit_code(),
-            at_unix_ms: wall_ms(),
-            next_attempt_unix_ms: None,
-        };
-        self.failure = Some(error);
-        self.counter.status.send_modify(|status| status.problem = Some(problem));
-        self.news = true;
-    }
-
-    /// Changes what is known of the last failure, if there is one.
-    pub(crate) fn problem_changed(&mut self, change: impl FnOnce(&mut Problem)) {
-        self.counter.status.send_modify(|status| {
-            if let Some(problem) = &mut status.problem {
-                change(problem);
-            }
-        });
-        self.news = true;
-    }
-
-    fn publish(&mut self) {
-        let state = self.machine.state();
-        let (word, generation) = (state.word(), instance(state));
-        let wanted = coming(state).is_some();
-        let changed = self.counter.status.send_if_modified(|status| {
-            let changed = status.state != word || generation.is_some_and(|g| g != status.generation);
-            if changed {
-                status.state = word;
-                status.since_unix_ms = wall_ms();
-                status.generation = generation.unwrap_or(status.generation);
-            }
-            std::mem::replace(&mut status.wanted, wanted) != wanted || changed
-        });
-        if changed || std::mem::take(&mut self.news) {
-            let status = daemon::status(&self.setup.config.tunnel.name, &self.counter.status.borrow());
-            self.tell(Happening::Status {
-                status: Box::new(status),
-            });
-        }
-    }
-}
-
-/// The instance that a state is about.
-fn instance(state: State) -> Option<u64> {
-    match state {
-        State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } | State::Stopping { g, .. } => {
-            Some(g.number())
-        }
-        State::Idle | State::Failed(_) => None,
-    }
 }
 
 /// A service manager that does not listen is no reason to stop.
@@ -626,10 +559,6 @@ pub(crate) fn told(result: io::Result<()>) {
     if let Err(error) = result {
         warn!("the service manager does not take our messages: {error}");
     }
-}
-
-fn wall_ms() -> u64 {
-    clock::millis(clock::now().wall.since_origin())
 }
 
 fn unexplained(reason: FailReason) -> ClientError {
