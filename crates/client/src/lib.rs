@@ -186,6 +186,7 @@ impl Client {
         let resumed = match wanted {
             // It was killed on its way down.
             Some(false) => None,
+            Some(true) | None if recovery::is_closed(&books, &taken).await => None,
             Some(true) | None => recovery::resume(&mut host, config, &mut taken, &mut records),
         };
         if resumed.is_none() {

@@ -44,6 +44,22 @@ pub(crate) async fn leftovers(books: &Books) -> Vec<OpenRecord> {
     }
 }
 
+/// Whether the session that the process before left was closed all the same: that process died between the job and the
+/// removal of the record. Such a session does not go on, for a worker would take its record for a copy and remove it.
+pub(crate) async fn is_closed(books: &Books, taken: &Taken) -> bool {
+    let Some(id) = taken.ticket.as_ref().map(|ticket| ticket.job) else {
+        return false;
+    };
+    match timeout(DISK_PATIENCE, books.ask(move |ledger| ledger.is_closed(id))).await {
+        Ok(Ok(closed)) => closed,
+        Ok(Err(trouble)) => {
+            warn!("nobody knows whether the session of the process before is over: {trouble}");
+            true
+        }
+        Err(_) => true,
+    }
+}
+
 /// What of the process before can go on: its record, if device, ticket and host are still what that says. It is taken out of
 /// `records`.
 pub(crate) fn resume(
