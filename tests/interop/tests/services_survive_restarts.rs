@@ -1,7 +1,8 @@
 //! Our units under a real systemd: what a stop, a restart and a crash leave of a tunnel, and when its housekeeping is done.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use interop::{ping_both, session_end};
 use lab::{
     Lab, LongJob, PATIENCE, Process, Pulse, Settings, Spool, Systemd, Tally, Times, client_interface, client_settings,
-    gateway_settings, ms, name_free, start_client, start_gateway, until, write_hook,
+    gateway_settings, ms, name_free, start_client, start_gateway, until, users_file, write_hook,
 };
 use platform::network::HostState;
 
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
             a_refused_login_is_not_tried_again,
             a_gateways_jobs_are_done_beside_it,
             an_ordinary_user_with_one_capability_is_enough,
+            what_root_cleans_up_stays_the_users,
+            an_ordinary_user_with_two_capabilities_is_enough_for_a_gateway,
         ],
     )
 }
@@ -288,31 +291,8 @@ fn a_gateways_jobs_are_done_beside_it(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// As shipped but for the user's name: that one exists on hosts where the services are installed.
 fn an_ordinary_user_with_one_capability_is_enough(lab: &Lab) -> Result<()> {
-    let hooks = lab.folder().join("hooks");
-    let told = lab.folder().join("told");
-    for (folder, mode) in [(lab.folder(), 0o755), (&hooks, 0o755), (&told, 0o777)] {
-        fs::create_dir_all(folder)?;
-        fs::set_permissions(folder, Permissions::from_mode(mode))?;
-    }
-    let hook = format!(
-        "#!/bin/sh\nset -e\ncat /proc/self/status >{0}/new\nmv {0}/new {0}/hook\n",
-        told.display()
-    );
-    write_hook(&hooks.join("tell"), &hook)?;
-    fs::set_permissions(hooks.join("tell"), Permissions::from_mode(0o755))?;
-    let stage = Stage::set_with(lab, |settings| settings.with_path("housekeeping.hooks_dir", &hooks))?;
-    let folder = lab.folder();
-    for path in ["site-a.toml", "password", "state", "run"].map(|name| folder.join(name)) {
-        chown(path, Some(NOBODY), Some(NOBODY))?;
-    }
-    chown(lab.pki().ca(), Some(NOBODY), Some(NOBODY))?;
-    for template in ["marmot-client@", "marmot-housekeeping@"] {
-        let user = format!("[Service]\nUser={NOBODY}\nGroup={NOBODY}\n");
-        stage.systemd.unit(&format!("{template}.service.d/user.conf"), &user)?;
-    }
-
+    let (stage, told) = ordinary(lab)?;
     let before = lab.client().snapshot()?;
     stage.up()?;
     ping_both(lab.client(), lab.site().plan)?;
@@ -326,10 +306,91 @@ fn an_ordinary_user_with_one_capability_is_enough(lab: &Lab) -> Result<()> {
     stage.systemd.systemctl(&["stop", CLIENT])?;
     stage.restored(&before)?;
 
-    let path = told.join("hook");
-    until("the hook", PATIENCE, || Ok(path.exists()))?;
-    has_rights(&fs::read_to_string(path)?, "0000000000000000").context("the hook")?;
+    until("the hook", PATIENCE, || Ok(told.exists()))?;
+    has_rights(&fs::read_to_string(told)?, "0000000000000000").context("the hook")?;
     stage.spool.wait_settled()
+}
+
+fn an_ordinary_user_with_two_capabilities_is_enough_for_a_gateway(lab: &Lab) -> Result<()> {
+    let settings = gateway_settings(lab, lab.site())?.with_path("storage.state_dir", &lab.folder().join("state"));
+    settings.write(&lab.folder().join("gateway.toml"))?;
+    fs::set_permissions(lab.folder(), Permissions::from_mode(0o755))?;
+    fs::create_dir_all(lab.folder().join("state"))?;
+    let identity = lab.pki().server()?;
+    let named = ["gateway.toml", "state"].map(|name| lab.folder().join(name));
+    for path in named
+        .iter()
+        .chain([&identity.certificate, &identity.key, &users_file(lab, lab.site())])
+    {
+        chown(path, Some(NOBODY), Some(NOBODY))?;
+    }
+    let systemd = Systemd::start(lab, &lab.site().gateway, "systemd")?;
+    let output = systemd.listen(lab, "marmot-gateway")?;
+    let user = format!("[Service]\nUser={NOBODY}\nGroup={NOBODY}\n");
+    systemd.unit("marmot-gateway.service.d/user.conf", &user)?;
+    systemd.systemctl(&["start", "marmot-gateway.service"])?;
+    let client = start_client(lab, lab.client(), "client", &client_settings(lab, lab.site())?)?;
+    ping_both(lab.client(), lab.site().plan)?;
+    let status = fs::read_to_string(format!("/proc/{}/status", systemd.main_pid("marmot-gateway.service")?))?;
+    // CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, numbers 12 and 10.
+    has_rights(&status, "0000000000001400").context("the gateway")?;
+    client.stop(lab::Signal::TERM, PATIENCE)?;
+    session_end(&output, "user_stop")?;
+    Ok(())
+}
+
+fn what_root_cleans_up_stays_the_users(lab: &Lab) -> Result<()> {
+    let (stage, _) = ordinary(lab)?;
+    let before = lab.client().snapshot()?;
+    let change = format!("{CLIENT}.d/change.conf");
+    stage.systemd.unit(&change, "[Service]\nKillSignal=SIGKILL\n")?;
+    stage.up()?;
+    stage.systemd.systemctl(&["stop", CLIENT])?;
+    stage.restored(&before)?;
+    stage.spool.wait_settled()?;
+    for path in stage.spool.files()?.into_keys() {
+        let path = stage.spool.folder().join(path);
+        let owner = fs::metadata(&path).map(|about| about.uid());
+        // What is pruned meanwhile needs no owner.
+        ensure!(
+            owner.as_ref().map_or(true, |uid| *uid == NOBODY),
+            "{} is of {owner:?}",
+            path.display()
+        );
+    }
+    stage.systemd.unit(&change, "[Service]\n")?;
+    stage.up()?;
+    ping_both(lab.client(), lab.site().plan)?;
+    stage.systemd.systemctl(&["stop", CLIENT])?;
+    stage.restored(&before)?;
+    stage.spool.wait_settled()
+}
+
+/// A stage whose services run as shipped but for the user's name: that one exists where the services are installed. Also
+/// returns the file in which a hook tells what it may.
+fn ordinary(lab: &Lab) -> Result<(Stage<'_>, PathBuf)> {
+    let hooks = lab.folder().join("hooks");
+    let told = lab.folder().join("told");
+    for (folder, mode) in [(lab.folder(), 0o755), (&hooks, 0o755), (&told, 0o777)] {
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(mode))?;
+    }
+    let hook = format!(
+        "#!/bin/sh\nset -e\ncat /proc/self/status >{0}/new\nmv {0}/new {0}/hook\n",
+        told.display()
+    );
+    write_hook(&hooks.join("tell"), &hook)?;
+    fs::set_permissions(hooks.join("tell"), Permissions::from_mode(0o755))?;
+    let stage = Stage::set_with(lab, |settings| settings.with_path("housekeeping.hooks_dir", &hooks))?;
+    for name in ["site-a.toml", "password", "state", "run"] {
+        chown(lab.folder().join(name), Some(NOBODY), Some(NOBODY))?;
+    }
+    chown(lab.pki().ca(), Some(NOBODY), Some(NOBODY))?;
+    for template in ["marmot-client@", "marmot-housekeeping@"] {
+        let user = format!("[Service]\nUser={NOBODY}\nGroup={NOBODY}\n");
+        stage.systemd.unit(&format!("{template}.service.d/user.conf"), &user)?;
+    }
+    Ok((stage, told.join("hook")))
 }
 
 /// Whether a process is [`NOBODY`]'s, with these capabilities and no way to get more, and system calls are filtered.
