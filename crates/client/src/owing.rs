@@ -69,6 +69,13 @@ impl Shell {
         }
     }
 
+    /// Looks into the ledger for the status, beside the loop.
+    pub(crate) fn count_owed(&mut self) {
+        let summary = self.books.ask(|ledger| ledger.summary());
+        self.workers
+            .spawn(async move { Done::Counted(summary.await.ok().map(Box::new)) });
+    }
+
     /// Jobs are looked at: also those that the disk has not taken yet.
     pub(crate) fn look_at_jobs(&mut self) {
         for (record, end) in std::mem::take(&mut self.unclosed) {
@@ -153,6 +160,7 @@ impl Shell {
                 },
             });
         }
+        self.count_owed();
         match outcome.ended {
             Ended::NothingDue => {
                 let now = clock::now().wall;

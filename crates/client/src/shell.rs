@@ -22,7 +22,7 @@ use std::time::Duration;
 use api::Happening;
 use config::client::Start;
 use housekeeping::Outcome;
-use ledger::{End, JobId, OpenRecord, Owed};
+use ledger::{End, JobId, OpenRecord, Owed, Summary};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
 };
@@ -42,6 +42,7 @@ use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
 use crate::chores::AGAIN;
 use crate::clock;
+use crate::daemon;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
@@ -115,6 +116,8 @@ pub(crate) enum Done {
     },
     /// The worker of housekeeping has come to an end.
     Kept(u64, Box<Outcome>),
+    /// What the ledger holds; nothing if the disk does not say.
+    Counted(Option<Box<Summary>>),
     /// There was no worker, and why.
     NotKept(u64, String),
 }
@@ -503,6 +506,7 @@ impl Shell {
         let Leaving { device, link } = std::mem::take(&mut self.leaving);
         drop(link);
         let Some(device) = device else { return };
+        self.count_owed();
         if self.handed {
             // The service manager has another descriptor of it.
             return drop(device);
@@ -532,6 +536,12 @@ impl Shell {
                 });
             }
             Done::Recorded { g, owed, unclosed } => self.recorded(g, owed, unclosed),
+            Done::Counted(summary) => {
+                if let Some(summary) = summary {
+                    let owed = daemon::housekeeping(&summary);
+                    self.counter.status.send_modify(|status| status.owed = owed);
+                }
+            }
             Done::HandedOver { g, finished } => self.handed_over(g, finished),
             Done::Kept(shift, outcome) => self.kept(shift, &outcome),
             Done::NotKept(shift, why) => {

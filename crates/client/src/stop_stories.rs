@@ -468,3 +468,21 @@ async fn a_status_tells_what_goes_through_a_session_while_it_lives() {
         .await;
     daemon.exits().await.expect("no error");
 }
+
+#[tokio::test]
+async fn a_restart_that_nobody_would_continue_is_a_stop() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = stub(&pki).await;
+    let mut daemon = Daemon::start(&pki, &gateway).await;
+    daemon.up().await;
+    let stopped = daemon.provider.stop(StopReason::Restart, true).await.expect("answered");
+    assert!(matches!(outcome(&stopped).1, Owed::Recorded(_)), "{stopped:?}");
+    gateway
+        .until(|seen| matches!(seen, Seen::Frame(wire::cstp::Kind::Disconnect, _)).then_some(()))
+        .await;
+    timeout(PATIENCE, daemon.task)
+        .await
+        .expect("ends")
+        .expect("no panic")
+        .expect("no error");
+}
