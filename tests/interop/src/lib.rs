@@ -1,6 +1,7 @@
 //! Stories that several test programs tell: traffic through a tunnel, ends of sessions, and what must hold around them.
 
 mod daemon;
+mod service;
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,6 +12,7 @@ use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, client_setting
 use platform::netns::Namespace;
 
 pub use daemon::{Daemon, sessions};
+pub use service::{CLIENT, Service};
 
 /// How much a bulk transfer moves each way.
 pub const BULK: u64 = 100_000_000;
