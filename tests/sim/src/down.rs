@@ -70,17 +70,14 @@ impl World {
         if !self.is_life(life) {
             return;
         }
-        let weather = self.weather.get();
-        let mut done = self.with(|daemon| match daemon.instance(mark).map(|instance| instance.down) {
-            Some(Down::Releasing { done }) => done,
-            Some(Down::Not | Down::Released) | None => usize::MAX,
-        });
-        let Some(step) = done.as_mut().filter(|step| **step != usize::MAX) else {
+        let down = self.with(|daemon| daemon.instance(mark).map(|instance| instance.down));
+        let Some(Down::Releasing { done }) = down.flatten() else {
             return;
         };
+        let weather = self.weather.get();
         let steps = Things::RELEASED;
-        let until = if self.chance.once_in(2) { *step + 1 } else { steps.len() };
-        for thing in &steps[(*step).min(steps.len())..until.min(steps.len())] {
+        let until = if self.chance.once_in(2) { done + 1 } else { steps.len() };
+        for thing in &steps[done..until] {
             if weather.host_errors > 0 && self.is_stormy() && self.chance.once_in(weather.host_errors) {
                 self.counts.borrow_mut().host_errors += 1;
                 self.say(|| format!("{mark}: {thing} cannot be removed"));

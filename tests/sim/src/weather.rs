@@ -37,7 +37,7 @@ impl Weather {
             host_errors: chance.pick(&[0, 0, 8]),
             slow_host: chance.once_in(4),
             gateway_errors: chance.pick(&[0, 8, 3]),
-            chore_errors: chance.pick(&[0, 0, 6, 2]),
+            chore_errors: chance.pick(&[0, 6, 2]),
         }
     }
 }
