@@ -26,4 +26,4 @@ pub use collector::{Collector, TrustError, UPLOAD_TIMEOUT, collector_tls};
 pub use hooks::MAX_HOOKS;
 pub use office::{NoOffice, Office};
 pub use settings::Settings;
-pub use worker::{Effort, Ended, Failure, OFFICE_TIMEOUT, Outcome, Worker};
+pub use worker::{Attempt, Ended, Failure, OFFICE_TIMEOUT, Outcome, Worker};

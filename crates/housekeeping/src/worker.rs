@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use ledger::{Chore, Damaged, Fate, HistoryEntry, JobId, LedgerError};
 use now::Wall;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -33,6 +33,7 @@ pub struct Worker<O> {
     ledger: Arc<FolderLedger>,
     settings: Settings,
     office: O,
+    told: Option<mpsc::Sender<Attempt>>,
 }
 
 /// What a worker has done.
@@ -44,8 +45,6 @@ pub struct Outcome {
     pub done: Vec<JobId>,
     /// Jobs that failed, in this order.
     pub failed: Vec<Failure>,
-    /// What each attempt cost, in the order in which they ended.
-    pub efforts: Vec<Effort>,
     /// Files in the ledger that cannot be read, and where they are now.
     pub damaged: Vec<Damaged>,
     /// When the next waiting job becomes due; known only after [`Ended::NothingDue`].
@@ -65,15 +64,17 @@ pub enum Ended {
     Disk(LedgerError),
 }
 
-/// One attempt at a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort {
+/// One attempt at a job that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
     /// Which.
     pub job: JobId,
     /// How long it took.
     pub took: Duration,
     /// Which attempt it was: 1 for the first.
     pub tries: u32,
+    /// What went wrong; `None` if the job is done.
+    pub failure: Option<Failure>,
 }
 
 /// A job that failed.
@@ -94,7 +95,6 @@ impl Outcome {
             ended,
             done: Vec::new(),
             failed: Vec::new(),
-            efforts: Vec::new(),
             damaged: Vec::new(),
             next: None,
         }
@@ -131,7 +131,15 @@ impl<O: Office> Worker<O> {
             ledger,
             settings,
             office,
+            told: None,
         }
+    }
+
+    /// Has `told` hear of each attempt as it ends. One that finds the queue full is not told.
+    #[must_use]
+    pub fn telling(mut self, told: mpsc::Sender<Attempt>) -> Self {
+        self.told = Some(told);
+        self
     }
 
     /// The ledger it works on.
@@ -196,7 +204,7 @@ impl<O: Office> Worker<O> {
         let (job, tries) = (claimed.job.id(), claimed.attempt);
         let worked = self.carry_out(bench, claimed, stop).await?;
         let took = begun.elapsed();
-        match worked {
+        let failure = match worked {
             Worked::Stopped => {
                 bench.requeue().await?;
                 debug!(%job, "housekeeping interrupted by a stop");
@@ -207,6 +215,7 @@ impl<O: Office> Worker<O> {
                 let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 info!(%job, ms, tries, "housekeeping.done");
                 outcome.done.push(job);
+                None
             }
             Worked::Failed(errors) => {
                 let error = errors.join("; ");
@@ -215,10 +224,19 @@ impl<O: Office> Worker<O> {
                     Some(Fate::GivenUp) | None => None,
                 };
                 report_failure(job, tries, &error, again);
-                outcome.failed.push(Failure { job, error, again });
+                let failure = Failure { job, error, again };
+                outcome.failed.push(failure.clone());
+                Some(failure)
             }
+        };
+        if let Some(told) = &self.told {
+            let _ = told.try_send(Attempt {
+                job,
+                took,
+                tries,
+                failure,
+            });
         }
-        outcome.efforts.push(Effort { job, took, tries });
         Ok(true)
     }
 
