@@ -1,11 +1,12 @@
-//! The tunnel's ledger, kept by one thread of its own: what is asked is done in that order, and no disk, however slow, holds
+//! The tunnel's ledger, kept by a thread of its own: what is asked is done in that order, and no disk, however slow, holds
 //! up whoever asks.
 //!
 //! ```text
-//!   shell --write, close, withdraw--> queue (64) --> thread "ledger" --> open/ due/ ... history/, desired
-//!     ^                                                   |
-//!     +------------------- future of the answer ----------+
+//!   shell --write, close, withdraw--> queue (64) --> thread "ledger" --> open/ due/ ... history/
+//!     ^   --what is wanted----------> queue (64) --> thread "wanted" --> desired
+//!     +------------------- future of the answer -------------+
 //! ```
+//! A stop writes both, and so waits for the disk once and not twice: what is flushed at the same time is flushed together.
 //! A future that is dropped changes nothing: what was asked is done all the same.
 
 use std::future::Future;
@@ -49,14 +50,15 @@ pub enum Trouble {
 
 type Request = Box<dyn FnOnce(&mut Desk) + Send>;
 
-/// The books of one tunnel. A cheap handle; the thread ends with the last one.
+/// The books of one tunnel. A cheap handle; the threads end with the last one.
 #[derive(Clone, Debug)]
 pub(crate) struct Books {
     queue: SyncSender<Request>,
+    wishes: SyncSender<Request>,
     root: PathBuf,
 }
 
-/// The thread's side.
+/// A thread's side.
 struct Desk {
     root: PathBuf,
     limits: Limits,
@@ -67,17 +69,26 @@ impl Books {
     /// Starts keeping the books of `tunnel` below `state_dir`. The disk is not asked yet.
     pub(crate) fn open(state_dir: &Path, tunnel: &str, settings: &Housekeeping) -> Result<Self, ClientError> {
         let root = state_dir.join(tunnel);
-        let (queue, requests) = sync_channel(QUEUE);
-        let desk = Desk {
-            root: root.clone(),
-            limits: limits(settings),
-            ledger: None,
+        let desk = |name: &str| {
+            let (queue, requests) = sync_channel(QUEUE);
+            let desk = Desk {
+                root: root.clone(),
+                limits: limits(settings),
+                ledger: None,
+            };
+            let thread = thread::Builder::new().name(name.to_owned());
+            match thread.spawn(move || desk.serve(&requests)) {
+                Ok(_) => Ok(queue),
+                Err(error) => Err(ClientError::Local(format!(
+                    "cannot start a thread for the ledger: {error}"
+                ))),
+            }
         };
-        thread::Builder::new()
-            .name("ledger".to_owned())
-            .spawn(move || desk.serve(&requests))
-            .map_err(|error| ClientError::Local(format!("cannot start a thread for the ledger: {error}")))?;
-        Ok(Self { queue, root })
+        Ok(Self {
+            queue: desk("ledger")?,
+            wishes: desk("wanted")?,
+            root,
+        })
     }
 
     /// The folder of the ledger.
@@ -108,7 +119,7 @@ impl Books {
 
     /// Notes what the user wants, for `start = "last"`. Durable when the answer is there.
     pub(crate) fn note_desired(&self, up: bool) -> impl Future<Output = Result<(), Trouble>> + Send + use<> {
-        self.request(move |desk| {
+        request(&self.wishes, move |desk| {
             desk.ledger()?;
             let word = if up { "up\n" } else { "down\n" };
             write_private(&desk.root.join(DESIRED), word.as_bytes()).map_err(|error| Trouble::Folder(error.to_string()))
@@ -117,14 +128,16 @@ impl Books {
 
     /// What the user wanted last; `None` if nobody knows.
     pub(crate) fn desired(&self) -> impl Future<Output = Result<Option<bool>, Trouble>> + Send + use<> {
-        self.request(|desk| match std::fs::read_to_string(desk.root.join(DESIRED)) {
-            Ok(word) => Ok(match word.trim() {
-                "up" => Some(true),
-                "down" => Some(false),
-                _ => None,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Trouble::Folder(format!("cannot read {DESIRED}: {error}"))),
+        request(&self.wishes, |desk| {
+            match std::fs::read_to_string(desk.root.join(DESIRED)) {
+                Ok(word) => Ok(match word.trim() {
+                    "up" => Some(true),
+                    "down" => Some(false),
+                    _ => None,
+                }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(Trouble::Folder(format!("cannot read {DESIRED}: {error}"))),
+            }
         })
     }
 
@@ -134,35 +147,41 @@ impl Books {
         T: Send + 'static,
         W: FnOnce(&FolderLedger) -> Result<T, LedgerError> + Send + 'static,
     {
-        self.request(move |desk| Ok(work(desk.ledger()?)?))
-    }
-
-    fn request<T, W>(&self, work: W) -> impl Future<Output = Result<T, Trouble>> + Send + use<T, W>
-    where
-        T: Send + 'static,
-        W: FnOnce(&mut Desk) -> Result<T, Trouble> + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let request: Request = Box::new(move |desk| {
-            // Nobody may wait for it any more.
-            let _ = answer.send(work(desk));
-        });
-        let queued = self.queue.try_send(request);
-        async move {
-            queued.map_err(|_| Trouble::Stalled)?;
-            answered.await.map_err(|_| Trouble::Stalled)?
-        }
+        request(&self.queue, move |desk| Ok(work(desk.ledger()?)?))
     }
 
     /// Has the disk stand still until the returned end is dropped.
     #[cfg(test)]
     pub(crate) fn stall(&self) -> std::sync::mpsc::Sender<()> {
         let (end, until) = std::sync::mpsc::channel::<()>();
+        let (other_end, other_until) = std::sync::mpsc::channel::<()>();
         let request: Request = Box::new(move |_| {
             let _ = until.recv();
+            drop(other_end);
+        });
+        let other: Request = Box::new(move |_| {
+            let _ = other_until.recv();
         });
         self.queue.try_send(request).expect("room");
+        self.wishes.try_send(other).expect("room");
         end
+    }
+}
+
+fn request<T, W>(queue: &SyncSender<Request>, work: W) -> impl Future<Output = Result<T, Trouble>> + Send + use<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce(&mut Desk) -> Result<T, Trouble> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    let request: Request = Box::new(move |desk| {
+        // Nobody may wait for it any more.
+        let _ = answer.send(work(desk));
+    });
+    let queued = queue.try_send(request);
+    async move {
+        queued.map_err(|_| Trouble::Stalled)?;
+        answered.await.map_err(|_| Trouble::Stalled)?
     }
 }
 

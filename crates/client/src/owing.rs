@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Happening;
-use housekeeping::{Ended, Outcome};
+use housekeeping::{Attempt, Ended, Outcome};
 use ledger::{End, OpenRecord, Owed};
 use lifecycle::{EndReason, Generation};
 use session::Traffic;
@@ -117,6 +117,7 @@ impl Shell {
         let (working, ended) = watch::channel(());
         let before = self.worker.replace(ended);
         let (setup, mark, books) = (Arc::clone(&self.setup), self.host.mark(), self.books.clone());
+        let told = self.attempts_told.0.clone();
         self.workers.spawn(async move {
             // One that was told to rest may still be putting its job back.
             if let Some(mut before) = before {
@@ -135,31 +136,32 @@ impl Shell {
                 Err(_) => return Done::NotKept(shift, "the ledger's thread failed".to_owned()),
             };
             match worker(setup, mark, ledger) {
-                Ok(worker) => Done::Kept(shift, Box::new(worker.work_off(stop).await)),
+                Ok(worker) => Done::Kept(shift, Box::new(worker.telling(told).work_off(stop).await)),
                 Err(error) => Done::NotKept(shift, error.to_string()),
             }
         });
     }
 
+    /// One attempt at a job has come to an end.
+    pub(crate) fn attempted(&mut self, attempt: Attempt) {
+        let (job, tries) = (attempt.job.to_string(), attempt.tries);
+        self.tell(match attempt.failure {
+            None => Happening::HousekeepingDone {
+                job,
+                ms: clock::millis(attempt.took),
+                tries,
+            },
+            Some(failure) => Happening::HousekeepingFailed {
+                job,
+                error: failure.error,
+                tries,
+                given_up: failure.again.is_none(),
+            },
+        });
+    }
+
     /// The worker has come to an end.
     pub(crate) fn kept(&mut self, shift: u64, outcome: &Outcome) {
-        for effort in &outcome.efforts {
-            let (job, tries) = (effort.job.to_string(), effort.tries);
-            let failure = outcome.failed.iter().find(|failure| failure.job == effort.job);
-            self.tell(match failure {
-                None => Happening::HousekeepingDone {
-                    job,
-                    ms: clock::millis(effort.took),
-                    tries,
-                },
-                Some(failure) => Happening::HousekeepingFailed {
-                    job,
-                    error: failure.error.clone(),
-                    tries,
-                    given_up: failure.again.is_none(),
-                },
-            });
-        }
         self.count_owed();
         match outcome.ended {
             Ended::NothingDue => {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use api::Happening;
 use config::client::Start;
-use housekeeping::Outcome;
+use housekeeping::{Attempt, Outcome};
 use ledger::{End, JobId, OpenRecord, Owed, Summary};
 use lifecycle::{
     EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
@@ -31,7 +31,7 @@ use plan::NetworkPlan;
 use platform::service::{Descriptor, Manager};
 use session::Traffic;
 use session::client::Authenticated;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -54,6 +54,9 @@ use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::store::{RestartTicket, Store};
+
+/// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
+const MAX_TOLD: usize = 64;
 
 /// The kernel needs about 20 ms to remove a device; the end of the process would do it as well.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -129,6 +132,7 @@ enum Event {
     Opening(Opening, Result<Box<Prepared>, InstallError>),
     Pump(PumpEvent),
     Released(Released),
+    Attempted(Attempt),
     LookAtJobs,
     Deadline,
 }
@@ -172,6 +176,8 @@ pub(crate) struct Shell {
     pub(crate) restored: bool,
     /// Stops the worker of housekeeping when it is dropped.
     pub(crate) resting: Option<watch::Sender<bool>>,
+    /// What workers say of each attempt at a job.
+    pub(crate) attempts_told: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// Which worker was started last.
     pub(crate) shift: u64,
     /// Closed when that worker has ended.
@@ -252,6 +258,7 @@ impl Shell {
             handed: false,
             restored: false,
             resting: None,
+            attempts_told: mpsc::channel(MAX_TOLD),
             shift: 0,
             worker: None,
             look_at: None,
@@ -359,6 +366,7 @@ impl Shell {
             (running, result) = running(&mut self.attempt) => Event::Attempt(running, result),
             (opening, result) = opening(&mut self.opening) => Event::Opening(opening, result),
             Some(done) = self.background.join_next() => done.map_or(Event::Deadline, Event::Done),
+            Some(attempt) = self.attempts_told.1.recv() => Event::Attempted(attempt),
             Some(done) = self.workers.join_next() => done.map_or(Event::Deadline, Event::Done),
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
@@ -393,6 +401,7 @@ impl Shell {
             Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
             Event::Pump(PumpEvent::Gap(_)) => {}
             Event::Released(released) => self.released(released),
+            Event::Attempted(attempt) => self.attempted(attempt),
             Event::LookAtJobs => {
                 self.look_at = None;
                 self.look_at_jobs();
