@@ -49,3 +49,13 @@ fn no_seed_that_ever_failed_fails_again() {
         }
     }
 }
+
+#[test]
+fn a_seed_tells_the_same_story_every_time() {
+    for seed in 0..50 {
+        let (told, again) = (replay(seed), replay(seed));
+        assert!(told.1.len() > 20, "seed {seed} has little to tell");
+        assert_eq!(told, again, "seed {seed}");
+        assert_eq!(run(seed, None).0, told.0, "telling changes nothing");
+    }
+}
