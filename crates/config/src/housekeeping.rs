@@ -23,7 +23,7 @@ pub struct Housekeeping {
     pub retry_first: Duration,
     /// The longest wait between two attempts. 1 s to 24 h; default 1 h.
     pub retry_max: Duration,
-    /// How long after its session a job is given up, however often it was tried. 1 min to 365 d; default 7 d.
+    /// How long after its session a job is given up, once it has failed three times. 1 min to 365 d; default 7 d.
     pub give_up_after: Duration,
     /// Finished jobs that are kept. 0 to 10000; default 100.
     pub keep_done: usize,

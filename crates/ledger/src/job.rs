@@ -99,7 +99,7 @@ pub struct Job {
     pub interrupted: u32,
     /// Not to be run before, in wall-clock milliseconds; only in waiting/.
     pub not_before_ms: Option<u64>,
-    /// A failure later than this is the last, in wall-clock milliseconds.
+    /// A failure later than this is the last, from the third on, in wall-clock milliseconds.
     pub deadline_ms: u64,
     /// When it was done or given up, in wall-clock milliseconds; counts only in done/ and failed/.
     pub settled_ms: Option<u64>,

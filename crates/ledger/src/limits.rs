@@ -19,7 +19,7 @@ pub struct Limits {
     pub retry_first: Duration,
     /// The longest wait.
     pub retry_max: Duration,
-    /// The time after which the next failure is the last.
+    /// The time after which the next failure is the last, from the third on.
     pub give_up_after: Duration,
     /// Files kept in done/. Of no folder more than 5,000 are kept.
     pub keep_done: usize,

@@ -8,6 +8,10 @@ use crate::record::{clip, from_ms, to_ms};
 use crate::steps::{Look, trouble};
 use crate::{Disk, DiskError, FileName, Folder, Job, JobId, Ledger, LedgerError, Work};
 
+/// Failures before which no job is given up for its age alone. A host that was off, or whose clock was wrong when the session
+/// ended, finds a job late that was never tried; and the first attempts may come before the network does.
+const MIN_TRIES: u32 = 3;
+
 /// A job in the hands of the worker. Given back by [`Ledger::finish`], [`Ledger::fail`] or [`Ledger::requeue`]; one that is
 /// dropped stays in running/ until the next recovery.
 #[derive(Debug, PartialEq, Eq)]
@@ -133,7 +137,8 @@ impl<D: Disk> Ledger<D> {
         job.last_error = Some(clip(error.into()));
         // A clock that was set back must not make the deadline later than it was ever meant to be.
         job.deadline_ms = job.deadline_ms.min(to_ms(now.plus(self.limits.give_up_after)));
-        if job.attempts >= self.limits.attempts || now >= from_ms(job.deadline_ms) {
+        let late = now >= from_ms(job.deadline_ms) && job.attempts >= MIN_TRIES;
+        if job.attempts >= self.limits.attempts || late {
             job.settled_ms = Some(to_ms(now));
             self.advance(&job, Folder::Failed)?;
             return Ok(Fate::GivenUp);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use disk::{Lock, MemoryDisk};
 use ledger::{
-    Chore, Disk, End, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp, Work,
+    Chore, Disk, End, Fate, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp, Work,
 };
 use now::Wall;
 
@@ -117,7 +117,11 @@ fn scene() -> Result<MemoryDisk, LedgerError> {
         match claim.job().id() {
             job if job == id(WAITING) => drop(ledger.fail(&work, claim, "not now", MINUTE_AGO, 0)?),
             job if job == id(WAITING_FOR_EVER) => drop(ledger.fail(&work, claim, "not now", NOW.plus(day), 0)?),
-            job if job == id(GIVEN_UP) => drop(ledger.fail(&work, claim, "no", NOW.plus(day * 30), 0)?),
+            job if job == id(GIVEN_UP) => {
+                if let Fate::Waiting(_) = ledger.fail(&work, claim, "no", NOW.plus(day * 30), 0)? {
+                    ledger.retry(job, NOW)?;
+                }
+            }
             job if job == id(DONE) => ledger.finish(&work, claim, NOW)?,
             _ => drop(claim),
         }

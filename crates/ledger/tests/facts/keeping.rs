@@ -31,6 +31,11 @@ fn finish(desk: &Desk<'_>, work: &mut Work<Lock>, number: u64, now: Wall) {
 
 fn give_up(desk: &Desk<'_>, work: &mut Work<Lock>, number: u64, now: Wall) {
     desk.close_at(number, Wall::default());
+    for _ in 0..2 {
+        let claim = desk.claim(work);
+        desk.ledger.fail(work, claim, "no", now, 0).expect("a healthy disk");
+        desk.ledger.retry(id(number), now).expect("it waits");
+    }
     let claim = desk.claim(work);
     desk.ledger.fail(work, claim, "no", now, 0).expect("a healthy disk");
 }

@@ -195,14 +195,38 @@ fn a_job_is_given_up_when_its_attempts_are_used_up_and_then_named() {
 }
 
 #[test]
-fn a_job_past_its_deadline_is_run_once_more_and_then_given_up() {
+fn a_job_that_was_never_tried_before_its_deadline_is_given_up_at_the_third_failure() {
     let disk = MemoryDisk::new();
     let desk = Desk::new(&disk);
     desk.close(1);
-    let month = NOW.plus(seconds(30 * 24 * 3600));
+    let mut now = NOW.plus(seconds(30 * 24 * 3600));
     let mut work = desk.work();
-    let claim = claim_at(&desk, &mut work, month).expect("a host that was off for a month still owes it");
-    assert_eq!(fail(&desk, &work, claim, month), Fate::GivenUp);
+    for _ in 0..2 {
+        let claim = claim_at(&desk, &mut work, now).expect("a host that was off for a month still owes it");
+        let Fate::Waiting(until) = fail(&desk, &work, claim, now) else {
+            panic!("it was hardly tried");
+        };
+        now = until;
+    }
+    let claim = claim_at(&desk, &mut work, now).expect("its time has come");
+    assert_eq!(fail(&desk, &work, claim, now), Fate::GivenUp);
+}
+
+#[test]
+fn a_job_that_failed_often_is_given_up_at_its_first_failure_past_its_deadline() {
+    let disk = MemoryDisk::new();
+    let desk = Desk::new(&disk);
+    desk.close(1);
+    let mut work = desk.work();
+    let mut now = NOW;
+    for _ in 0..2 {
+        let claim = claim_at(&desk, &mut work, now).expect("its time has come");
+        fail(&desk, &work, claim, now);
+        now = now.plus(seconds(60));
+    }
+    let week = NOW.plus(seconds(7 * 24 * 3600));
+    let claim = claim_at(&desk, &mut work, week).expect("its time has come");
+    assert_eq!(fail(&desk, &work, claim, week), Fate::GivenUp);
 }
 
 #[test]
@@ -255,8 +279,11 @@ fn a_clock_that_was_set_back_does_not_put_a_deadline_off() {
     let year = seconds(365 * 24 * 3600);
     desk.close_at(1, NOW.plus(year));
     let mut work = desk.work();
-    let claim = desk.claim(&mut work);
-    fail(&desk, &work, claim, NOW);
+    for minute in [0, 1] {
+        let now = NOW.plus(seconds(60 * minute));
+        let claim = claim_at(&desk, &mut work, now).expect("its time has come");
+        fail(&desk, &work, claim, now);
+    }
     let later = NOW.plus(seconds(8 * 24 * 3600));
     let claim = claim_at(&desk, &mut work, later).expect("its time has come");
     assert_eq!(fail(&desk, &work, claim, later), Fate::GivenUp);
