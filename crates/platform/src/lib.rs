@@ -22,6 +22,7 @@ pub mod disk;
 mod error;
 pub mod files;
 pub mod listen;
+mod lock;
 pub mod netns;
 pub mod network;
 pub mod service;

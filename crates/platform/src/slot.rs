@@ -14,11 +14,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::PlatformError;
-use crate::signals::is_alive;
+use crate::lock::{Holder, after_the_dead};
 
 /// Number of slots. 64 tunnels are far beyond what one host runs, and keep tables and priorities in a short range.
 pub const SLOTS: u8 = 64;
@@ -47,13 +45,6 @@ pub const PROTOCOL: u8 = 109;
 
 /// The most bytes read back from a lock file; we write less than 100.
 const MAX_NOTE: u64 = 256;
-
-/// How long the unfinished children of a dead process may hold its locks. They run at low priority; usually it is a
-/// millisecond.
-const LAST_BREATH: Duration = Duration::from_secs(2);
-
-/// Between two attempts meanwhile.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// The numbers of one tunnel on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -205,19 +196,15 @@ enum Attempt {
     Held(Note),
 }
 
-/// [`lock`], but waits for a holder that is dead: a child that it was about to start when it was killed still has its
-/// descriptors, until it has become another program or has closed them. Another slot instead would leave what the dead put
-/// under the first.
+/// [`lock`], but waits for a holder that is dead. Another slot instead would leave what the dead put under the first.
 fn lock_after_the_dead(path: &Path) -> Result<Attempt, PlatformError> {
-    let began = Instant::now();
-    loop {
-        match lock(path)? {
-            Attempt::Held(note) if note.pid.is_some_and(|pid| !is_alive(pid)) && began.elapsed() < LAST_BREATH => {
-                thread::sleep(LOOK);
-            }
-            attempt => return Ok(attempt),
-        }
-    }
+    after_the_dead(
+        || lock(path),
+        |attempt| match attempt {
+            Attempt::Locked(_) => Holder::Nobody,
+            Attempt::Held(note) => Holder::of(note.pid),
+        },
+    )
 }
 
 /// Lock files are never deleted: a process that waits on a deleted file would hold a lock that nobody else sees.
@@ -253,6 +240,7 @@ fn read_note(path: &Path) -> Note {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn the_lock_of_a_dead_process_is_waited_for() {

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use ledger::{Disk, DiskError, FileName, Folder, MAX_JOBS, MAX_RECORD};
@@ -13,6 +13,8 @@ use libc::{O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRO
 
 use super::files::folder_of;
 use crate::PlatformError;
+use crate::disk::{Keeper, KeeperLock};
+use crate::lock::{Holder, after_the_dead};
 
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: libc::mode_t = 0o600;
@@ -20,7 +22,12 @@ const FILE_MODE: libc::mode_t = 0o600;
 /// Access that others must not have to the root when we find it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-const LOCK_FILE: &CStr = c"worker.lock";
+const WORKER_LOCK: &CStr = c"worker.lock";
+
+const KEEPER_LOCK: &CStr = c"keeper.lock";
+
+/// A process number and a line end.
+const NOTE: usize = 11;
 
 /// One ledger's root folder. Cheap to clone; holds no descriptor.
 #[derive(Clone, Debug)]
@@ -50,9 +57,53 @@ impl FolderDisk {
     /// Waits until nobody else works on the ledger, and takes the worker lock. Blocks the thread, for as long as the other
     /// works.
     pub fn lock_worker_waiting(&self) -> Result<WorkerLock, DiskError> {
-        let file = self.lock_file().map_err(disk_error)?;
+        let file = self.lock_file(WORKER_LOCK).map_err(disk_error)?;
         file.lock().map_err(disk_error)?;
         Ok(WorkerLock(file))
+    }
+
+    /// Makes the ledger ours, unless another process lives that has it. Blocks the thread for at most two seconds, if what is
+    /// left of a dead process holds it.
+    ///
+    /// # Errors
+    /// The lock file can be neither made nor opened.
+    pub fn lock_keeper(&self) -> Result<Keeper, DiskError> {
+        after_the_dead(
+            || self.try_keeper(),
+            |attempt| match attempt {
+                Keeper::Ours(_) => Holder::Nobody,
+                Keeper::Another { pid } => Holder::of(*pid),
+            },
+        )
+        .map_err(disk_error)
+    }
+
+    fn try_keeper(&self) -> io::Result<Keeper> {
+        let file = self.lock_file(KEEPER_LOCK)?;
+        match file.try_lock() {
+            Ok(()) => {
+                if let Err(error) = self.sign(&file) {
+                    tracing::debug!(%error, "the keeper of a ledger stays without a name");
+                }
+                Ok(Keeper::Ours(KeeperLock(file)))
+            }
+            Err(TryLockError::WouldBlock) => Ok(Keeper::Another { pid: signature(&file) }),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Writes our number into a lock file that we hold, over the one of the last holder: that takes no more space.
+    fn sign(&self, locked: &File) -> io::Result<()> {
+        let file = open_at(&self.open_root()?, KEEPER_LOCK, O_WRONLY | O_NOFOLLOW | O_NONBLOCK)?;
+        let (metadata, locked) = (file.metadata()?, locked.metadata()?);
+        let same = (metadata.dev(), metadata.ino()) == (locked.dev(), locked.ino());
+        if !same || !metadata.is_file() || metadata.nlink() != 1 {
+            return Err(io::Error::from_raw_os_error(libc::ELOOP));
+        }
+        file.write_all_at(
+            format!("{:width$}\n", std::process::id(), width = NOTE - 1).as_bytes(),
+            0,
+        )
     }
 
     fn prepare(&self) -> io::Result<()> {
@@ -229,16 +280,16 @@ impl FolderDisk {
     }
 
     /// Opened for reading, which is enough for a lock and works on a disk that cannot be written.
-    fn lock_file(&self) -> io::Result<File> {
+    fn lock_file(&self, name: &CStr) -> io::Result<File> {
         let root = self.root_for_writing()?;
-        match open_at(&root, LOCK_FILE, O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW) {
+        match open_at(&root, name, O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW) {
             Ok(file) => {
                 give(&file, &root.metadata()?)?;
                 Ok(file)
             }
             // There already, or on a disk that makes no more.
             Err(error) => {
-                open_at(&root, LOCK_FILE, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).map_err(|missing| match missing.kind() {
+                open_at(&root, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).map_err(|missing| match missing.kind() {
                     io::ErrorKind::NotFound => error,
                     _ => missing,
                 })
@@ -289,7 +340,7 @@ impl Disk for FolderDisk {
     }
 
     fn lock_worker(&self) -> Result<Option<WorkerLock>, DiskError> {
-        let file = self.lock_file().map_err(disk_error)?;
+        let file = self.lock_file(WORKER_LOCK).map_err(disk_error)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(WorkerLock(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -326,6 +377,13 @@ fn give(made: &File, folder: &Metadata) -> io::Result<()> {
         fchown(made, Some(folder.uid()), Some(folder.gid()))?;
     }
     Ok(())
+}
+
+/// Who signed a lock file.
+fn signature(file: &File) -> Option<u32> {
+    let mut note = [0; NOTE];
+    file.read_exact_at(&mut note, 0).ok()?;
+    std::str::from_utf8(&note).ok()?.trim().parse().ok()
 }
 
 fn own_user() -> u32 {

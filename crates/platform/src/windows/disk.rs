@@ -6,6 +6,7 @@ use std::path::Path;
 use ledger::{Disk, DiskError, FileName, Folder};
 
 use crate::PlatformError;
+use crate::disk::Keeper;
 
 /// There is none on this system: [`FolderDisk::open`] says so.
 #[derive(Clone, Debug)]
@@ -28,6 +29,11 @@ impl FolderDisk {
 
     /// See [`FolderDisk::open`].
     pub fn lock_worker_waiting(&self) -> Result<WorkerLock, DiskError> {
+        match self.0 {}
+    }
+
+    /// See [`FolderDisk::open`].
+    pub fn lock_keeper(&self) -> Result<Keeper, DiskError> {
         match self.0 {}
     }
 }

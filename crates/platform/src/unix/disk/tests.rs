@@ -236,3 +236,65 @@ fn one_works_and_the_next_waits() {
     drop(second);
     assert!(disk.lock_worker().expect("asked").is_some());
 }
+
+#[test]
+fn a_ledger_has_one_keeper_who_says_who_it_is() {
+    let (_folder, disk) = new();
+    let Keeper::Ours(held) = disk.lock_keeper().expect("lock") else {
+        panic!("nobody else is there");
+    };
+    assert_eq!(mode(&disk.root().join("keeper.lock")), 0o600);
+    let second = disk.lock_keeper().expect("asked");
+    assert!(
+        matches!(second, Keeper::Another { pid: Some(pid) } if pid == std::process::id()),
+        "{second:?}"
+    );
+    assert!(
+        disk.lock_worker().expect("asked").is_some(),
+        "work goes on beside the keeper"
+    );
+    // What is no note is none; nobody waits for whom it might mean.
+    fs::write(disk.root().join("keeper.lock"), [0xff; 100]).expect("write");
+    let second = disk.lock_keeper().expect("asked");
+    assert!(matches!(second, Keeper::Another { pid: None }), "{second:?}");
+    drop(held);
+    assert!(matches!(disk.lock_keeper(), Ok(Keeper::Ours(_))));
+}
+
+#[test]
+fn the_ledger_of_a_dead_keeper_is_waited_for() {
+    let (_folder, disk) = new();
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .arg("--list")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("a process");
+    let dead = child.id();
+    child.wait().expect("its end");
+    let held = disk.lock_keeper().expect("lock");
+    fs::write(disk.root().join("keeper.lock"), format!("{dead:10}\n")).expect("write");
+    let (ready, begins) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| {
+            ready.send(()).expect("heard");
+            disk.lock_keeper()
+        });
+        begins.recv().expect("it begins");
+        drop(held);
+        assert!(matches!(next.join().expect("no panic"), Ok(Keeper::Ours(_))));
+    });
+}
+
+#[test]
+fn the_keepers_number_is_written_into_no_other_file() {
+    let (folder, disk) = new();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "precious").expect("write");
+    let lock = disk.root().join("keeper.lock");
+    symlink(&precious, &lock).expect("link");
+    assert_eq!(disk.lock_keeper().map(|_| ()), Err(DiskError::Foreign));
+    fs::remove_file(&lock).expect("remove");
+    fs::hard_link(&precious, &lock).expect("link");
+    assert!(matches!(disk.lock_keeper(), Ok(Keeper::Ours(_))));
+    assert_eq!(fs::read(&precious).expect("read"), b"precious");
+}
