@@ -2,7 +2,7 @@
 //!
 //! One packet per call, starting with its IP header: no packet information, no virtio header, no offload yet.
 
-pub use crate::os::tun::{Tun, is_gone};
+pub use crate::os::tun::{Tun, identify, is_gone};
 
 /// The longest interface name in bytes (`IFNAMSIZ` of the kernel is 16 with the closing zero).
 pub const MAX_NAME: usize = 15;
@@ -14,6 +14,15 @@ pub struct TunOptions {
     pub name: String,
     /// MTU in bytes.
     pub mtu: u16,
+}
+
+/// Which device a descriptor belongs to ([`identify`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The name of the interface just now; somebody may rename it.
+    pub name: String,
+    /// Whether it is in the network namespace of this thread, as far as the kernel can say: a name means nothing elsewhere.
+    pub here: bool,
 }
 
 /// Why the kernel would refuse this interface name (`dev_valid_name` in net/core/dev.c; `%` would be a pattern).

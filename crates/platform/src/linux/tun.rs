@@ -11,7 +11,7 @@ use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
 use super::capabilities::{NET_ADMIN_HINT, TUN_DEVICE, tun_device_fault};
 use super::network::index_of;
 use crate::PlatformError;
-use crate::tun::{TunOptions, name_fault};
+use crate::tun::{Identity, TunOptions, name_fault};
 
 /// A TUN device of our own. Dropping it removes the device with its addresses and routes (about 20 ms in the kernel,
 /// whatever their number).
@@ -72,7 +72,7 @@ impl Tun {
     /// as [`Tun::create`] does. Needs a tokio runtime with I/O.
     pub fn adopt(descriptor: OwnedFd, expected_name: &str) -> Result<Self, PlatformError> {
         let what = || format!("keep the TUN device {expected_name}");
-        let device = identify(descriptor.as_fd()).map_err(|source| PlatformError::io(what(), source))?;
+        let device = ask(descriptor.as_fd()).map_err(|source| PlatformError::io(what(), source))?;
         let refuse = |reason: String| PlatformError::io(what(), io::Error::new(io::ErrorKind::InvalidData, reason));
         if device.name != expected_name {
             return Err(refuse(format!("the descriptor belongs to {}", device.name)));
@@ -80,7 +80,7 @@ impl Tun {
         if device.flags & MODES != libc::IFF_TUN {
             return Err(refuse(format!("it works in another mode (flags {:#x})", device.flags)));
         }
-        if device.elsewhere {
+        if is_elsewhere(descriptor.as_fd()) {
             return Err(refuse("it is in another network namespace".to_owned()));
         }
         let index = index_of(expected_name).map_err(|source| PlatformError::io(what(), source))?;
@@ -151,14 +151,26 @@ impl fmt::Debug for Tun {
 const MODES: libc::c_int =
     libc::IFF_TUN | libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | libc::IFF_PERSIST;
 
-/// What the kernel says about a descriptor.
-struct Identity {
-    name: String,
-    flags: libc::c_int,
-    elsewhere: bool,
+/// Says which TUN device a descriptor belongs to ([`Tun::descriptor`]), and leaves it as it is. As long as the descriptor is
+/// open, no other device can be meant.
+///
+/// # Errors
+/// It belongs to none, or to one that somebody removed ([`is_gone`]).
+pub fn identify(descriptor: &OwnedFd) -> io::Result<Identity> {
+    let device = ask(descriptor.as_fd())?;
+    Ok(Identity {
+        name: device.name,
+        here: !is_elsewhere(descriptor.as_fd()),
+    })
 }
 
-fn identify(descriptor: BorrowedFd<'_>) -> io::Result<Identity> {
+/// What the kernel says about a descriptor.
+struct Device {
+    name: String,
+    flags: libc::c_int,
+}
+
+fn ask(descriptor: BorrowedFd<'_>) -> io::Result<Device> {
     // SAFETY: an all-zero ifreq is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: TUNGETIFF writes one ifreq, and `request` is one. Devices of other kinds answer with an error.
@@ -173,10 +185,9 @@ fn identify(descriptor: BorrowedFd<'_>) -> io::Result<Identity> {
         .collect();
     // SAFETY: TUNGETIFF fills in the flags.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok(Identity {
+    Ok(Device {
         name: String::from_utf8_lossy(&name).into_owned(),
         flags: libc::c_int::from(flags),
-        elsewhere: is_elsewhere(descriptor),
     })
 }
 

@@ -7,7 +7,7 @@ use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
 
 use crate::PlatformError;
 use crate::service::Descriptor;
-use crate::tun::{TunOptions, name_fault};
+use crate::tun::{Identity, TunOptions, name_fault};
 
 /// A utun device of our own. Dropping it removes the device with its addresses and routes.
 pub struct Tun {
@@ -98,6 +98,11 @@ impl fmt::Debug for Tun {
             .field("index", &self.index)
             .finish_non_exhaustive()
     }
+}
+
+/// Not supported.
+pub fn identify(_descriptor: &Descriptor) -> io::Result<Identity> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether this error of a [`Tun`] means that somebody removed the device.

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::PlatformError;
 use crate::service::Descriptor;
-use crate::tun::{TunOptions, name_fault};
+use crate::tun::{Identity, TunOptions, name_fault};
 
 /// There is none on this system: [`Tun::create`] says so.
 #[derive(Debug)]
@@ -65,6 +65,11 @@ impl Tun {
     pub fn set_mtu(&self, _mtu: u16) -> io::Result<()> {
         match self.0 {}
     }
+}
+
+/// Not supported.
+pub fn identify(_descriptor: &Descriptor) -> io::Result<Identity> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether this error of a [`Tun`] means that somebody removed the device: there is none to remove.

@@ -1,14 +1,14 @@
 //! What outlives a process: devices kept by a descriptor elsewhere, records of plans, and how fast a plan is gone.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ::plan::{Route, RouteKind, Undo};
 use platform::network::Network;
-use platform::tun::{Tun, is_gone};
+use platform::tun::{Identity, Tun, identify, is_gone};
 
 use crate::lab::{Lab, Test, assert_same, full_plan, ip, net, plan, slot, tun};
 
@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("a_kept_device_goes_on_with_routes_and_packets", kept_device),
         ("only_the_expected_device_is_adopted", wrong_descriptors),
+        ("a_descriptor_tells_its_device_whatever_its_name", identified_devices),
         ("a_device_is_removed_under_open_descriptors", removed_under_descriptors),
         ("only_a_tun_device_is_removed", nobodys_link),
         ("undo_cleans_up_after_a_crash", undone_after_crash),
@@ -89,6 +90,54 @@ fn wrong_descriptors() {
         let text = Tun::adopt(elsewhere, "marmot0").expect_err("refused").to_string();
         assert!(text.ends_with("it is in another network namespace"), "{text}");
     });
+}
+
+/// A stored device is removed by what its descriptor says: its name in the configuration may be somebody else's by now.
+fn identified_devices() {
+    let lab = Lab::new();
+    let of_host = lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        let kept = device.descriptor().expect("descriptor");
+        drop(device);
+        let here = |name: &str| Identity {
+            name: name.to_owned(),
+            here: true,
+        };
+        assert_eq!(identify(&kept).expect("a TUN device"), here("marmot0"));
+        rename("marmot0", "elsewhat");
+        let other = tun("marmot0");
+        assert_eq!(identify(&kept).expect("a TUN device"), here("elsewhat"));
+        assert!(network.remove_link("elsewhat").await.expect("removed"));
+        let error = identify(&kept).expect_err("gone");
+        assert!(is_gone(&error), "{error}");
+        let other = other.descriptor().expect("descriptor");
+        assert_eq!(identify(&other).expect("still there"), here("marmot0"));
+        identify(&File::open("/dev/null").expect("null").into()).expect_err("no TUN device");
+        other
+    });
+    crate::lab::block_in(&lab.world, || async {
+        let found = identify(&of_host).expect("a TUN device");
+        assert!(!found.here, "{found:?}");
+    });
+}
+
+fn rename(from: &str, to: &str) {
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let copy = |target: &mut [libc::c_char], name: &str| {
+        for (target, byte) in target.iter_mut().zip(name.bytes()) {
+            *target = byte as libc::c_char;
+        }
+    };
+    copy(&mut request.ifr_name, from);
+    let mut name = [0; libc::IFNAMSIZ];
+    copy(&mut name, to);
+    request.ifr_ifru.ifru_newname = name;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("socket");
+    // SAFETY: SIOCSIFNAME reads one ifreq, and `request` is one.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFNAME as _, &request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn removed_under_descriptors() {
