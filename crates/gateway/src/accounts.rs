@@ -4,9 +4,9 @@
 //!   session room --opened, closed--> queues (bounded) --> writers --fsync--> open/, due/ --> worker, or a unit's
 //!                                                            '-- when idle: records of the last run --> due/
 //! ```
-//! Writers are threads, the only ones that wait for the disk; packets never do. If they fall behind by [`MAX_QUEUED`] records
-//! the next are lost, counted and logged: an opening that is lost matters only to a crash, and a closing that is lost is made
-//! up for by the next start, without its counters.
+//! Writers are threads, the only ones that wait for the disk; packets never do. If they fall behind by [`MAX_OPENINGS`]
+//! openings, or by as many closings as there may be sessions, the next are lost, counted and logged: an opening that is lost
+//! matters only to a crash, and a closing that is lost is made up for by the next start, without its counters.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -31,9 +31,9 @@ use tracing::{Dispatch, debug, dispatcher, error, info, warn};
 use crate::GatewayError;
 use crate::tally::Throttle;
 
-/// Records that may wait for the disk: the ends of as many sessions in the time of one fsync, which on a bad disk is a
-/// second.
-pub(crate) const MAX_QUEUED: usize = 256;
+/// Openings that may wait for the disk: as many sessions as begin in the time of one fsync, which on a bad disk is a second.
+/// Of closings, all sessions' may wait: a reload or a lost pool ends them at once. One takes about a kilobyte.
+pub(crate) const MAX_OPENINGS: usize = 256;
 
 /// Threads that write. File systems make many waiting writers' records durable in one go: a thousand take 1.4 to 6.8 s with
 /// one writer, 0.3 to 0.9 s with four, and no less with more (measured, ext4). A session's records are one writer's, so that
@@ -138,10 +138,10 @@ pub(crate) struct Accounts(Option<Book>);
 
 struct Book {
     /// One for each writer.
-    entries: Vec<mpsc::Sender<Entry>>,
-    queued: Arc<AtomicUsize>,
-    /// Fewer while the gateway serves; when it stops, all its sessions end at once.
-    most_queued: Cell<usize>,
+    entries: Vec<mpsc::Sender<Note>>,
+    queued: Arc<Queued>,
+    /// The most sessions there could be since the start; when the gateway stops, there is no limit.
+    most_closings: Cell<usize>,
     /// Records that were lost since the start.
     lost: Cell<u64>,
     losses: Throttle,
@@ -149,10 +149,28 @@ struct Book {
     gateway: String,
 }
 
+/// Records that wait for the disk.
+#[derive(Default)]
+struct Queued {
+    openings: AtomicUsize,
+    closings: AtomicUsize,
+}
+
 enum Entry {
     Opened(OpenRecord),
     Closed(OpenRecord, End),
+}
+
+enum Note {
+    Of(Entry),
+    /// All before it is written.
     Last(oneshot::Sender<()>),
+}
+
+impl Queued {
+    fn all(&self) -> usize {
+        self.openings.load(Ordering::Relaxed) + self.closings.load(Ordering::Relaxed)
+    }
 }
 
 impl Accounts {
@@ -161,20 +179,21 @@ impl Accounts {
         Self(None)
     }
 
-    /// Keeps records in a ledger; `due` hears of each new job.
+    /// Keeps records of at most `sessions` at a time in a ledger; `due` hears of each new job.
     ///
     /// # Errors
     /// No thread can be started.
-    pub(crate) fn in_ledger(shelf: Shelf, due: Arc<Notify>) -> Result<Self, GatewayError> {
+    pub(crate) fn in_ledger(shelf: Shelf, due: Arc<Notify>, sessions: usize) -> Result<Self, GatewayError> {
         // The whole shelf goes with the thread, and its lock with it.
-        Self::kept_by(move |entries, queued| keep(&shelf, &due, &queued, entries))
+        Self::kept_by(sessions, move |entries, queued| keep(&shelf, &due, &queued, entries))
     }
 
     fn kept_by(
-        keep: impl FnOnce(Vec<mpsc::Receiver<Entry>>, Arc<AtomicUsize>) + Send + 'static,
+        sessions: usize,
+        keep: impl FnOnce(Vec<mpsc::Receiver<Note>>, Arc<Queued>) + Send + 'static,
     ) -> Result<Self, GatewayError> {
         let (senders, entries) = (0..WRITERS).map(|_| mpsc::channel()).unzip();
-        let queued = Arc::new(AtomicUsize::new(0));
+        let queued = Arc::<Queued>::default();
         let count = Arc::clone(&queued);
         // Lines of the thread go where those of its maker go.
         let log = dispatcher::get_default(Dispatch::clone);
@@ -189,7 +208,7 @@ impl Accounts {
         Ok(Self(Some(Book {
             entries: senders,
             queued,
-            most_queued: Cell::new(MAX_QUEUED),
+            most_closings: Cell::new(sessions),
             lost: Cell::new(0),
             losses: Throttle::default(),
             boot_id: platform::clock::boot_id(),
@@ -240,7 +259,14 @@ impl Accounts {
     /// From now on nothing is lost: all sessions are about to end, and nobody waits for packets any more.
     pub(crate) fn expect_the_rest(&self) {
         if let Some(book) = &self.0 {
-            book.most_queued.set(usize::MAX);
+            book.most_closings.set(usize::MAX);
+        }
+    }
+
+    /// From now on there may be so many sessions; those that are there may be more.
+    pub(crate) fn expect_sessions(&self, sessions: usize) {
+        if let Some(book) = &self.0 {
+            book.most_closings.set(book.most_closings.get().max(sessions));
         }
     }
 
@@ -251,14 +277,14 @@ impl Accounts {
             let (told, all): (Vec<_>, Vec<_>) = (0..WRITERS).map(|_| oneshot::channel()).unzip();
             for (writer, told) in book.entries.iter().zip(told) {
                 // A writer that is gone answers by dropping it.
-                let _ = writer.send(Entry::Last(told));
+                let _ = writer.send(Note::Last(told));
             }
             for one in all {
                 let _ = one.await;
             }
         };
         if tokio::time::timeout(limit, written).await.is_err() {
-            let left = book.queued.load(Ordering::Relaxed);
+            let left = book.queued.all();
             error!(
                 left,
                 "not all records of sessions could be written; the next start closes them"
@@ -307,10 +333,13 @@ impl Book {
     }
 
     fn put(&self, id: JobId, entry: Entry, now: Now) {
-        let full = self.queued.load(Ordering::Relaxed) >= self.most_queued.get();
-        if !full {
-            self.queued.fetch_add(1, Ordering::Relaxed);
-            if self.entries[writer_of(id)].send(entry).is_ok() {
+        let (queued, most) = match &entry {
+            Entry::Opened(_) => (&self.queued.openings, MAX_OPENINGS),
+            Entry::Closed(..) => (&self.queued.closings, self.most_closings.get()),
+        };
+        if queued.load(Ordering::Relaxed) < most {
+            queued.fetch_add(1, Ordering::Relaxed);
+            if self.entries[writer_of(id)].send(Note::Of(entry)).is_ok() {
                 return;
             }
         }
@@ -341,7 +370,7 @@ fn writer_of(id: JobId) -> usize {
 }
 
 /// The other end of the queues, until all of them are closed.
-fn keep(shelf: &Shelf, due: &Notify, queued: &AtomicUsize, entries: Vec<mpsc::Receiver<Entry>>) {
+fn keep(shelf: &Shelf, due: &Notify, queued: &Queued, entries: Vec<mpsc::Receiver<Note>>) {
     let ledger: &FolderLedger = &shelf.ledger;
     let mut left_over: Vec<_> = (0..WRITERS).map(|_| Vec::new()).collect();
     for record in look_back(ledger) {
@@ -389,14 +418,14 @@ fn look_back(ledger: &FolderLedger) -> Vec<OpenRecord> {
 struct Writer<'a> {
     ledger: &'a FolderLedger,
     due: &'a Notify,
-    queued: &'a AtomicUsize,
+    queued: &'a Queued,
     /// Records of the last run that are still to be closed.
     left_over: Vec<OpenRecord>,
     failures: Throttle,
 }
 
 impl Writer<'_> {
-    fn write(mut self, entries: &mpsc::Receiver<Entry>) {
+    fn write(mut self, entries: &mpsc::Receiver<Note>) {
         loop {
             let entry = match entries.try_recv() {
                 Ok(entry) => entry,
@@ -415,18 +444,20 @@ impl Writer<'_> {
                 },
             };
             match entry {
-                Entry::Opened(record) => match self.ledger.open(&record) {
-                    Ok(()) => debug!(job = %record.id, "record of a session opened"),
-                    Err(error) => self.complain(&error),
-                },
-                Entry::Closed(record, end) => self.close(record, end),
-                Entry::Last(told) => {
-                    // Whoever asked may have lost patience.
-                    let _ = told.send(());
-                    continue;
+                Note::Of(Entry::Opened(record)) => {
+                    match self.ledger.open(&record) {
+                        Ok(()) => debug!(job = %record.id, "record of a session opened"),
+                        Err(error) => self.complain(&error),
+                    }
+                    self.queued.openings.fetch_sub(1, Ordering::Relaxed);
                 }
+                Note::Of(Entry::Closed(record, end)) => {
+                    self.close(record, end);
+                    self.queued.closings.fetch_sub(1, Ordering::Relaxed);
+                }
+                // Whoever asked may have lost patience.
+                Note::Last(told) => drop(told.send(())),
             }
-            self.queued.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -465,32 +496,56 @@ mod tests {
         accounts.begin(SessionId([7; 16]), "alice", Ipv4Addr::LOCALHOST.into(), now)
     }
 
-    #[test]
-    fn a_full_queue_costs_records_that_are_counted_and_holds_nobody_up() {
+    /// Whatever is kept waits for a disk that does not answer before `release`; then `told` hears how much it was.
+    fn stuck(sessions: usize) -> (Accounts, mpsc::Sender<()>, mpsc::Receiver<usize>) {
         let (release, held) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
-        let accounts = Accounts::kept_by(move |entries, queued| {
-            // A disk that does not answer.
+        let accounts = Accounts::kept_by(sessions, move |notes, _| {
             held.recv().expect("the test goes on");
-            let written = entries.iter().flatten().inspect(|_| {
-                queued.fetch_sub(1, Ordering::Relaxed);
-            });
-            tell.send(written.count()).expect("the test waits");
-        })
-        .expect("a thread");
+            tell.send(notes.iter().flatten().count()).expect("the test waits");
+        });
+        (accounts.expect("a thread"), release, told)
+    }
+
+    fn close(accounts: &Accounts, account: &Account, times: usize) {
+        for _ in 0..times {
+            let ended = ended(EndReason::UserStop);
+            accounts.closed(account, &ended, 1, &Traffic::default(), platform::clock::now());
+        }
+    }
+
+    #[test]
+    fn a_full_queue_costs_openings_that_are_counted_and_holds_nobody_up() {
+        let (accounts, release, told) = stuck(1);
         let account = account(&accounts);
-        let now = platform::clock::now();
-        for _ in 0..MAX_QUEUED + 44 {
-            accounts.opened(&account, &Lease::default(), now);
+        for _ in 0..MAX_OPENINGS + 44 {
+            accounts.opened(&account, &Lease::default(), platform::clock::now());
         }
         assert_eq!(accounts.lost(), 44);
-        accounts.expect_the_rest();
-        let reason = EndReason::UserStop;
-        accounts.closed(&account, &ended(reason), 1, &Traffic::default(), now);
-        assert_eq!(accounts.lost(), 44, "at the end nothing is lost");
+        close(&accounts, &account, 1);
+        assert_eq!(accounts.lost(), 44, "closings have places of their own");
         release.send(()).expect("the thread waits");
         drop(accounts);
-        assert_eq!(told.recv().expect("the thread ends"), MAX_QUEUED + 1);
+        assert_eq!(told.recv().expect("the thread ends"), MAX_OPENINGS + 1);
+    }
+
+    #[test]
+    fn all_sessions_may_end_at_once_and_none_is_lost() {
+        let (accounts, release, told) = stuck(1000);
+        let account = account(&accounts);
+        close(&accounts, &account, 1000);
+        assert_eq!(accounts.lost(), 0);
+        close(&accounts, &account, 3);
+        assert_eq!(accounts.lost(), 3, "there are not so many sessions");
+        accounts.expect_sessions(2000);
+        close(&accounts, &account, 1000);
+        assert_eq!(accounts.lost(), 3, "after a reload there may be");
+        accounts.expect_the_rest();
+        close(&accounts, &account, 500);
+        assert_eq!(accounts.lost(), 3, "at the end nothing is lost");
+        release.send(()).expect("the thread waits");
+        drop(accounts);
+        assert_eq!(told.recv().expect("the thread ends"), 2500);
     }
 
     #[test]

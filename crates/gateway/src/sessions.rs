@@ -248,6 +248,7 @@ impl SessionRoom {
         may_stay: impl Fn(&str) -> bool,
         now: Now,
     ) {
+        self.accounts.expect_sessions(limits.sessions);
         let ended = {
             let mut table = self.table.borrow_mut();
             table.set_limits(limits);

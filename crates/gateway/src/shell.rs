@@ -312,7 +312,8 @@ fn open_books(
     let worker = housekeep::worker(config, shelf.ledger())?;
     let in_daemon = config.housekeeping.run.in_daemon(managed);
     let work = in_daemon.then(|| housekeep::keep_house(worker, Arc::clone(&due), stopping.clone()));
-    Ok((Accounts::in_ledger(shelf, due)?, work.map(spawn_local)))
+    let sessions = config.limits.sessions as usize;
+    Ok((Accounts::in_ledger(shelf, due, sessions)?, work.map(spawn_local)))
 }
 
 /// Tells the service manager, if there is one. That it does not listen is its own affair.
