@@ -9,10 +9,8 @@
 //! matters only to a crash, and a closing that is lost is made up for by the next start, without its counters.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -20,9 +18,9 @@ use std::time::Duration;
 
 use config::gateway::GatewayConfig;
 use ipnet::IpNet;
-use ledger::{Chore, End, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp};
+use ledger::{Chore, DiskError, End, JobId, Ledger, LedgerError, Limits, OpenRecord, Role, SessionFacts, Stamp};
 use now::Now;
-use platform::disk::FolderDisk;
+use platform::disk::{FolderDisk, Keeper, KeeperLock};
 use session::gateway::{Ended, Lease, SessionId};
 use session::{EndReason, Traffic};
 use tokio::sync::{Notify, oneshot};
@@ -42,9 +40,6 @@ const WRITERS: usize = 4;
 
 /// The gateway's ledger beside those of tunnels; no tunnel can have this name.
 const LEDGER: &str = "_gateway";
-
-/// Held while a gateway keeps its records here.
-const LOCK_FILE: &str = "gateway.lock";
 
 /// The end of a session that nobody saw.
 const UNSEEN_END: &str = "gateway_restart";
@@ -83,42 +78,31 @@ fn limits(config: &config::Housekeeping) -> Limits {
 #[derive(Debug)]
 pub(crate) struct Shelf {
     ledger: Arc<FolderLedger>,
-    _lock: File,
+    _lock: KeeperLock,
 }
 
 impl Shelf {
-    /// Takes the ledger's lock.
+    /// Makes the ledger ours. Blocks for at most two seconds, if what is left of a dead gateway has it.
     ///
     /// # Errors
     /// [`GatewayError::RecordsInUse`] while another gateway has it.
     pub(crate) fn take(ledger: Arc<FolderLedger>) -> Result<Self, GatewayError> {
-        let root = ledger.disk().root();
-        let failed = |source| GatewayError::Io {
+        let failed = |error| GatewayError::Io {
             what: "lock the folder of the records",
-            source,
+            source: match error {
+                DiskError::Denied => io::ErrorKind::PermissionDenied.into(),
+                error => io::Error::other(error),
+            },
         };
-        let lock = lock_file(&root.join(LOCK_FILE)).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { ledger, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(GatewayError::RecordsInUse(root.to_owned())),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        match ledger.disk().lock_keeper().map_err(failed)? {
+            Keeper::Ours(lock) => Ok(Self { ledger, _lock: lock }),
+            Keeper::Another { .. } => Err(GatewayError::RecordsInUse(ledger.disk().root().to_owned())),
         }
     }
 
     /// The ledger.
     pub(crate) fn ledger(&self) -> Arc<FolderLedger> {
         Arc::clone(&self.ledger)
-    }
-}
-
-/// For reading only, so that the service can lock a file that root made by hand.
-fn lock_file(path: &Path) -> io::Result<File> {
-    match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            OpenOptions::new().create(true).append(true).open(path)?;
-            File::open(path)
-        }
-        opened => opened,
     }
 }
 
@@ -478,7 +462,10 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::net::Ipv4Addr;
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
 
     fn ended(reason: EndReason) -> Ended {
         Ended {
@@ -561,6 +548,37 @@ mod tests {
         assert_eq!(error.exit_code(), 3);
         drop(first);
         Shelf::take(ledger()).expect("free again");
+    }
+
+    #[test]
+    fn what_is_left_of_a_killed_gateway_does_not_keep_the_next_from_its_records() {
+        let folder = tempfile::tempdir().expect("folder");
+        let disk = || FolderDisk::open(folder.path()).expect("a folder");
+        let ledger = || Arc::new(Ledger::new(disk(), Limits::default()));
+        let left = Shelf::take(ledger()).expect("free");
+        let mut child = Command::new("true").spawn().expect("a process");
+        child.wait().expect("its end");
+        fs::write(folder.path().join("keeper.lock"), format!("{:10}\n", child.id())).expect("written");
+        thread::scope(|scope| {
+            let next = scope.spawn(|| Shelf::take(ledger()).map(drop));
+            drop(left);
+            next.join().expect("no panic").expect("ours");
+        });
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_lock_leads_nowhere() {
+        let folder = tempfile::tempdir().expect("folder");
+        let ledger = Arc::new(Ledger::new(
+            FolderDisk::open(&folder.path().join(LEDGER)).expect("a folder"),
+            Limits::default(),
+        ));
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "nobody's business").expect("written");
+        symlink(&secret, ledger.disk().root().join("keeper.lock")).expect("a link");
+        let error = Shelf::take(ledger).expect_err("not ours");
+        assert!(error.to_string().contains("not a file of this ledger"), "{error}");
+        assert_eq!(fs::read_to_string(&secret).expect("readable"), "nobody's business");
     }
 
     #[test]
