@@ -25,11 +25,11 @@ pub struct Housekeeping {
     pub retry_max: Duration,
     /// How long after its session a job is given up, once it has failed three times. 1 min to 365 d; default 7 d.
     pub give_up_after: Duration,
-    /// Finished jobs that are kept. 0 to 10000; default 100.
+    /// Finished jobs that are kept. 0 to 5000; default 100.
     pub keep_done: usize,
-    /// Jobs given up that are kept. 1 to 10000; default 100.
+    /// Jobs given up that are kept. 1 to 5000; default 100.
     pub keep_failed: usize,
-    /// Sessions that the local history keeps. 0 to 10000; default 1000.
+    /// Sessions that the local history keeps. 0 to 5000; default 1000.
     pub keep_history: usize,
     /// Whatever of the three is older than this goes. 1 d to 10 years; default 90 d.
     pub keep: Duration,
@@ -63,8 +63,8 @@ impl Run {
 
 const DAY_S: f64 = 86_400.0;
 
-/// As many files as a ledger lists of one folder.
-const MOST_KEPT: u32 = 10_000;
+/// As many files as a ledger keeps of one folder (`ledger::MAX_KEPT`).
+const MOST_KEPT: u32 = 5000;
 
 /// Reads `[housekeeping]`.
 pub(crate) fn read(document: &Document<'_>) -> Option<Housekeeping> {

@@ -243,7 +243,7 @@ client.toml:4:13: housekeeping.collector: `stats.example.com` has no scheme; it 
 client.toml:5:21: housekeeping.collector_ca_file: has no effect without an https address in housekeeping.collector
   5 | collector_ca_file = "ca.pem"
     |                     ^^^^^^^^
-client.toml:6:15: housekeeping.keep_failed: out of range; allowed: 1 to 10000
+client.toml:6:15: housekeeping.keep_failed: out of range; allowed: 1 to 5000
   6 | keep_failed = 0
     |               ^
 client.toml:8:9: api.group: `a b` is not a name; expected: 1 to 64 of A-Z, a-z, 0-9, _, ., @, + and -

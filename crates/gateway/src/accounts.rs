@@ -462,9 +462,12 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use config::ConfigErrors;
+    use ledger::MAX_KEPT;
     use std::fs;
     use std::net::Ipv4Addr;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
     use std::process::Command;
 
     fn ended(reason: EndReason) -> Ended {
@@ -548,6 +551,22 @@ mod tests {
         assert_eq!(error.exit_code(), 3);
         drop(first);
         Shelf::take(ledger()).expect("free again");
+    }
+
+    #[test]
+    fn as_much_of_the_past_can_be_configured_as_a_ledger_keeps() {
+        let limits = |keep: usize| {
+            let text = format!(
+                "[tls]\ncertificate_file = \"c\"\nkey_file = \"k\"\n[auth]\nusers_file = \"u\"\n[pool]\n\
+                 ipv4 = \"10.78.0.0/24\"\n[housekeeping]\nkeep_done = {keep}\nkeep_failed = {keep}\nkeep_history = {keep}"
+            );
+            let config = GatewayConfig::parse(&text, "gateway.toml", Path::new("/"))?;
+            Ok::<_, ConfigErrors>(limits(&config.housekeeping))
+        };
+        let most = limits(MAX_KEPT).expect("in range");
+        assert_eq!([most.keep_done, most.keep_failed, most.keep_history], [MAX_KEPT; 3]);
+        let error = limits(MAX_KEPT + 1).expect_err("out of range").to_string();
+        assert_eq!(error.matches("out of range").count(), 3, "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{Disk, FileName, Folder, HistoryEntry, Job, JobId, Ledger, LedgerErro
 
 /// Most files of one folder that are kept, whatever the limits say: half of what is listed, so that the other half shows
 /// what is too many.
-const MAX_KEPT: usize = MAX_JOBS / 2;
+pub const MAX_KEPT: usize = MAX_JOBS / 2;
 
 /// Sessions of the past.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -40,7 +40,7 @@ pub use disk::{Disk, DiskError, FileName, Folder, MAX_JOBS, NotAName};
 pub use error::LedgerError;
 pub use frame::{Damage, MAX_RECORD, Record, VERSION};
 pub use job::{Job, JobId};
-pub use keep::{History, Pruned};
+pub use keep::{History, MAX_KEPT, Pruned};
 pub use limits::Limits;
 pub use record::{End, HistoryEntry, OpenRecord, Role, SessionFacts, Stamp};
 pub use recover::{Recovered, Work};

@@ -21,7 +21,7 @@ pub struct Limits {
     pub retry_max: Duration,
     /// The time after which the next failure is the last, from the third on.
     pub give_up_after: Duration,
-    /// Files kept in done/. Of no folder more than 5,000 are kept.
+    /// Files kept in done/. Of no folder more than [`MAX_KEPT`](crate::MAX_KEPT) are kept.
     pub keep_done: usize,
     /// Files kept in failed/.
     pub keep_failed: usize,
