@@ -11,6 +11,7 @@ use rustls::Connection;
 use session::client::{Authenticated, ConnectError, Established, Wants};
 
 use crate::ClientError;
+use crate::books::Books;
 use crate::caller::{Caller, TlsFacts, facts, peer_of, take_apart};
 use crate::clock;
 use crate::login::log_in;
@@ -33,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) cookie: Option<Authenticated>,
     /// The session's addresses, to keep them.
     pub(crate) previous: Vec<IpAddr>,
+    /// Takes the record of the session that a login makes.
+    pub(crate) books: Books,
     /// Counts TCP connections.
     pub(crate) dialled: Arc<AtomicU32>,
 }
@@ -74,14 +77,20 @@ impl Failure {
 impl Attempt {
     /// Makes the attempt. Dropping the future abandons it.
     pub(crate) async fn run(self) -> Result<Box<Opened>, Failure> {
+        let no_login = |error| Failure {
+            error,
+            stage: Stage::Login,
+            cookie: None,
+        };
+        if self.cookie.is_none() {
+            // Gateways ban who logs in again and again for nothing.
+            let takes = self.books.takes_records().await;
+            takes.map_err(|trouble| no_login(ClientError::Unrecorded(trouble)))?;
+        }
         let mut caller = Caller::new(Arc::clone(&self.setup), self.mark, self.known, self.dialled);
         let cookie = match self.cookie {
             Some(cookie) => cookie,
-            None => log_in(&mut caller).await.map_err(|error| Failure {
-                error,
-                stage: Stage::Login,
-                cookie: None,
-            })?,
+            None => log_in(&mut caller).await.map_err(no_login)?,
         };
         match open_tunnel(&mut caller, &cookie, self.previous).await {
             Ok((link, peer, tls)) => Ok(Box::new(Opened {

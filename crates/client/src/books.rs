@@ -12,15 +12,19 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use config::Housekeeping;
-use ledger::{End, JobId, Ledger, LedgerError, Limits, OpenRecord, Owed};
+use ledger::{Disk, DiskError, End, FileName, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Owed};
 use platform::disk::FolderDisk;
 use platform::files::write_private;
 use thiserror::Error;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::ClientError;
 
@@ -30,6 +34,15 @@ pub(crate) type FolderLedger = Ledger<FolderDisk>;
 /// Requests that wait for the disk. A tunnel makes two or three at a time; whoever finds the queue full has a disk that
 /// stands still.
 const QUEUE: usize = 64;
+
+/// A disk that has not taken a record by then will not: the attempt fails with that reason.
+pub(crate) const RECORD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the record of a session with some hundred routes takes.
+const ROOM: usize = 16 * 1024;
+
+/// The file that is written to see whether the disk takes a record. No session has that name.
+const PROBE: &str = "probe";
 
 /// What the user wanted last.
 const DESIRED: &str = "desired";
@@ -55,6 +68,8 @@ type Request = Box<dyn FnOnce(&mut Desk) + Send>;
 pub(crate) struct Books {
     queue: SyncSender<Request>,
     wishes: SyncSender<Request>,
+    /// A probe waits for the disk; a disk that stands still is not asked more than once.
+    probing: Arc<AtomicBool>,
     root: PathBuf,
 }
 
@@ -87,6 +102,7 @@ impl Books {
         Ok(Self {
             queue: desk("ledger")?,
             wishes: desk("wanted")?,
+            probing: Arc::default(),
             root,
         })
     }
@@ -94,6 +110,23 @@ impl Books {
     /// The folder of the ledger.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether the disk takes the record of a session now, by writing as much as that.
+    pub(crate) async fn takes_records(&self) -> Result<(), Trouble> {
+        if self.probing.swap(true, Ordering::Relaxed) {
+            return Err(Trouble::Stalled);
+        }
+        let probing = Probing(Arc::clone(&self.probing));
+        let probe = self.ask(move |ledger| {
+            let _probing = probing;
+            probe(ledger.disk()).map_err(|error| LedgerError::Disk {
+                what: "write".to_owned(),
+                folder: Folder::Open,
+                error,
+            })
+        });
+        timeout(RECORD_PATIENCE, probe).await.unwrap_or(Err(Trouble::Stalled))
     }
 
     /// Writes or replaces the record of a session that lives. Durable when the answer is there.
@@ -166,6 +199,24 @@ impl Books {
         self.wishes.try_send(other).expect("room");
         end
     }
+}
+
+/// Dropped when the probe is done, or is not made at all.
+struct Probing(Arc<AtomicBool>);
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+fn probe(disk: &FolderDisk) -> Result<(), DiskError> {
+    let name = FileName::new(PROBE).ok_or(DiskError::Unsupported)?;
+    let written = disk
+        .write_temporary(Folder::Open, &name, &[0; ROOM])
+        .and_then(|()| disk.sync_temporary(Folder::Open, &name));
+    let removed = disk.remove_temporaries(Folder::Open);
+    written.and(removed)
 }
 
 fn request<T, W>(queue: &SyncSender<Request>, work: W) -> impl Future<Output = Result<T, Trouble>> + Send + use<T, W>

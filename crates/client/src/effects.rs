@@ -43,8 +43,16 @@ impl Shell {
             Effect::HandOver { g } => self.hand_over(g),
             Effect::Curtail { g } => self.curtail(g),
             Effect::AckStop { took, outcome } => self.acknowledge(took, &outcome),
-            Effect::Housekeep => self.housekeep(),
-            Effect::Rest => self.resting = None,
+            Effect::Housekeep => {
+                self.hold.send_modify(|held| *held = false);
+                self.housekeep();
+            }
+            Effect::Hold => self.hold.send_modify(|held| *held = true),
+            Effect::Resume => self.hold.send_modify(|held| *held = false),
+            Effect::Rest => {
+                self.resting = None;
+                self.hold.send_modify(|held| *held = false);
+            }
             Effect::Report(event) => self.report(event),
             Effect::Exit(reason) => self.exit = Some(reason),
         }
@@ -68,6 +76,7 @@ impl Shell {
             known: self.known.clone(),
             cookie,
             previous: self.addresses.clone(),
+            books: self.books.clone(),
             dialled: Arc::clone(&dialled),
         };
         self.attempt = Some(Running {

@@ -164,7 +164,6 @@ impl ClientError {
             | Self::Untrusted { .. }
             | Self::Grant(_)
             | Self::Ended(_)
-            | Self::Unrecorded(_)
             | Self::Cancelled(_)
             | Self::DeviceGone(_) => FailClass::Fatal,
             Self::Tls { class, .. } => *class,
@@ -173,6 +172,8 @@ impl ClientError {
                 FailClass::Fatal
             }
             Self::Resolve { .. } | Self::Dial(_) | Self::Exchange(_) | Self::TooSlow { .. } => FailClass::Network,
+            // A disk that is full now may have room later. A process that ends for it is started again, and logs in each time.
+            Self::Unrecorded(_) => FailClass::Network,
             Self::LoginRefused(_) => FailClass::AuthRefused,
             Self::Login(error) => class_of_login(error),
             Self::Connect(error) => match error {

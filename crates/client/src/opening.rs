@@ -9,7 +9,6 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ledger::JobId;
 use lifecycle::{Generation, How, Stage};
@@ -21,7 +20,7 @@ use tracing::info;
 use crate::ClientError;
 use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
-use crate::books::Trouble;
+use crate::books::{RECORD_PATIENCE, Trouble};
 use crate::clock;
 use crate::grant::{Accepted, accept};
 use crate::host::InstallError;
@@ -31,9 +30,6 @@ use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::shell::{Boxed, Running, Shell, Ticket};
 use crate::store::RestartTicket;
-
-/// A disk that has not taken a record by then will not: the attempt fails with that reason.
-const RECORD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A granted connection for which the host is being set up.
 pub(crate) struct Opening {

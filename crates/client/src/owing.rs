@@ -118,6 +118,7 @@ impl Shell {
         let before = self.worker.replace(ended);
         let (setup, mark, books) = (Arc::clone(&self.setup), self.host.mark(), self.books.clone());
         let told = self.attempts_told.0.clone();
+        let held = self.hold.subscribe();
         self.workers.spawn(async move {
             // One that was told to rest may still be putting its job back.
             if let Some(mut before) = before {
@@ -136,7 +137,7 @@ impl Shell {
                 Err(_) => return Done::NotKept(shift, "the ledger's thread failed".to_owned()),
             };
             match worker(setup, mark, ledger) {
-                Ok(worker) => Done::Kept(shift, Box::new(worker.telling(told).work_off(stop).await)),
+                Ok(worker) => Done::Kept(shift, Box::new(worker.telling(told).held_by(held).work_off(stop).await)),
                 Err(error) => Done::NotKept(shift, error.to_string()),
             }
         });

@@ -176,6 +176,8 @@ pub(crate) struct Shell {
     pub(crate) restored: bool,
     /// Stops the worker of housekeeping when it is dropped.
     pub(crate) resting: Option<watch::Sender<bool>>,
+    /// True while a stop keeps the worker from taking up anything.
+    pub(crate) hold: watch::Sender<bool>,
     /// What workers say of each attempt at a job.
     pub(crate) attempts_told: (mpsc::Sender<Attempt>, mpsc::Receiver<Attempt>),
     /// Which worker was started last.
@@ -258,6 +260,7 @@ impl Shell {
             handed: false,
             restored: false,
             resting: None,
+            hold: watch::Sender::new(false),
             attempts_told: mpsc::channel(MAX_TOLD),
             shift: 0,
             worker: None,

@@ -251,9 +251,10 @@ async fn a_stop_while_the_record_waits_for_a_disk_that_stands_still_is_acknowled
     let pki = Pki::new("vpn.test");
     let mut gateway = stub(&pki).await;
     let daemon = Daemon::open(&pki, gateway.port, "start = \"down\"").await;
-    let stalled = daemon.books.stall();
     let started = daemon.provider.start(Origin::User).await;
     assert!(!started.expect("accepted").already);
+    gateway.until(|seen| matches!(seen, Seen::Call).then_some(())).await;
+    let stalled = daemon.books.stall();
     gateway.tunnel().await;
     let (stopped, took) = daemon.down().await;
     assert_eq!(outcome(&stopped).1, &Owed::Nothing);
@@ -326,34 +327,81 @@ async fn after_a_crash_the_next_start_makes_a_job_of_the_session() {
 }
 
 #[tokio::test]
-async fn a_start_is_refused_with_the_reason_if_its_record_cannot_be_written() {
+async fn without_a_place_for_its_record_nobody_is_dialled_and_the_reason_is_told_until_there_is_one() {
     let pki = Pki::new("vpn.test");
     let mut gateway = stub(&pki).await;
-    pki.write("state", "a file in the way of the folder", 0o600);
+    let in_the_way = pki.write("state", "a file in the way of the folder", 0o600);
     pki.write("password", "right\n", 0o600);
     let toml = format!(
-        "[gateway]\nurl = \"https://vpn.test:{}\"\naddresses = [\"127.0.0.1\"]\n\
+        "[gateway]\nurl = \"https://vpn.test:{}\"\naddresses = [\"127.0.0.1\"]\n[reconnect]\nfirst_s = 0.05\n\
          [login]\nuser = \"alice\"\npassword_file = \"password\"\n",
         gateway.port
     );
     let config = client_config(&pki, &toml);
     let (device, _host) = MemoryDevice::pair(4);
-    let (_provider, client) = Client::open(config, "client.toml".into(), Place::Memory(device))
+    let (provider, client) = Client::open(config, "client.toml".into(), Place::Memory(device))
         .await
         .expect("opens");
-    let error = timeout(PATIENCE, client.run())
-        .await
-        .expect("ends")
-        .expect_err("refused");
-    let text = error.to_string();
-    assert!(
-        text.starts_with("start refused: the undo record cannot be written: "),
-        "{text}"
-    );
-    assert!(text.contains("state"), "{text}");
+    let (mut status, mut events) = (provider.watch(), provider.events());
+    let client = tokio::spawn(client.run());
+    // Twice in one process.
+    for _ in 0..2 {
+        let problem = loop {
+            let event = timeout(PATIENCE, events.recv()).await.expect("in time").expect("told");
+            if let api::Happening::Status { status } = event.what
+                && let Some(problem) = status.problem.filter(|problem| problem.next_attempt_unix_ms.is_some())
+            {
+                assert_eq!(status.state, api::State::Starting);
+                break problem.message;
+            }
+        };
+        assert!(
+            problem.starts_with("start refused: the undo record cannot be written: "),
+            "{problem}"
+        );
+        assert!(problem.contains("state"), "{problem}");
+    }
+    assert!(gateway.rest().is_empty(), "nobody was dialled");
+
+    fs::remove_file(in_the_way).expect("removed");
+    provider.start(Origin::User).await.expect("accepted");
+    let up = timeout(PATIENCE, status.wait_for(|status| status.state == "up")).await;
+    assert!(up.expect("in time").expect("told").problem.is_none());
+    provider.stop(StopReason::User, true).await.expect("answered");
+    client.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_after_the_login_costs_one_login() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = stub(&pki).await;
+    let mut daemon = Daemon::open(&pki, gateway.port, "start = \"down\"").await;
+    daemon.provider.start(Origin::User).await.expect("accepted");
+    gateway.until(|seen| matches!(seen, Seen::Call).then_some(())).await;
+    let open = daemon.root().join(Folder::Open.word());
+    fs::remove_dir(&open).expect("empty");
+    fs::write(&open, "in the way").expect("written");
+    daemon
+        .until("refused", |status| {
+            let problem = status.problem.as_ref();
+            problem.is_some_and(|problem| problem.message.contains("the undo record cannot be written"))
+        })
+        .await;
     gateway
         .until(|seen| matches!(seen, Seen::Closed(_)).then_some(()))
         .await;
+    // A person may try as often as he likes.
+    let mut events = daemon.provider.events();
+    for _ in 0..5 {
+        daemon.provider.start(Origin::User).await.expect("accepted");
+        timeout(PATIENCE, events.recv()).await.expect("in time").expect("told");
+    }
+    assert!(gateway.rest().is_empty(), "nobody was dialled again");
+    fs::remove_file(&open).expect("removed");
+    fs::create_dir(&open).expect("made");
+    daemon.provider.start(Origin::User).await.expect("accepted");
+    daemon.up().await;
+    daemon.exits().await.expect("no error");
 }
 
 #[tokio::test]

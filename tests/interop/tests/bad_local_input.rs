@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use interop::{Daemon, ping_both};
 use lab::{
     Control, Lab, LongJob, PATIENCE, Process, Settings, Signal, Spool, client_settings, gateway_settings, marmot, ms,
@@ -20,12 +21,17 @@ const BUDGET: Duration = Duration::from_millis(250);
 /// Connections of a flood: more than the daemon serves and turns away together.
 const CROWD: usize = 100;
 
+/// Who gives orders at the same time, and how many each.
+const PEOPLE: usize = 8;
+const ORDERS: usize = 30;
+
 fn main() -> ExitCode {
     lab::run(
         &["ip"],
         lab::tests![
             nonsense_on_the_socket_is_refused_and_the_tunnel_goes_on,
             a_crowd_on_the_socket_does_not_hold_a_stop_up,
+            orders_from_many_at_once_are_all_answered_and_the_last_one_counts,
             damaged_files_of_the_ledger_are_named_and_hold_nothing_up,
             without_a_place_for_the_undo_record_the_host_is_not_touched,
             without_room_for_the_undo_record_the_host_is_not_touched,
@@ -143,6 +149,61 @@ fn crowd(control: &Control) -> Result<Vec<UnixStream>> {
     Ok(crowd)
 }
 
+fn orders_from_many_at_once_are_all_answered_and_the_last_one_counts(lab: &Lab) -> Result<()> {
+    let gateway = gateway_settings(lab, lab.site())?.with("pool.ipv4", "10.78.0.0/20");
+    let _gateway = start_gateway(lab, lab.site(), "gateway", &gateway)?;
+    let daemon = Daemon::start(lab, "victim", |settings| settings)?;
+    let before = lab.client().snapshot()?;
+    let control = &daemon.control;
+    let slowest = thread::scope(|scope| -> Result<Duration> {
+        let ordering = |first: usize| {
+            move || -> Result<Duration> {
+                let mut slowest = Duration::ZERO;
+                for number in first..first + ORDERS {
+                    let began = Instant::now();
+                    match number % 3 {
+                        0 => control.up().map(drop)?,
+                        1 => control.down().map(drop)?,
+                        _ => control.get("/v1/status").map(drop)?,
+                    }
+                    slowest = slowest.max(began.elapsed());
+                }
+                Ok(slowest)
+            }
+        };
+        let people: Vec<_> = (0..PEOPLE).map(|number| scope.spawn(ordering(number))).collect();
+        let mut slowest = Duration::ZERO;
+        for person in people {
+            slowest = slowest.max(person.join().map_err(|_| anyhow!("a person panicked"))??);
+        }
+        Ok(slowest)
+    })?;
+    lab.note(&format!(
+        "{} orders by {PEOPLE} at once: {} sessions, the slowest answer took {} ms",
+        PEOPLE * ORDERS,
+        daemon.sessions().len(),
+        ms(slowest)
+    ));
+    control.down()?;
+    until("the host as it was", PATIENCE, || {
+        Ok(before.changes(&lab.client().snapshot()?).is_empty())
+    })?;
+    control.up()?;
+    control.wait_state("up")?;
+    ping_both(lab.client(), lab.site().plan)?;
+    control.down()?;
+    daemon.spool.wait_settled()?;
+    let told = control.get("/v1/history?last=1000")?;
+    let entries = told["sessions"].as_array().context("the history is a list")?.len();
+    ensure!(
+        entries == daemon.sessions().len(),
+        "{entries} of {} sessions",
+        daemon.sessions().len()
+    );
+    ensure!(!daemon.process.output().contains("ERROR"), "nothing broke");
+    Ok(())
+}
+
 fn damaged_files_of_the_ledger_are_named_and_hold_nothing_up(lab: &Lab) -> Result<()> {
     let _gateway = gateway(lab)?;
     let job = LongJob::new(lab, "job")?;
@@ -253,16 +314,18 @@ fn on_disk(lab: &Lab, name: &str, settings: &Settings, options: &str, script: &s
     lab.spawn(name, command)
 }
 
-/// It says why there is no tunnel, and ends with an error.
+/// It says why there is no tunnel, calls nobody, and tries again until it is told to end.
 fn refuses_to_start(lab: &Lab, client: &Process) -> Result<()> {
-    let status = client.wait_exit(PATIENCE)?;
-    let output = client.output();
-    let said = output
-        .lines()
-        .rfind(|line| line.contains("the undo record cannot be written"));
-    lab.note(&format!("{status}: {}", said.context("it does not say why")?));
-    ensure!(status.code() == Some(1), "the client ended with {status}");
-    ensure!(!output.contains("session.start"), "no tunnel came up");
+    let said = client.wait_for_line(
+        Mark::default(),
+        &["trying again", "the undo record cannot be written"],
+        PATIENCE,
+    )?;
+    ensure!(client.connections()?.is_empty(), "nobody is called");
+    let (status, _) = client.stop(Signal::TERM, PATIENCE)?;
+    lab.note(&format!("{status}: {said}"));
+    ensure!(status.success(), "the client ended with {status}");
+    ensure!(!client.output().contains("session.start"), "no tunnel came up");
     Ok(())
 }
 
