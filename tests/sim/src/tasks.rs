@@ -280,7 +280,7 @@ impl World {
             });
         }
         for record in left {
-            self.spawn(process, Kind::close(record, None, "crash"), 1_000);
+            self.spawn(process, Kind::close(record, None, "crash"), 0);
         }
         self.if_unread(process, &damaged);
         self.with(|daemon| {

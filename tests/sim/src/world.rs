@@ -147,12 +147,13 @@ impl World {
         let workers = chance.pick(&[Workers::Daemon, Workers::Units, Workers::Both]);
         let weather = Weather::draw(&chance);
         let can_store = chance.below(2) == 0;
-        // Jobs are forgotten as soon as they may be, and sessions never.
+        // Jobs are forgotten almost as soon as they may be, and sessions never. What is in done/ is the ledger's memory of
+        // closed sessions: with none kept, whoever listed open/ before and closes a record of it after would begin it anew.
         let prunes = chance.once_in(3);
         let limits = Limits {
             attempts: chance.pick(&[2, 12]),
             interruptions: chance.pick(&[3, 100]),
-            keep_done: chance.pick(&[0, 1]),
+            keep_done: chance.pick(&[1, 3]),
             keep_for: Duration::from_secs(100 * 365 * 24 * 3600),
             ..Limits::default()
         };
