@@ -27,6 +27,9 @@ const KNOCK: Duration = Duration::from_millis(50);
 /// The word of a daemon that has no connection left.
 const BUSY: &str = "busy";
 
+/// The one order that may be carried out twice: what is down stays down.
+const DOWN: &str = "/v1/down";
+
 /// Speaks with a daemon; one connection a request. Needs a tokio runtime with I/O and time.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -105,7 +108,7 @@ impl Client {
     /// # Errors
     /// As for [`Client::up`].
     pub async fn down(&self) -> Result<Down, ClientError> {
-        self.ask(Method::POST, "/v1/down").await
+        self.ask(Method::POST, DOWN).await
     }
 
     /// Sessions that are over, at most `last`.
@@ -156,28 +159,33 @@ impl Client {
         limited(async { understand(self.send(&method, path, Bytes::new()).await?).await }).await
     }
 
-    /// Sends a request; knocks again while the daemon has no connection left. Each of our orders may come twice.
+    /// Sends a request; knocks again while the daemon has no connection left, as long as nothing can be done twice by it.
     async fn send(&self, method: &Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
         let patience = Instant::now() + KNOCKING;
+        let harmless = *method == Method::GET || path == DOWN;
         loop {
-            let answer = self.send_once(method, path, body.clone()).await;
-            let turned_away = match &answer {
-                Err(ClientError::Closed) => true,
-                Err(ClientError::Refused { code, .. }) => code == BUSY,
-                Ok(_) | Err(_) => false,
+            let missed = match self.send_once(method, path, body.clone()).await {
+                Ok(response) => return Ok(response),
+                Err(missed) => missed,
             };
-            if !turned_away || Instant::now() >= patience {
-                return answer;
+            let again = match missed.again {
+                Again::Always => true,
+                Again::IfHarmless => harmless,
+                Again::Never => false,
+            };
+            if !again || Instant::now() >= patience {
+                return Err(missed.error);
             }
             sleep(KNOCK).await;
         }
     }
 
-    async fn send_once(&self, method: &Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+    async fn send_once(&self, method: &Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Missed> {
         let stream = UnixStream::connect(&self.socket)
             .await
-            .map_err(|error| self.unreachable(error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(closed)?;
+            .map_err(|error| Missed::new(Again::Never, self.unreachable(error)))?;
+        let unsent = |_| Missed::new(Again::Always, ClientError::Closed);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unsent)?;
         // It ends with the answer, or when nobody waits for that any more.
         tokio::spawn(connection);
         let request = Request::builder()
@@ -186,11 +194,14 @@ impl Client {
             .header("host", "marmot")
             .header("content-type", "application/json")
             .body(Full::new(body))
-            .map_err(strange)?;
-        let response = sender.send_request(request).await.map_err(closed)?;
+            .map_err(|error| Missed::new(Again::Never, strange(error)))?;
+        let response = sender.send_request(request).await.map_err(Missed::closed)?;
         match response.status() {
             StatusCode::OK => Ok(response),
-            status => Err(refusal(status, &whole(response).await?)),
+            status => Err(match whole(response).await {
+                Ok(json) => Missed::refused(refusal(status, &json)),
+                Err(error) => Missed::new(Again::IfHarmless, error),
+            }),
         }
     }
 
@@ -251,6 +262,42 @@ impl EventStream {
     }
 }
 
+/// A request that got no answer of use.
+struct Missed {
+    again: Again,
+    error: ClientError,
+}
+
+/// Whether it may be sent again.
+enum Again {
+    /// Nothing was done.
+    Always,
+    /// It may have been carried out: only what does no harm twice.
+    IfHarmless,
+    /// It would get the same answer.
+    Never,
+}
+
+impl Missed {
+    fn new(again: Again, error: ClientError) -> Self {
+        Self { again, error }
+    }
+
+    fn refused(error: ClientError) -> Self {
+        let busy = matches!(&error, ClientError::Refused { code, .. } if code == BUSY);
+        Self::new(if busy { Again::Always } else { Again::Never }, error)
+    }
+
+    /// For hyper, all ends of a connection are errors of the same kind, but that of one before the request was begun.
+    fn closed(error: hyper::Error) -> Self {
+        let again = match error.is_canceled() {
+            true => Again::Always,
+            false => Again::IfHarmless,
+        };
+        Self::new(again, ClientError::Closed)
+    }
+}
+
 async fn limited<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
     let limit = ANSWER_TIMEOUT + KNOCKING;
     timeout(limit, work).await.map_err(|_| ClientError::TooSlow(limit))?
@@ -301,11 +348,6 @@ fn refusal(status: StatusCode, json: &[u8]) -> ClientError {
 
 fn strange(error: impl std::fmt::Display) -> ClientError {
     ClientError::Strange(error.to_string())
-}
-
-/// For hyper, all ends of a connection are errors of the same kind.
-fn closed(_: hyper::Error) -> ClientError {
-    ClientError::Closed
 }
 
 #[cfg(test)]

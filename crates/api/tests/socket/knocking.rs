@@ -2,7 +2,7 @@
 
 use api::{Client, ClientError, UpOrder};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::fake::{JOB, Site, within};
 
@@ -82,4 +82,46 @@ async fn somebody_else_at_the_socket_is_not_believed() {
         assert!(error.to_string().contains(what), "{error}");
         within(stranger).await.expect("no panic");
     }
+}
+
+/// Reads a request and hangs up, once; whoever comes again gets an answer.
+async fn asked_twice<T>(ask: impl AsyncFnOnce(Client) -> Result<T, ClientError>) -> bool {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("work.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let daemon = async {
+        drop(heard(&listener).await);
+        let mut stream = heard(&listener).await;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{\"version\":2}";
+        stream.write_all(answer.as_bytes()).await.expect("written");
+        std::future::pending().await
+    };
+    let error = tokio::select! {
+        answer = within(ask(Client::new(&socket))) => answer.err().expect("no answer of ours"),
+        () = daemon => unreachable!("it waits for ever"),
+    };
+    match error {
+        ClientError::Closed => false,
+        ClientError::Strange(_) => true,
+        other => panic!("{other}"),
+    }
+}
+
+async fn heard(listener: &UnixListener) -> UnixStream {
+    let (mut stream, _) = listener.accept().await.expect("accepted");
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        stream.read_buf(&mut request).await.expect("read");
+    }
+    stream
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_asked_again_only_if_it_does_no_harm_twice() {
+    assert!(asked_twice(async |client| client.status().await).await);
+    assert!(asked_twice(async |client| client.history(5).await).await);
+    assert!(asked_twice(async |client| client.down().await).await);
+    assert!(!asked_twice(async |client| client.up(UpOrder::default()).await).await);
+    assert!(!asked_twice(async |client| client.retry(JOB).await).await);
+    assert!(!asked_twice(async |client| client.run().await).await);
 }
