@@ -34,6 +34,7 @@ pub struct Worker<O> {
     settings: Settings,
     office: O,
     told: Option<mpsc::Sender<Attempt>>,
+    hold: Option<watch::Receiver<bool>>,
 }
 
 /// What a worker has done.
@@ -132,6 +133,25 @@ impl<O: Office> Worker<O> {
             settings,
             office,
             told: None,
+            hold: None,
+        }
+    }
+
+    /// Takes up neither job nor chore while `hold` is true; what is in hand goes on.
+    #[must_use]
+    pub fn held_by(mut self, hold: watch::Receiver<bool>) -> Self {
+        self.hold = Some(hold);
+        self
+    }
+
+    /// Waits until something may be taken up. A holder that is gone holds nothing.
+    async fn leave_to_begin(&self, stop: &watch::Receiver<bool>) {
+        if let Some(hold) = &self.hold {
+            let mut hold = hold.clone();
+            tokio::select! {
+                _ = hold.wait_for(|held| !held) => {}
+                () = stopped(stop.clone()) => {}
+            }
         }
     }
 
@@ -163,12 +183,17 @@ impl<O: Office> Worker<O> {
     }
 
     async fn work(&self, stop: &watch::Receiver<bool>, outcome: &mut Outcome) -> Result<Ended, LedgerError> {
+        self.leave_to_begin(stop).await;
         let Some((mut bench, damaged)) = Bench::open(Arc::clone(&self.ledger)).await? else {
             return Ok(Ended::Busy);
         };
         outcome.set_aside(damaged);
         let mut to_prune = false;
-        while !is_stopped(stop) {
+        loop {
+            self.leave_to_begin(stop).await;
+            if is_stopped(stop) {
+                return Ok(Ended::Stopped);
+            }
             let (claimed, damaged) = bench.claim().await?;
             outcome.set_aside(damaged);
             let Some(claimed) = claimed else {
@@ -189,7 +214,6 @@ impl<O: Office> Worker<O> {
                 }
             }
         }
-        Ok(Ended::Stopped)
     }
 
     /// Works on one job until it is settled; `false` if a stop came first.
@@ -249,6 +273,10 @@ impl<O: Office> Worker<O> {
         let record = &claimed.job.record;
         let mut errors = Vec::new();
         for chore in claimed.job.owed() {
+            self.leave_to_begin(stop).await;
+            if is_stopped(stop) {
+                return Ok(Worked::Stopped);
+            }
             let chored = match chore {
                 Chore::Account => {
                     let entry = HistoryEntry::from(record);
@@ -321,6 +349,7 @@ impl<O: Office> Worker<O> {
                     continue;
                 }
             };
+            self.leave_to_begin(stop).await;
             if is_stopped(stop) {
                 return Ok(Chored::Stopped);
             }

@@ -15,6 +15,8 @@ pub(crate) enum Chores {
     Running {
         /// Something became due that it may not have seen.
         again: bool,
+        /// A stop is under way: what it has in hand goes on, and it takes up nothing.
+        held: bool,
     },
 }
 
@@ -22,15 +24,15 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn jobs_due(&mut self, turn: &mut Turn<P>) {
         self.chores = match self.chores {
             Chores::None | Chores::Due => Chores::Due,
-            Chores::Running { .. } => Chores::Running { again: true },
+            Chores::Running { held, .. } => Chores::Running { again: true, held },
         };
         self.housekeep(turn);
     }
 
     pub(crate) fn jobs_done(&mut self, turn: &mut Turn<P>) {
         self.chores = match self.chores {
-            Chores::Running { again: true } => Chores::Due,
-            Chores::Running { again: false } => Chores::None,
+            Chores::Running { again: true, .. } => Chores::Due,
+            Chores::Running { again: false, .. } => Chores::None,
             // A worker that was told to rest.
             Chores::None | Chores::Due => self.chores,
         };
@@ -41,8 +43,29 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn housekeep(&mut self, turn: &mut Turn<P>) {
         let in_the_way = matches!(self.state, State::Stopping { .. }) || self.power != Power::Awake || self.exiting;
         if self.chores == Chores::Due && !in_the_way {
-            self.chores = Chores::Running { again: false };
+            self.chores = Chores::Running {
+                again: false,
+                held: false,
+            };
             turn.push(Effect::Housekeep);
+        }
+    }
+
+    /// A stop begins: the worker might take up the very job that it is about to record, before the acknowledgement.
+    pub(crate) fn hold_chores(&mut self, turn: &mut Turn<P>) {
+        if let Chores::Running { held, .. } = &mut self.chores
+            && !std::mem::replace(held, true)
+        {
+            turn.push(Effect::Hold);
+        }
+    }
+
+    /// The stop is over, and the worker goes on.
+    pub(crate) fn resume_chores(&mut self, turn: &mut Turn<P>) {
+        if let Chores::Running { held, .. } = &mut self.chores
+            && std::mem::take(held)
+        {
+            turn.push(Effect::Resume);
         }
     }
 

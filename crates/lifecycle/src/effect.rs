@@ -57,6 +57,10 @@ pub enum Effect<P: Proofs> {
     },
     /// Work off what is due, behind everything else; answer with `JobsDone`.
     Housekeep,
+    /// Have the worker take up nothing: no job and no chore. What it has in hand goes on. The next worker is not held.
+    Hold,
+    /// Let the worker go on after [`Effect::Hold`].
+    Resume,
     /// Stop working off: put back what is running.
     Rest,
     /// Tell whoever watches.

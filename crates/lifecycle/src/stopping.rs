@@ -106,8 +106,7 @@ impl<P: Proofs> Machine<P> {
             } => (g, matches!(attempt, Attempt::Running(..)), false, session),
             State::Idle | State::Stopping { .. } | State::Failed(_) => return,
         };
-        // It might take up the very job that this stop is about to record, before the acknowledgement.
-        self.rest(turn);
+        self.hold_chores(turn);
         // An attempt that failed is over already; aborting it again is harmless.
         if running {
             turn.push(Effect::Abort { g });
@@ -129,7 +128,7 @@ impl<P: Proofs> Machine<P> {
             State::Reasserting { g, attempt, .. } => (g, matches!(attempt, Attempt::Running(..))),
             State::Idle | State::Starting { .. } | State::Stopping { .. } | State::Failed(_) => return,
         };
-        self.rest(turn);
+        self.hold_chores(turn);
         if running {
             turn.push(Effect::Abort { g });
         }
@@ -276,6 +275,7 @@ impl<P: Proofs> Machine<P> {
             return;
         };
         self.acknowledge(turn);
+        self.resume_chores(turn);
         match then {
             Then::Exit(_) if stops > 1 => self.after_stop(then, turn),
             Then::Exit(_) | Then::Idle | Then::Start(_) | Then::Fail(_) => self.set_phase(Phase::Settling),
@@ -337,6 +337,7 @@ impl<P: Proofs> Machine<P> {
                 return self.exit(reason, turn);
             }
         }
+        self.resume_chores(turn);
         // What this instance owes, if it is not being worked off.
         self.jobs_due(turn);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lifecycle::{
     ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind, Machine,
-    OnFailure, Origin, Power, Proofs, Report, Settings, Stage, State, StopReason, WakeKind,
+    OnFailure, Origin, Phase, Power, Proofs, Report, Settings, Stage, State, StopReason, WakeKind,
 };
 use now::{Gap, GapKind, Now};
 use proptest::prelude::*;
@@ -125,6 +125,7 @@ struct World {
     recording: Option<Generation>,
     handing_over: Option<Generation>,
     housekeeping: bool,
+    held: bool,
     session: Option<Generation>,
     stops: u32,
     acknowledged: u32,
@@ -151,6 +152,7 @@ impl World {
             recording: None,
             handing_over: None,
             housekeeping: false,
+            held: false,
             session: None,
             stops: 0,
             acknowledged: 0,
@@ -262,7 +264,18 @@ impl World {
                 assert_eq!(self.machine.power(), Power::Awake, "no chore in sleep");
                 self.housekeeping = true;
             }
-            Effect::Rest => assert!(std::mem::take(&mut self.housekeeping), "only a worker rests"),
+            Effect::Hold => assert!(
+                self.housekeeping && !std::mem::replace(&mut self.held, true),
+                "held once"
+            ),
+            Effect::Resume => assert!(
+                self.housekeeping && std::mem::take(&mut self.held),
+                "only who is held goes on"
+            ),
+            Effect::Rest => {
+                assert!(std::mem::take(&mut self.housekeeping), "only a worker rests");
+                self.held = false;
+            }
             Effect::AckStop { took, outcome } => {
                 self.acknowledged += 1;
                 assert!(self.acknowledged <= self.stops, "no acknowledgement without a stop");
@@ -273,8 +286,19 @@ impl World {
                     } => assert!(self.on_host.is_empty(), "restored first"),
                     Acknowledged::Down { .. } => assert!(took >= ACK_BUDGET, "not before the budget is used up"),
                 }
-                let down = matches!(outcome, Acknowledged::Down { .. });
-                assert!(!(down && self.housekeeping), "no chore runs while a stop waits");
+                // What comes while the host settles is answered at once; the stop itself is acknowledged.
+                let settling = matches!(
+                    before,
+                    State::Stopping {
+                        phase: Phase::Settling,
+                        ..
+                    }
+                );
+                let down = matches!(outcome, Acknowledged::Down { .. }) && !settling;
+                assert!(
+                    !(down && self.housekeeping && !self.held),
+                    "no chore is taken up while a stop waits"
+                );
                 assert!(!matches!(outcome, Acknowledged::WasDown) || self.on_host.is_empty());
             }
             Effect::Report(Report::SessionStart(g)) => assert_eq!(self.session.replace(g), None),
@@ -334,6 +358,7 @@ impl World {
             Step::Record => self.record(),
             Step::Rested => {
                 if std::mem::take(&mut self.housekeeping) {
+                    self.held = false;
                     self.feed(Input::JobsDone);
                 }
             }

@@ -132,6 +132,8 @@ fn stories() -> Vec<Story> {
         }]),
         exit("housekeeping").then(&[Input::JobsDue]),
         exit("up, housekeeping").then(&[Input::JobsDue, START, UP]),
+        exit("stopping, the worker held").then(&[Input::JobsDue, START, UP, STOP, RELEASED]),
+        exit("stopping to exit, the worker held").then(&[Input::JobsDue, START, UP, QUIT, RELEASED]),
         exit("idle, asleep, jobs due").then(&[Input::SleepNotice, Input::JobsDue]),
         exit("stopping").then(&[START, UP, STOP]),
         exit("stopping, start remembered").then(&[START, UP, STOP, START]),
@@ -363,6 +365,8 @@ fn effect_text(effect: Effect<Words>) -> String {
         Effect::HandOver { g } => format!("hand over {g}"),
         Effect::Curtail { g } => format!("curtail {g}"),
         Effect::Housekeep => "housekeep".into(),
+        Effect::Hold => "hold".into(),
+        Effect::Resume => "resume".into(),
         Effect::Rest => "rest".into(),
         Effect::AckStop { took, outcome } => {
             let outcome = match outcome {

@@ -53,7 +53,9 @@ planted! {
     /// Effect: `Housekeep` is carried out before the acknowledgement.
     ChoresFirst => "housekeeping begins before the acknowledgement", [L4ChoresLater];
     /// Effect: `Rest` is not carried out.
-    NoRest => "a worker goes on in sleep and in a stop", [L4ChoresLater];
+    NoRest => "a worker goes on in sleep", [L4ChoresLater];
+    /// Effect: `Hold` is not carried out.
+    NoHold => "a worker takes up jobs while a stop waits", [L4ChoresLater];
     /// Shell: a start is kept back while a worker runs.
     StartWaits => "a start waits for housekeeping", [L9WantedState];
     /// Shell: the pump goes on after `Release`.

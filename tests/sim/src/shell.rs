@@ -113,6 +113,8 @@ pub(crate) struct Daemon {
     pub(crate) worker: Option<u32>,
     /// Told to rest.
     pub(crate) resting: bool,
+    /// A stop keeps the worker from taking up anything.
+    pub(crate) held: bool,
     /// Another is wanted when this one has ended.
     pub(crate) again: bool,
     /// A start that a planted fault keeps back.
@@ -162,6 +164,7 @@ impl World {
             stopping: None,
             worker: None,
             resting: false,
+            held: false,
             again: false,
             kept_back: None,
             last_acknowledged: 0,
@@ -292,8 +295,19 @@ impl World {
             Effect::HandOver { g } => self.hand_over(g),
             Effect::Curtail { g } => self.curtail(g),
             Effect::AckStop { outcome, .. } => self.acknowledge(outcome),
-            Effect::Housekeep => self.housekeep(),
+            Effect::Housekeep => {
+                self.with(|daemon| daemon.held = false);
+                self.housekeep();
+            }
+            Effect::Hold => {
+                let goes_on = self.has(Planted::NoHold);
+                self.with(|daemon| daemon.held = !goes_on);
+            }
+            Effect::Resume => {
+                self.with(|daemon| daemon.held = false);
+            }
             Effect::Rest => {
+                self.with(|daemon| daemon.held = false);
                 let kept_on = self.has(Planted::NoRest);
                 self.with(|daemon| {
                     daemon.resting = !kept_on;

@@ -28,6 +28,9 @@ enum Phase {
     Failing,
 }
 
+/// How often a worker that is held looks again, in microseconds.
+const HELD_US: u64 = 1_000;
+
 /// A worker.
 #[derive(Default)]
 pub(crate) struct Worker {
@@ -81,8 +84,11 @@ impl World {
 
     pub(crate) fn work(self: &Rc<Self>, process: Process, id: u32, worker: &mut Worker) -> Next {
         let resting = process.who == Who::Daemon && self.with(|daemon| daemon.resting) == Some(true);
+        let held = process.who == Who::Daemon && self.with(|daemon| daemon.held) == Some(true);
         let step = if resting {
             self.rest(process, worker)
+        } else if held {
+            Ok(HELD_US)
         } else {
             self.work_step(process, worker)
         };
