@@ -265,6 +265,21 @@ pub(crate) fn post(path: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: marmot\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
 }
 
+/// Asks for the status on a connection that stays.
+pub(crate) async fn ask(stream: &mut UnixStream) {
+    let keep = get("/v1/status").replace("connection: close\r\n", "");
+    stream.write_all(keep.as_bytes()).await.expect("written");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"}\n") {
+        assert_ne!(within(stream.read_buf(&mut heard)).await.expect("read"), 0, "closed");
+    }
+    assert!(
+        heard.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&heard)
+    );
+}
+
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.expect("in time")
 }
