@@ -61,12 +61,26 @@ pub(super) fn divide(control: RawFd) -> io::Result<()> {
                 if libc::getppid() != keeper {
                     libc::_exit(1);
                 }
+                without_handlers();
                 libc::sigprocmask(libc::SIG_SETMASK, &before, ptr::null_mut());
                 close_on_exec();
                 Ok(())
             }
             Ok(hook) if hook > 0 => keep(control, hook),
             _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// A signal before the exec ends the hook. The daemon's handlers would tell the daemon instead, through what was its own pipe.
+unsafe fn without_handlers() {
+    // SAFETY: sigaction writes to a value on this stack; the default and ignoring are no functions of ours.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            let mut now: libc::sigaction = mem::zeroed();
+            if libc::sigaction(signal, ptr::null(), &mut now) == 0 && now.sa_sigaction != libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_DFL);
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Real hooks: shell scripts that behave, and some that do not.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::future;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -61,6 +63,48 @@ impl Script {
             assert!(Instant::now() < deadline, "no {name}");
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// A lease on the hook's executable (fcntl(2)): as with a slow disk, whoever wants to execute it waits until it is given
+/// back.
+struct Lease(File);
+
+impl Lease {
+    fn take(hook: &Hook) -> Self {
+        /// Missing in the libc crate.
+        const F_SETSIG: libc::c_int = 10;
+        let file = File::open(&hook.program).expect("script");
+        let number = file.as_raw_fd();
+        // SAFETY: both calls take integers. SIGWINCH does nothing, the usual SIGIO would end us.
+        unsafe {
+            assert_eq!(libc::fcntl(number, F_SETSIG, libc::SIGWINCH), 0);
+            let taken = libc::fcntl(number, libc::F_SETLEASE, libc::F_WRLCK);
+            assert_eq!(taken, 0, "{}", io::Error::last_os_error());
+        }
+        Self(file)
+    }
+
+    /// Whether somebody waits for it. The system would give it back by itself after 45 s.
+    fn is_wanted(&self) -> bool {
+        // SAFETY: the call takes integers.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+    }
+
+    async fn wanted(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_wanted() {
+            assert!(Instant::now() < deadline, "nobody executes it");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Lease {
+    /// Closing is not enough: who waits for the exec has a copy of the descriptor.
+    fn drop(&mut self) {
+        // SAFETY: the call takes integers.
+        unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
     }
 }
 
@@ -227,6 +271,42 @@ async fn a_hook_that_nobody_waits_for_any_more_is_ended() {
         gone(script.number(name).await).await;
     }
     assert!(began.elapsed() < GRACE, "all were asked, and none needed to be killed");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_start_on_a_slow_disk_holds_up_nobody_else() {
+    let script = Script::new("echo started");
+    let lease = Lease::take(&script.hook);
+    let others = async {
+        lease.wanted().await;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(lease.is_wanted(), "all this while it was being started");
+        drop(lease);
+    };
+    let (finished, ()) = tokio::join!(script.run(), others);
+    assert_eq!(
+        (finished.ending, finished.output.as_str()),
+        (Ending::Exited(0), "started\n")
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_stop_does_not_wait_for_a_slow_start() {
+    let script = Script::new("touch $FOLDER/ran");
+    let lease = Lease::take(&script.hook);
+    // A daemon hears of signals in this way, and a hook that is no program of its own yet is a copy of the daemon.
+    let (heard, tell) = UnixStream::pair().expect("pair");
+    heard.set_nonblocking(true).expect("non-blocking");
+    let handler = signal_hook::low_level::pipe::register(libc::SIGTERM, tell).expect("handler");
+    let finished = script.hook.run_until(lease.wanted()).await.expect("no error");
+    assert_eq!(finished.ending, Ending::Stopped);
+    drop(lease);
+    let misled = (&heard).read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(misled, Err(io::ErrorKind::WouldBlock), "nobody told us to end");
+    signal_hook::low_level::unregister(handler);
+    assert!(!script.file("ran").exists());
 }
 
 #[tokio::test(flavor = "current_thread")]
