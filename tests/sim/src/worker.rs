@@ -308,6 +308,12 @@ impl World {
         if process.who != Who::Daemon {
             return;
         }
+        let waiting = self.with(|daemon| daemon.stops.len()).unwrap_or(0);
+        if waiting > 0 {
+            self.broke(Promise::L4ChoresLater, || {
+                format!("{} of {id} while {waiting} stops wait", chore.word())
+            });
+        }
         let books = self.books.borrow();
         let entry = books.find(id).map(|at| &books.entries[at]);
         if entry.is_some_and(|entry| entry.unacknowledged) {
