@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use interop::{Daemon, ping_both};
 use lab::{
-    Control, Lab, LongJob, PATIENCE, Process, Settings, Signal, Spool, client_settings, gateway_settings, marmot, ms,
-    spawn_client, start_client, start_gateway, until, write_hook,
+    Control, Lab, LongJob, Mark, PATIENCE, Process, Settings, Signal, Spool, client_settings, gateway_settings, marmot,
+    ms, spawn_client, start_client, start_gateway, until, write_hook,
 };
 
 /// The budget of a stop.
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             damaged_files_of_the_ledger_are_named_and_hold_nothing_up,
             without_a_place_for_the_undo_record_the_host_is_not_touched,
             without_room_for_the_undo_record_the_host_is_not_touched,
-            a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone,
+            a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone_wherever_they_are,
             hooks_that_hang_flood_or_fork_are_ended_and_named,
         ],
     )
@@ -329,7 +329,7 @@ fn refuses_to_start(lab: &Lab, client: &Process) -> Result<()> {
     Ok(())
 }
 
-fn a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone(lab: &Lab) -> Result<()> {
+fn a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone_wherever_they_are(lab: &Lab) -> Result<()> {
     let _gateway = gateway(lab)?;
     let settings = client_settings(lab, lab.site())?.with("tunnel.name", "victim");
     let first = start_client(lab, lab.client(), "first", &settings)?;
@@ -343,6 +343,24 @@ fn a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone(lab: &Lab) -> Resu
     let cleanup = lab.spawn("cleanup", marmot(lab, lab.client(), &cleanup)?)?;
     let status = cleanup.wait_exit(PATIENCE)?;
     ensure!(!status.success(), "a cleanup of a running tunnel ended with {status}");
+    // Elsewhere on this host: in another network, and with another place for its locks.
+    let elsewhere = lab.add_client()?;
+    let runtime = lab.folder().join("elsewhere").display().to_string();
+    let other = settings.with("tunnel.runtime_dir", runtime);
+    let path = other.write(&lab.folder().join("elsewhere.toml"))?.display().to_string();
+    for (name, words) in [
+        ("cleanup-elsewhere", ["cleanup", "-c", &path]),
+        ("client-elsewhere", ["client", "-c", &path]),
+    ] {
+        let process = lab.spawn(name, marmot(lab, &elsewhere, &words)?)?;
+        let status = process.wait_exit(PATIENCE)?;
+        let expected = if name.starts_with("cleanup") { 9 } else { 1 };
+        ensure!(
+            status.code() == Some(expected),
+            "{name} of a running tunnel ended with {status}"
+        );
+        process.wait_for("is already run by process", PATIENCE)?;
+    }
     ensure!(
         with_tunnel.changes(&lab.client().snapshot()?).is_empty(),
         "the host is as it was"
