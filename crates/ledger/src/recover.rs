@@ -1,6 +1,6 @@
 //! The first thing a worker does: look at what the one before left.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use now::Wall;
 
@@ -11,15 +11,30 @@ use crate::{Damaged, Disk, FileName, Folder, Job, JobId, Ledger, LedgerError};
 /// The proof that the worker lock is held and that recovery was done. The lock is given back when this is dropped.
 #[derive(Debug)]
 pub struct Work<L> {
-    _lock: L,
+    lock: L,
     pub(crate) queue: VecDeque<FileName>,
     pub(crate) damaged: Vec<Damaged>,
+    /// What claims could not move out of due/.
+    pub(crate) left: BTreeSet<FileName>,
 }
 
 impl<L> Work<L> {
-    /// Files that claims came upon since the last call, and that are no jobs.
+    /// The worker lock.
+    pub fn lock(&self) -> &L {
+        &self.lock
+    }
+
+    /// Files that claims, and drains of waiting/, came upon since the last call, and that are no jobs.
     pub fn take_damaged(&mut self) -> Vec<Damaged> {
         std::mem::take(&mut self.damaged)
+    }
+
+    /// Notes what is no job, once if it stays.
+    pub(crate) fn come_upon(&mut self, file: Damaged) {
+        let stays = file.folder == Folder::Due && file.kept_as.is_none();
+        if !stays || self.left.insert(file.name.clone()) {
+            self.damaged.push(file);
+        }
     }
 }
 
@@ -87,9 +102,10 @@ impl<D: Disk> Ledger<D> {
             self.take_back(&name, now, &mut found)?;
         }
         let work = Work {
-            _lock: lock,
+            lock,
             queue: VecDeque::new(),
             damaged: Vec::new(),
+            left: BTreeSet::new(),
         };
         Ok((work, found))
     }
@@ -109,8 +125,12 @@ impl<D: Disk> Ledger<D> {
         let mut kept = None;
         for folder in folders {
             if let Some(kept) = kept {
-                self.remove_copy(&name, *folder, kept)?;
-                found.copies += 1;
+                match self.remove_copy(&name, *folder, kept) {
+                    Ok(()) => found.copies += 1,
+                    // No file, or not ours: whoever put it there made it no copy.
+                    Err(error) if error.is_of_one_file() => found.damaged.push(stays(*folder, &name, &error)),
+                    Err(error) => return Err(error),
+                }
                 continue;
             }
             let keep = match (*folder, self.look::<Job>(*folder, &name)) {
