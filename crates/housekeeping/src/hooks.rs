@@ -96,6 +96,7 @@ pub(crate) async fn run(
         env,
         time_limit: settings.hook_timeout,
         output_limit: settings.hook_output,
+        keep: None,
     };
     match hook.run_until(stop).await {
         Err(error) => Run::Failed(format!("hook {name} could not be started: {error}")),

@@ -17,12 +17,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::os::children::trusted_executable;
+use crate::service::Descriptor;
 
 /// Time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(2);
 
 /// One run of an executable. It is started directly, without a shell and without arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Hook {
     /// The executable; check it with [`trusted_executable`] first.
     pub program: PathBuf,
@@ -32,6 +33,9 @@ pub struct Hook {
     pub time_limit: Duration,
     /// How many bytes of its output (both streams together) are kept: the first half and the last half.
     pub output_limit: usize,
+    /// What stays open until none of the hook's processes is left, even if we are killed: such as a lock
+    /// ([`crate::disk::WorkerLock::descriptor`]). The hook itself does not get it.
+    pub keep: Option<Descriptor>,
 }
 
 /// How a hook ended.

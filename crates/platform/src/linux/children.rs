@@ -5,6 +5,7 @@ mod output;
 mod trust;
 
 use std::io::{self, PipeWriter, pipe};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,7 @@ use std::ptr;
 use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
@@ -90,7 +92,8 @@ impl Running {
         let (reader, writer) = pipe()?;
         let pipe = Receiver::from_owned_fd(OwnedFd::from(reader))?;
         let (program, env) = (hook.program.clone(), hook.env.clone());
-        let starting = spawn_blocking(move || spawn(&program, env, theirs, writer));
+        let keep = hook.keep.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let starting = spawn_blocking(move || spawn(&program, env, theirs, writer, keep));
         let running = Self {
             starting: Some(starting),
             keeper: None,
@@ -138,20 +141,34 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// Closing is not enough: what is being started has a copy of our end until it is a program of its own.
+    fn drop(&mut self) {
+        let _ = SockRef::from(&self.control).shutdown(Shutdown::Both);
+    }
+}
+
 /// Blocks until the hook is running.
-fn spawn(program: &Path, env: Vec<(String, String)>, control: StdStream, output: PipeWriter) -> io::Result<Keeper> {
+fn spawn(
+    program: &Path,
+    env: Vec<(String, String)>,
+    control: StdStream,
+    output: PipeWriter,
+    keep: Option<OwnedFd>,
+) -> io::Result<Keeper> {
     let mut command = Command::new(program);
     command.env_clear().envs(env);
     command.current_dir("/").stdin(Stdio::null());
     command.stdout(output.try_clone()?).stderr(output);
     let number = control.as_raw_fd();
+    let kept = keep.as_ref().map(AsRawFd::as_raw_fd);
     // SAFETY: the closure runs between fork and exec. It and all it calls make system calls only, on values made before the
-    // fork, and allocate nothing; `control` is open until the spawn has returned.
-    unsafe { command.pre_exec(move || keeper::divide(number)) };
+    // fork, and allocate nothing; `control` and `keep` are open until the spawn has returned.
+    unsafe { command.pre_exec(move || keeper::divide(number, kept)) };
     command.spawn().map(Keeper)
 }
 
-/// The keeper's process. When our end of the socket closes it ends within [`GRACE`] and a moment; dropping this makes sure
+/// The keeper's process. When our end of the socket is shut down it ends within [`GRACE`] and a moment; dropping this makes sure
 /// that it does not stay a zombie.
 struct Keeper(Child);
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,14 @@ pub struct FolderDisk {
 
 /// Nobody else works on the ledger while this lives. Free again when dropped, or when the process ends in any way.
 #[derive(Debug)]
-pub struct WorkerLock(#[expect(dead_code, reason = "holds the lock")] File);
+pub struct WorkerLock(File);
+
+impl WorkerLock {
+    /// A descriptor that holds the lock as well: it is free when this one and all others are closed, in whichever process.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(OwnedFd::from)
+    }
+}
 
 impl FolderDisk {
     /// Makes the root and its folders, if missing, and checks that the root is a folder of ours (if we are root, of

@@ -1,12 +1,14 @@
 //! The folder of a ledger: not supported yet, for want of access lists. Never run on this system yet.
 
 use std::convert::Infallible;
+use std::io;
 use std::path::Path;
 
 use ledger::{Disk, DiskError, FileName, Folder};
 
 use crate::PlatformError;
 use crate::disk::Keeper;
+use crate::service::Descriptor;
 
 /// There is none on this system: [`FolderDisk::open`] says so.
 #[derive(Clone, Debug)]
@@ -15,6 +17,13 @@ pub struct FolderDisk(Infallible);
 /// Nobody can hold one on this system.
 #[derive(Debug)]
 pub struct WorkerLock(Infallible);
+
+impl WorkerLock {
+    /// See [`FolderDisk::open`].
+    pub fn descriptor(&self) -> io::Result<Descriptor> {
+        match self.0 {}
+    }
+}
 
 impl FolderDisk {
     /// Not supported.

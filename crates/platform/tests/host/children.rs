@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
+use ledger::Disk;
+use platform::disk::FolderDisk;
 use platform::netns::{ChildView, Namespace, die_with_parent, unshare_process};
 use platform::signals;
 
@@ -21,7 +23,10 @@ pub(crate) fn tests() -> Vec<Test> {
         ("a_user_namespace_is_enough_for_a_tunnel", user_namespace),
         ("listening_sockets_arrive_as_descriptors", inherited_sockets),
         ("stored_descriptors_come_back_with_their_names", stored_descriptors),
-        ("a_hook_ends_with_a_killed_daemon", hook_of_killed_daemon),
+        (
+            "a_hook_ends_with_a_killed_daemon_and_then_the_next_may_work",
+            hook_of_killed_daemon,
+        ),
         ("an_error_names_what_could_not_be_done", namespace_errors),
     ]
 }
@@ -46,7 +51,8 @@ pub(crate) fn run() -> Option<i32> {
         }
         "daemon" => {
             let program = std::env::args_os().nth(1).expect("a hook");
-            run_hook(program.into());
+            let ledger = std::env::args_os().nth(2).expect("a ledger");
+            run_hook(program.into(), ledger.as_ref());
         }
         "store-heir" => {
             let taken = platform::service::taken();
@@ -186,12 +192,15 @@ fn stored_descriptors() {
     assert_eq!(text, "ticket: secret\ntun: device\n", "{errors}");
 }
 
-fn run_hook(program: std::path::PathBuf) {
+fn run_hook(program: std::path::PathBuf, ledger: &std::path::Path) {
+    let disk = FolderDisk::open(ledger).expect("ledger");
+    let lock = disk.lock_worker().expect("lock").expect("free");
     let hook = platform::children::Hook {
         program,
         env: vec![("PATH".into(), "/usr/bin:/bin".into())],
         time_limit: crate::lab::PATIENCE,
         output_limit: 100,
+        keep: Some(lock.descriptor().expect("descriptor")),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let finished = runtime.expect("runtime").block_on(hook.run());
@@ -203,11 +212,16 @@ fn hook_of_killed_daemon() {
     let (hook, list) = (folder.path().join("hook"), folder.path().join("list"));
     let numbers = list.display();
     let script = format!(
-        "#!/bin/sh\nsetsid sh -c 'echo $$ >> {numbers}; exec sleep 1000' &\necho $$ >> {numbers}\necho $PPID >> {numbers}\nexec sleep 1000\n"
+        "#!/bin/sh\nsetsid sh -c 'trap true TERM; echo $$ >> {numbers}; while :; do sleep 1000; done' &\necho $$ >> {numbers}\necho $PPID >> {numbers}\nexec sleep 1000\n"
     );
     fs::write(&hook, script).expect("write");
     fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-    let mut daemon = again("daemon").arg(&hook).spawn().expect("start again");
+    let disk = FolderDisk::open(&folder.path().join("ledger")).expect("ledger");
+    let mut daemon = again("daemon")
+        .arg(&hook)
+        .arg(disk.root())
+        .spawn()
+        .expect("start again");
     let deadline = std::time::Instant::now() + crate::lab::PATIENCE;
     let processes: Vec<u32> = loop {
         let text = fs::read_to_string(&list).unwrap_or_default();
@@ -220,6 +234,11 @@ fn hook_of_killed_daemon() {
     };
     daemon.kill().expect("kill");
     daemon.wait().expect("wait");
+    let lock = disk.lock_worker().expect("asked");
+    assert!(lock.is_none(), "the next worker waits for what is deaf to SIGTERM");
+    drop(disk.lock_worker_waiting().expect("lock"));
+    let keeper = processes.iter().filter(|process| is_running(**process)).count();
+    assert!(keeper <= 1, "only the keeper may be on its way out");
     for process in processes {
         while is_running(process) {
             assert!(std::time::Instant::now() < deadline, "process {process} lives on");

@@ -37,8 +37,9 @@ const ATTEMPTS: u32 = 200;
 
 const NAME: &CStr = c"marmot-keeper";
 
-/// Divides the forked child into keeper and hook, and returns in the hook only.
-pub(super) fn divide(control: RawFd) -> io::Result<()> {
+/// Divides the forked child into keeper and hook, and returns in the hook only. The keeper holds `kept` until nothing is left
+/// of the hook.
+pub(super) fn divide(control: RawFd, kept: Option<RawFd>) -> io::Result<()> {
     // SAFETY: all these calls take integers, or pointers to values that live on this stack for the time of the call.
     unsafe {
         // Its own session: no terminal, and no way into the process group of the daemon.
@@ -66,7 +67,7 @@ pub(super) fn divide(control: RawFd) -> io::Result<()> {
                 close_on_exec();
                 Ok(())
             }
-            Ok(hook) if hook > 0 => keep(control, hook),
+            Ok(hook) if hook > 0 => keep(control, kept, hook),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -145,11 +146,11 @@ unsafe fn limit(resource: libc::__rlimit_resource_t, to: libc::rlim_t) {
 }
 
 /// Waits for the end of the hook, or for ours to be asked for; ends what is left; tells.
-unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
+unsafe fn keep(control: RawFd, kept: Option<RawFd>, hook: pid_t) -> ! {
     // SAFETY: as in `divide`.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
-        close_all_but(control);
+        close_all_but(control, kept.unwrap_or(control));
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut child: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&mut child);
@@ -174,7 +175,10 @@ unsafe fn keep(control: RawFd, hook: pid_t) -> ! {
                     hook_lives = false;
                 }
                 if child < 0 {
-                    // Nobody is left.
+                    // Nobody is left. Who hears of it may want what we kept.
+                    if let Some(kept) = kept {
+                        libc::close(kept);
+                    }
                     tell(control, status);
                 }
                 if child == 0 {
@@ -230,21 +234,26 @@ unsafe fn tell(control: RawFd, status: c_int) -> ! {
 }
 
 /// Also the pipe on which the spawning process waits for the exec.
-unsafe fn close_all_but(keep: RawFd) {
+unsafe fn close_all_but(one: RawFd, other: RawFd) {
     // SAFETY: the calls take integers; no code that owns one of these descriptors runs in this process any more.
     unsafe {
-        let Ok(number) = u32::try_from(keep) else {
+        let (Ok(first), Ok(second)) = (u32::try_from(one.min(other)), u32::try_from(one.max(other))) else {
             return;
         };
-        let below = number == 0 || libc::syscall(libc::SYS_close_range, 0_u32, number - 1, 0) == 0;
-        if below && libc::syscall(libc::SYS_close_range, number + 1, u32::MAX, 0) == 0 {
+        if close_from_to(0, first) && close_from_to(first + 1, second) && close_from_to(second + 1, u32::MAX) {
             return;
         }
         // Before Linux 5.9.
-        for descriptor in (0..descriptor_limit()).filter(|descriptor| *descriptor != keep) {
+        for descriptor in (0..descriptor_limit()).filter(|descriptor| *descriptor != one && *descriptor != other) {
             libc::close(descriptor);
         }
     }
+}
+
+/// Closes all from `first` on that are below `end`, and says whether the kernel can.
+unsafe fn close_from_to(first: u32, end: u32) -> bool {
+    // SAFETY: as in `close_all_but`.
+    first >= end || unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) == 0 }
 }
 
 /// Ours are closed on exec in any case; this is for those that we inherited.

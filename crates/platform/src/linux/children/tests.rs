@@ -40,6 +40,7 @@ impl Script {
             env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("FOLDER".into(), at)],
             time_limit: PATIENCE,
             output_limit: 4096,
+            keep: None,
         };
         Self { folder, hook }
     }
@@ -95,6 +96,31 @@ impl Lease {
         let deadline = Instant::now() + PATIENCE;
         while !self.is_wanted() {
             assert!(Instant::now() < deadline, "nobody executes it");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A lock that the hook is given to keep. Whoever else wants it has to wait for the hook.
+struct Kept(File);
+
+impl Kept {
+    fn give(script: &mut Script) -> Self {
+        let path = script.file("lock");
+        let file = File::create(&path).expect("lock file");
+        file.lock().expect("free");
+        script.hook.keep = Some(file.into());
+        Self(File::open(path).expect("lock file"))
+    }
+
+    fn is_free(&self) -> bool {
+        self.0.try_lock().is_ok()
+    }
+
+    async fn free(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_free() {
+            assert!(Instant::now() < deadline, "still kept");
             tokio::task::yield_now().await;
         }
     }
@@ -310,6 +336,42 @@ async fn a_stop_does_not_wait_for_a_slow_start() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_hook_that_nobody_waits_for_any_more_does_not_start_either() {
+    let mut script = Script::new("touch $FOLDER/ran");
+    let kept = Kept::give(&mut script);
+    let lease = Lease::take(&script.hook);
+    tokio::select! {
+        finished = script.run() => panic!("{finished:?}"),
+        () = lease.wanted() => {}
+    }
+    script.hook.keep = None;
+    kept.free().await;
+    assert!(lease.is_wanted(), "nothing else let it go");
+    assert!(!script.file("ran").exists());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_lock_is_kept_until_nothing_is_left_of_a_hook() {
+    let mut script = Script::new(
+        "setsid sh -c 'trap \"\" TERM; echo $$ > $FOLDER/away; while :; do sleep 1000; done' &\n\
+         while ! [ -s $FOLDER/away ]; do :; done; ls /proc/self/fd",
+    );
+    let kept = Kept::give(&mut script);
+    let others = async {
+        let away = script.number("away").await;
+        assert!(!kept.is_free());
+        away
+    };
+    let (finished, away) = tokio::join!(script.run(), others);
+    assert_eq!(finished.output, "0\n1\n2\n3\n", "descriptor 3 is the listed folder");
+    assert!(!is_alive(away));
+    assert!(!kept.is_free(), "we still have it ourselves");
+    script.hook.keep = None;
+    // What other tests are about to start may have a copy for a moment.
+    kept.free().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn without_its_keeper_a_hook_ends_at_once() {
     let script = Script::new("echo $$ > $FOLDER/hook; kill -9 $PPID; exec sleep 1000");
     assert_eq!(script.run().await.ending, Ending::Killed(libc::SIGKILL));
@@ -318,17 +380,16 @@ async fn without_its_keeper_a_hook_ends_at_once() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn what_cannot_be_started_is_an_error() {
-    let script = Script::new("true");
-    let kind = |error: io::Error| error.kind();
-    let mut missing = script.hook.clone();
-    missing.program = script.file("none");
-    assert_eq!(missing.run().await.map_err(kind), Err(io::ErrorKind::NotFound));
-    let mut relative = script.hook.clone();
-    relative.program = "true".into();
-    assert_eq!(relative.run().await.map_err(kind), Err(io::ErrorKind::InvalidInput));
-    fs::set_permissions(&script.hook.program, Permissions::from_mode(0o644)).expect("chmod");
-    assert_eq!(
-        script.hook.run().await.map_err(kind),
-        Err(io::ErrorKind::PermissionDenied)
-    );
+    let mut script = Script::new("true");
+    let program = script.hook.program.clone();
+    fs::set_permissions(&program, Permissions::from_mode(0o644)).expect("chmod");
+    for (program, kind) in [
+        (script.file("none"), io::ErrorKind::NotFound),
+        ("true".into(), io::ErrorKind::InvalidInput),
+        (program, io::ErrorKind::PermissionDenied),
+    ] {
+        script.hook.program = program;
+        let refused = script.hook.run().await.map_err(|error| error.kind());
+        assert_eq!(refused, Err(kind), "{}", script.hook.program.display());
+    }
 }
