@@ -43,7 +43,7 @@ impl Bench {
             let Some(lock) = ledger.lock_worker()? else {
                 return Ok(None);
             };
-            let (work, found) = ledger.recover(lock, wall())?;
+            let (mut work, found) = ledger.recover(lock, wall())?;
             debug!(
                 interrupted = found.interrupted.len(),
                 copies = found.copies,
@@ -52,8 +52,10 @@ impl Bench {
             for job in &found.given_up {
                 warn!(%job, "given up: its workers ended too often");
             }
-            ledger.drain_waiting(&work, wall())?;
-            Ok(Some((work, found.damaged)))
+            ledger.drain_waiting(&mut work, wall())?;
+            let mut damaged = found.damaged;
+            damaged.extend(work.take_damaged());
+            Ok(Some((work, damaged)))
         })
         .await?;
         Ok(begun.map(|(work, damaged)| {

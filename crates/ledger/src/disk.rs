@@ -159,6 +159,16 @@ pub trait Disk {
     /// A folder that does not exist is empty, not an error.
     fn list(&self, folder: Folder) -> Result<Vec<FileName>, DiskError>;
 
+    /// How many entries of a folder [`Disk::list`] leaves out for their names, hidden ones not counted: whoever watches the
+    /// folder sees them all the same.
+    ///
+    /// # Errors
+    /// A folder that does not exist has none.
+    fn nameless(&self, folder: Folder) -> Result<usize, DiskError> {
+        let _ = folder;
+        Ok(0)
+    }
+
     /// The first [`crate::MAX_RECORD`] + 1 bytes of a file.
     ///
     /// # Errors
@@ -219,6 +229,10 @@ impl<D: Disk + ?Sized> Disk for &D {
 
     fn list(&self, folder: Folder) -> Result<Vec<FileName>, DiskError> {
         (**self).list(folder)
+    }
+
+    fn nameless(&self, folder: Folder) -> Result<usize, DiskError> {
+        (**self).nameless(folder)
     }
 
     fn read(&self, folder: Folder, name: &FileName) -> Result<Vec<u8>, DiskError> {

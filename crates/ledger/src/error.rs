@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
-use crate::{Damage, DiskError, Folder, JobId};
+use crate::{Damage, DiskError, FileName, Folder, JobId};
+
+/// Names that an error repeats.
+const MAX_NAMES: usize = 5;
 
 /// Why the ledger did not do what was asked. Nothing that was durable before is lost by an error.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -20,6 +23,14 @@ pub enum LedgerError {
     /// The worker lock could not be asked for.
     #[error("cannot take the worker lock: {0}")]
     Lock(DiskError),
+    /// The fault of whoever put it there: what is no job, and cannot be moved away either, so that due/ is never empty.
+    #[error("due/ holds {}, which cannot be moved away; remove it", words(.names, *.nameless))]
+    Stuck {
+        /// Names.
+        names: Vec<FileName>,
+        /// How many more there are with names that are no text, or not one line of it.
+        nameless: usize,
+    },
     /// The caller's fault: the record does not fit.
     #[error("cannot write a record of {0} bytes; {max} are possible", max = crate::MAX_RECORD)]
     TooLarge(usize),
@@ -34,4 +45,21 @@ pub enum LedgerError {
         /// What is wrong with it.
         damage: Damage,
     },
+}
+
+impl LedgerError {
+    /// Whether it is about one file, and others may go well.
+    pub(crate) fn is_of_one_file(&self) -> bool {
+        matches!(self, Self::Disk { error, .. } if matches!(error, DiskError::Denied | DiskError::Foreign))
+    }
+}
+
+fn words(names: &[FileName], nameless: usize) -> String {
+    let mut words: Vec<_> = names.iter().take(MAX_NAMES).map(ToString::to_string).collect();
+    match names.len().saturating_sub(MAX_NAMES) + nameless {
+        0 => {}
+        more if words.is_empty() => words.push(format!("what has no usable name ({more})")),
+        more => words.push(format!("{more} more")),
+    }
+    words.join(" ")
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use now::Wall;
 
 use crate::record::{clip, from_ms, to_ms};
+use crate::recover::stays;
 use crate::steps::{Look, trouble};
 use crate::{Disk, DiskError, FileName, Folder, Job, JobId, Ledger, LedgerError, Work};
 
@@ -51,7 +52,7 @@ pub enum Fate {
 
 impl<D: Disk> Ledger<D> {
     /// Claims the oldest job that is due; none if nothing is. Files that are not jobs are moved to failed/ on the way;
-    /// [`Work::take_damaged`] names them.
+    /// [`Work::take_damaged`] names them. What cannot be moved stays, and holds up no other.
     ///
     /// # Errors
     /// The disk's. A job that cannot be read for the disk's fault stays in running/ until the next recovery.
@@ -61,12 +62,18 @@ impl<D: Disk> Ledger<D> {
         }
         while let Some(name) = work.queue.pop_front() {
             if JobId::of_file(&name).is_none() {
-                work.damaged
-                    .push(self.set_aside(Folder::Due, &name, "not the name of a job"));
+                let file = self.set_aside(Folder::Due, &name, "not the name of a job");
+                work.come_upon(file);
                 continue;
             }
-            if !self.shift(&name, Folder::Due, Folder::Running)? {
-                continue;
+            match self.shift(&name, Folder::Due, Folder::Running) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) if error.is_of_one_file() => {
+                    work.come_upon(stays(Folder::Due, &name, &error));
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
             if self.is_done(&name)? {
                 self.remove(Folder::Running, &name)?;
@@ -74,11 +81,31 @@ impl<D: Disk> Ledger<D> {
             }
             match self.look::<Job>(Folder::Running, &name)? {
                 Look::Good(job) => return Ok(Some(Claim { job })),
-                Look::Bad(damage) => work.damaged.push(self.set_aside(Folder::Running, &name, damage)),
+                Look::Bad(damage) => work.come_upon(self.set_aside(Folder::Running, &name, damage)),
                 Look::Gone => {}
             }
         }
         Ok(None)
+    }
+
+    /// Whether due/ holds nothing but jobs, once none is claimed any more. A service manager that starts a worker whenever the
+    /// folder is not empty would start one after the other.
+    ///
+    /// # Errors
+    /// [`LedgerError::Stuck`] names what can be neither claimed nor moved away; or the disk's.
+    pub fn check_due(&self, work: &Work<D::Lock>) -> Result<(), LedgerError> {
+        let failed = |error| LedgerError::Disk {
+            what: "list the files".to_owned(),
+            folder: Folder::Due,
+            error,
+        };
+        let nameless = self.disk.nameless(Folder::Due).map_err(failed)?;
+        let mut names = self.names(Folder::Due)?;
+        names.retain(|name| work.left.contains(name));
+        if names.is_empty() && nameless == 0 {
+            return Ok(());
+        }
+        Err(LedgerError::Stuck { names, nameless })
     }
 
     /// Notes that a chore, or a part of one, need not be done again. Durable when it returns.
@@ -168,17 +195,18 @@ impl<D: Disk> Ledger<D> {
     }
 
     /// Makes the waiting jobs due whose time has come, and says how many. A wait that is longer than any can be comes from
-    /// a wall clock that was set back, and is shortened to the longest.
+    /// a wall clock that was set back, and is shortened to the longest. Files that are no jobs are moved to failed/;
+    /// [`Work::take_damaged`] names them.
     ///
     /// # Errors
     /// The disk's. Jobs not reached wait on.
-    pub fn drain_waiting(&self, _work: &Work<D::Lock>, now: Wall) -> Result<u32, LedgerError> {
+    pub fn drain_waiting(&self, work: &mut Work<D::Lock>, now: Wall) -> Result<u32, LedgerError> {
         let mut drained = 0;
         for name in self.names(Folder::Waiting)? {
             let mut job = match self.look::<Job>(Folder::Waiting, &name) {
                 Ok(Look::Good(job)) => job,
                 Ok(Look::Bad(damage)) => {
-                    self.set_aside(Folder::Waiting, &name, damage);
+                    work.come_upon(self.set_aside(Folder::Waiting, &name, damage));
                     continue;
                 }
                 // One that the disk does not give is named in the summary, and holds up no other.

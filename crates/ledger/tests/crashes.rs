@@ -184,7 +184,7 @@ impl<'a> World<'a> {
     fn work(&mut self, deeds: &[Deed]) -> Result<u32, Stopped> {
         let lock = self.ledger.lock_worker()?.expect("one worker at a time");
         let (mut work, _) = self.ledger.recover(lock, self.now)?;
-        self.ledger.drain_waiting(&work, self.now)?;
+        self.ledger.drain_waiting(&mut work, self.now)?;
         let mut claimed = 0;
         for deed in deeds {
             let Some(mut claim) = self.ledger.claim(&mut work)? else {

@@ -179,7 +179,7 @@ fn work(disk: &MemoryDisk, log: &Rc<RefCell<Log>>, what: Act) -> Result<(), Ledg
     let (mut work, found) = ledger.recover(lock, NOW)?;
     assert_eq!(found.damaged, [], "nothing is damaged");
     for now in [NOW, NOW.plus(Duration::from_secs(7200))] {
-        ledger.drain_waiting(&work, now)?;
+        ledger.drain_waiting(&mut work, now)?;
         shift(&ledger, &mut work, log, what)?;
     }
     if what == Act::Finish {

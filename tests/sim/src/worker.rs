@@ -140,7 +140,7 @@ impl World {
                 Ok(100)
             }
             Phase::Draining => {
-                if let Some(work) = &worker.work {
+                if let Some(work) = &mut worker.work {
                     self.drainer(process).drain_waiting(work, now).map_err(failed)?;
                 }
                 worker.phase = Phase::Claiming;

@@ -8,7 +8,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use ledger::{Disk, DiskError, FileName, Folder, MAX_JOBS, MAX_RECORD};
@@ -64,6 +64,7 @@ struct State {
     trouble: Trouble,
     lies: bool,
     spoilt: BTreeMap<Place, DiskError>,
+    pinned: BTreeSet<Place>,
     log: Vec<String>,
 }
 
@@ -100,6 +101,7 @@ impl MemoryDisk {
                 trouble: Trouble::None,
                 lies: false,
                 spoilt: BTreeMap::new(),
+                pinned: BTreeSet::new(),
                 log: Vec::new(),
             }),
             locked: Rc::default(),
@@ -175,6 +177,11 @@ impl MemoryDisk {
     /// From now on a file of this name cannot be read.
     pub(crate) fn spoil(&self, folder: Folder, name: &str, error: DiskError) {
         self.state.borrow_mut().spoilt.insert((folder, name.to_owned()), error);
+    }
+
+    /// From now on a file of this name cannot be moved: it is a folder of somebody else's.
+    pub(crate) fn pin(&self, folder: Folder, name: &str) {
+        self.state.borrow_mut().pinned.insert((folder, name.to_owned()));
     }
 
     /// The bytes of a file, without a step.
@@ -287,6 +294,13 @@ impl Disk for MemoryDisk {
         Ok(names.take(MAX_JOBS).collect())
     }
 
+    fn nameless(&self, folder: Folder) -> Result<usize, DiskError> {
+        self.step("count", folder, "")?;
+        let names = self.names(folder).into_iter();
+        let counts = |name: &String| !name.starts_with('.') && FileName::new(name.as_str()).is_none();
+        Ok(names.filter(counts).count())
+    }
+
     fn read(&self, folder: Folder, name: &FileName) -> Result<Vec<u8>, DiskError> {
         self.step("read", folder, name.as_str())?;
         if let Some(error) = self.state.borrow().spoilt.get(&(folder, name.as_str().to_owned())) {
@@ -336,6 +350,9 @@ impl Disk for MemoryDisk {
         self.step("rename", from.0, &format!("{} -> {}/{}", from.1, to.0, to.1))?;
         let state = &mut *self.state.borrow_mut();
         let old = (from.0, from.1.as_str().to_owned());
+        if state.pinned.contains(&old) {
+            return Err(DiskError::Denied);
+        }
         let inode = *state.seen.get(&old).ok_or(DiskError::NotFound)?;
         let added = state.change((to.0, to.1.as_str().to_owned()), Some(inode), None);
         state.change(old, None, Some(added));

@@ -155,7 +155,7 @@ fn a_file_that_the_disk_does_not_give_stays_where_it_is_and_holds_up_no_other() 
     );
     desk.close(2);
     let mut work = desk.work();
-    assert_eq!(desk.ledger.drain_waiting(&work, NOW), Ok(0));
+    assert_eq!(desk.ledger.drain_waiting(&mut work, NOW), Ok(0));
     assert_eq!(desk.claim(&mut work).job().id(), id(2));
     let (records, damaged) = desk.ledger.opens().expect("a listing");
     assert_eq!((records.len(), damaged.len()), (0, 1));
@@ -163,6 +163,68 @@ fn a_file_that_the_disk_does_not_give_stays_where_it_is_and_holds_up_no_other() 
     for place in ["open/01.job", "running/01.job", "waiting/01.job", "failed/01.job"] {
         assert!(files.iter().any(|file| file == place), "{files:?}");
     }
+}
+
+#[test]
+fn a_damaged_file_that_a_drain_or_a_claim_comes_upon_is_named() {
+    let disk = MemoryDisk::new();
+    let desk = Desk::new(&disk);
+    let mut work = desk.work();
+    disk.plant(Folder::Waiting, &file(1), b"torn");
+    disk.plant(Folder::Due, &file(2), b"torn");
+    assert_eq!(desk.ledger.drain_waiting(&mut work, NOW), Ok(0));
+    assert_eq!(desk.ledger.claim(&mut work), Ok(None));
+    let named = work.take_damaged();
+    let places: Vec<_> = named.iter().map(|file| (file.folder, file.name.to_string())).collect();
+    assert_eq!(places, [(Folder::Waiting, file(1)), (Folder::Running, file(2))]);
+    assert_eq!(desk.files(), ["failed/01.job.damaged", "failed/02.job.damaged"]);
+    assert_eq!(desk.ledger.check_due(&work), Ok(()));
+}
+
+#[test]
+fn what_cannot_be_moved_out_of_due_is_named_once_and_holds_up_no_job() {
+    for foreign in ["0".to_owned(), file(1)] {
+        let disk = MemoryDisk::new();
+        let desk = Desk::new(&disk);
+        disk.plant(Folder::Due, &foreign, b"");
+        disk.pin(Folder::Due, &foreign);
+        disk.spoil(Folder::Due, &foreign, DiskError::Foreign);
+        let mut work = desk.work();
+        for number in [2, 3] {
+            desk.close(number);
+            let claim = desk.claim(&mut work);
+            assert_eq!(claim.job().id(), id(number));
+            desk.ledger.finish(&work, claim, NOW).expect("a healthy disk");
+        }
+        assert_eq!(desk.ledger.claim(&mut work), Ok(None));
+        let named = work.take_damaged();
+        let [damaged] = &named[..] else {
+            panic!("named once: {named:?}");
+        };
+        assert_eq!((damaged.name.as_str(), &damaged.kept_as), (foreign.as_str(), &None));
+        let error = desk.ledger.check_due(&work).expect_err("due/ will never be empty");
+        let text = format!("due/ holds {foreign}, which cannot be moved away; remove it");
+        assert_eq!(error.to_string(), text);
+        desk.close(4);
+        assert_eq!(
+            desk.ledger.check_due(&work),
+            Err(error),
+            "a job that has just become due is none of these"
+        );
+    }
+}
+
+#[test]
+fn what_has_no_name_that_a_ledger_uses_is_counted() {
+    let disk = MemoryDisk::new();
+    let desk = Desk::new(&disk);
+    disk.plant(Folder::Due, "two\nlines", b"");
+    disk.plant(Folder::Due, ".hidden", b"");
+    let mut work = desk.work();
+    assert_eq!(desk.ledger.claim(&mut work), Ok(None));
+    let error = desk.ledger.check_due(&work).expect_err("due/ is not empty");
+    let text = "due/ holds what has no usable name (1), which cannot be moved away; remove it";
+    assert_eq!(error.to_string(), text);
 }
 
 #[test]
