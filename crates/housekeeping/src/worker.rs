@@ -61,7 +61,8 @@ pub enum Ended {
     Stopped,
     /// Another worker has the lock and does the work.
     Busy,
-    /// The disk failed. What was claimed runs again later.
+    /// The disk failed, and what was claimed runs again later; or all is done, but due/ cannot be emptied
+    /// ([`LedgerError::Stuck`]).
     Disk(LedgerError),
 }
 
@@ -103,11 +104,14 @@ impl Outcome {
 
     /// Names files that are no jobs.
     fn set_aside(&mut self, damaged: Vec<Damaged>) {
-        for file in &damaged {
+        for file in damaged {
+            if self.damaged.contains(&file) {
+                continue;
+            }
             let kept_as = file.kept_as.as_ref().map(tracing::field::display);
             warn!(folder = %file.folder, file = %file.name, kept_as, why = %file.why, "not a record");
+            self.damaged.push(file);
         }
-        self.damaged.extend(damaged);
     }
 }
 
@@ -201,6 +205,7 @@ impl<O: Office> Worker<O> {
                     self.prune(&mut bench).await;
                 }
                 outcome.next = bench.next_time().await?;
+                bench.with(|ledger, held| ledger.check_due(&held.work)).await?;
                 return Ok(Ended::NothingDue);
             };
             to_prune |= claimed.job.owed().any(|chore| matches!(chore, Chore::Prune));

@@ -105,3 +105,30 @@ async fn a_file_that_is_no_job_is_put_aside_and_named() {
     assert_eq!(desk.summary().due, 0);
     assert_eq!(desk.read("ledger/failed/notes.txt.damaged"), "not mine");
 }
+
+#[tokio::test]
+async fn what_keeps_due_from_being_empty_is_an_error_once_all_jobs_are_done() {
+    let mut desk = Desk::new();
+    let stranger = desk.path("ledger/due/two\nlines");
+    fs::write(&stranger, "").expect("written");
+    let job = desk.owe(&[Chore::Account]);
+    let outcome = desk.work_off().await;
+    assert_eq!(outcome.done, [job]);
+    let Ended::Disk(error) = outcome.ended else {
+        panic!("a path unit would spin: {outcome:?}");
+    };
+    assert!(error.to_string().contains("remove it"), "{error}");
+    fs::remove_file(stranger).expect("removed");
+    assert_eq!(desk.work_off().await.ended, Ended::NothingDue);
+}
+
+#[tokio::test]
+async fn a_folder_with_the_name_of_a_temporary_file_is_in_nobodys_way() {
+    let mut desk = Desk::new();
+    let job = desk.owe(&[Chore::Account]);
+    for folder in ["due", "running", "done"] {
+        fs::create_dir(desk.path(&format!("ledger/{folder}/.x.tmp"))).expect("made");
+    }
+    let outcome = desk.work_off().await;
+    assert_eq!((outcome.done, outcome.ended), (vec![job], Ended::NothingDue));
+}

@@ -1,7 +1,7 @@
 //! The folder of a ledger, through descriptors and without following links.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -192,17 +192,16 @@ impl FolderDisk {
 
     /// All names in a folder but "." and "..". Only names: whatever is done with them is done through the folder's own
     /// descriptor.
-    fn names(&self, folder: Folder) -> io::Result<impl Iterator<Item = io::Result<String>> + use<>> {
+    fn names(&self, folder: Folder) -> io::Result<impl Iterator<Item = io::Result<OsString>> + use<>> {
         self.open_folder(folder)?;
         let entries = fs::read_dir(self.root.join(folder.word()))?;
-        // A name that is no text cannot be one of ours.
-        Ok(entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()))
+        Ok(entries.map(|entry| entry.map(|entry| entry.file_name())))
     }
 
     fn list_folder(&self, folder: Folder) -> io::Result<Vec<FileName>> {
         let mut names = BTreeSet::new();
         for name in self.names(folder)? {
-            if let Some(name) = FileName::new(name?) {
+            if let Some(name) = name?.to_str().and_then(FileName::new) {
                 names.insert(name);
                 if names.len() > MAX_JOBS {
                     names.pop_last();
@@ -212,12 +211,24 @@ impl FolderDisk {
         Ok(names.into_iter().collect())
     }
 
+    fn count_nameless(&self, folder: Folder) -> io::Result<usize> {
+        let mut count = 0;
+        for name in self.names(folder)? {
+            let name = name?;
+            let hidden = name.as_encoded_bytes().starts_with(b".");
+            count += usize::from(!hidden && name.to_str().and_then(FileName::new).is_none());
+        }
+        Ok(count)
+    }
+
     fn clear_temporaries(&self, folder: Folder) -> io::Result<()> {
         let directory = self.open_folder(folder)?;
         for name in self.names(folder)? {
-            let name = name?;
+            let name = name?.into_string().unwrap_or_default();
             if name.starts_with('.') && name.ends_with(".tmp") {
                 match unlink_at(&directory, &c_string(&name)?) {
+                    // A folder, which no ledger made: it is in nobody's way.
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) => {}
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
@@ -310,6 +321,10 @@ impl Disk for FolderDisk {
 
     fn list(&self, folder: Folder) -> Result<Vec<FileName>, DiskError> {
         none_if_missing(self.list_folder(folder))
+    }
+
+    fn nameless(&self, folder: Folder) -> Result<usize, DiskError> {
+        none_if_missing(self.count_nameless(folder))
     }
 
     fn read(&self, folder: Folder, name: &FileName) -> Result<Vec<u8>, DiskError> {
