@@ -1,15 +1,16 @@
 //! Listening on a Unix socket, which is nobody else's before its access is set.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::PlatformError;
+use crate::os::socket::Place;
 
 /// A listening local socket.
 pub use std::os::unix::net::UnixListener;
@@ -41,14 +42,18 @@ pub fn adopt_unix(descriptor: OwnedFd) -> Result<UnixListener, PlatformError> {
     adopt(descriptor).map_err(|source| PlatformError::io("use a kept local socket", source))
 }
 
+/// Gives the socket at `path` the access that [`listen_unix`] gives, whatever it had: for one that was kept for us
+/// ([`adopt_unix`]), whose group may be another today.
+///
+/// # Errors
+/// Something else than a socket of ours is there.
+pub fn set_access_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<(), PlatformError> {
+    give_access(path, mode, wanted_group(path, group))
+        .map_err(|source| PlatformError::io(format!("set who may use {}", path.display()), source))
+}
+
 fn listen(path: &Path, mode: u32, group: Option<&str>) -> io::Result<UnixListener> {
-    let gid = group.and_then(|name| {
-        let found = group_number(name);
-        if found.is_none() {
-            tracing::warn!(group = name, socket = %path.display(), "no such group: the socket is for its owner alone");
-        }
-        found
-    });
+    let gid = wanted_group(path, group);
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -76,8 +81,15 @@ fn make_folder(folder: &Path, gid: Option<u32>) -> io::Result<()> {
     }
     match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
         Ok(()) => {
-            fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?;
-            give_group(folder, gid).map(|_| ())
+            // Whoever may write above may have put something else there by now.
+            let made = Place::find(folder)?;
+            let metadata = made.metadata()?;
+            if !metadata.is_dir() {
+                return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+            }
+            check_ours(&metadata)?;
+            made.set_mode(FOLDER_MODE)?;
+            give_group(&made, folder, gid).map(|_| ())
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
@@ -111,18 +123,50 @@ fn remove_dead(path: &Path) -> io::Result<()> {
     }
 }
 
-fn give_access(path: &Path, mode: u32, gid: Option<u32>) -> io::Result<()> {
-    let given = give_group(path, gid)?;
-    let mode = if given { mode & 0o777 } else { mode & 0o700 };
-    fs::set_permissions(path, Permissions::from_mode(mode))
+fn wanted_group(path: &Path, name: Option<&str>) -> Option<u32> {
+    let name = name?;
+    let found = group_number(name);
+    if found.is_none() {
+        tracing::warn!(group = name, socket = %path.display(), "no such group: the socket is for its owner alone");
+    }
+    found
 }
 
-/// Whether `path` belongs to the wanted group now. Somebody who is not in it may not give it.
-fn give_group(path: &Path, gid: Option<u32>) -> io::Result<bool> {
+/// Never follows a link: a service's user may put one in the socket's place, and root must not open to him what it leads to.
+fn give_access(path: &Path, mode: u32, gid: Option<u32>) -> io::Result<()> {
+    let socket = Place::find(path)?;
+    let metadata = socket.metadata()?;
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "something that is no socket is in its place",
+        ));
+    }
+    check_ours(&metadata)?;
+    // Nobody else, until it belongs to whom it is for.
+    socket.set_mode(mode & 0o700)?;
+    if give_group(&socket, path, gid)? {
+        socket.set_mode(mode & 0o777)?;
+    }
+    Ok(())
+}
+
+fn check_ours(metadata: &Metadata) -> io::Result<()> {
+    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    if metadata.uid() == own {
+        return Ok(());
+    }
+    let words = format!("it belongs to another user (number {})", metadata.uid());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, words))
+}
+
+/// Whether it belongs to the wanted group now. Somebody who is not in it may not give it.
+fn give_group(place: &Place, path: &Path, gid: Option<u32>) -> io::Result<bool> {
     let Some(gid) = gid else {
         return Ok(false);
     };
-    match chown(path, None, Some(gid)) {
+    match place.set_group(gid) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!(gid, path = %path.display(), "not permitted to give this to its group: it is for its owner alone");
@@ -262,6 +306,45 @@ mod tests {
         let long = folder.path().join("x".repeat(200));
         listen_unix(&long, 0o600, None).expect_err("too long for an address");
         assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn access_is_set_anew_and_never_through_a_link() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("home.sock");
+        let listener = listen_unix(&path, 0o600, None).expect("listen");
+        // SAFETY: getegid takes nothing and cannot fail.
+        let own = unsafe { libc::getegid() };
+        give_access(&path, 0o660, Some(own)).expect("ours");
+        assert_eq!(mode(&path), 0o660);
+        set_access_unix(&path, 0o660, Some("no-such-group-here")).expect("ours");
+        assert_eq!(mode(&path), 0o600, "yesterday's group is out");
+
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "precious").expect("write");
+        let before = mode(&precious);
+        fs::rename(&path, folder.path().join("away.sock")).expect("rename");
+        for target in [precious.as_path(), &folder.path().join("away.sock")] {
+            symlink(target, &path).expect("link");
+            set_access_unix(&path, 0o666, None).expect_err("a link");
+            give_access(&path, 0o666, Some(own)).expect_err("a link");
+            fs::remove_file(&path).expect("remove");
+        }
+        assert_eq!(mode(&precious), before);
+        assert_eq!(mode(&folder.path().join("away.sock")), 0o600);
+        set_access_unix(&precious, 0o666, None).expect_err("no socket");
+        assert_eq!(
+            kind(set_access_unix(&path, 0o666, None).expect_err("gone")),
+            ErrorKind::NotFound
+        );
+        drop(listener);
+        // SAFETY: geteuid takes nothing and cannot fail.
+        let root = unsafe { libc::geteuid() } == 0;
+        let other = folder.path().join("away.sock");
+        if root && std::os::unix::fs::chown(&other, Some(12_345), None).is_ok() {
+            let error = set_access_unix(&other, 0o666, None).expect_err("another user's");
+            assert_eq!(kind(error), ErrorKind::PermissionDenied);
+        }
     }
 
     #[test]

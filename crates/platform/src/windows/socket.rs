@@ -26,3 +26,8 @@ pub fn listen_unix(_path: &Path, _mode: u32, _group: Option<&str>) -> Result<Uni
 pub fn adopt_unix(_descriptor: Descriptor) -> Result<UnixListener, PlatformError> {
     Err(PlatformError::Unsupported("listening on a local socket"))
 }
+
+/// Not supported.
+pub fn set_access_unix(_path: &Path, _mode: u32, _group: Option<&str>) -> Result<(), PlatformError> {
+    Err(PlatformError::Unsupported("listening on a local socket"))
+}
