@@ -226,7 +226,7 @@ fn write_note(file: &mut File, tunnel: &str) -> io::Result<()> {
 
 fn read_note(path: &Path) -> Note {
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_NOTE).read_to_string(&mut text));
+    let read = crate::os::files::open_plain(path).and_then(|file| file.take(MAX_NOTE).read_to_string(&mut text));
     if read.is_err() {
         return Note::default();
     }

@@ -50,6 +50,18 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Opens a plain file for reading. A link is not followed, and a FIFO, which would hold us for ever, is refused.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
 /// Only root can; for anybody else it does nothing.
 fn give_to_folder_owner(file: &File, path: &Path) -> io::Result<()> {
     let (own, folder) = (file.metadata()?, fs::metadata(folder_of(path))?);
@@ -236,6 +248,25 @@ mod tests {
         fs::remove_file(&link).expect("remove");
         fs::hard_link(&lock, &link).expect("link");
         open_lock(&link).expect_err("a hard link");
+    }
+
+    #[test]
+    fn only_a_plain_file_is_read_and_nothing_waited_for() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (plain, link, fifo) = (
+            folder.path().join("plain"),
+            folder.path().join("link"),
+            folder.path().join("fifo"),
+        );
+        fs::write(&plain, "text").expect("write");
+        open_plain(&plain).expect("opened");
+        std::os::unix::fs::symlink(&plain, &link).expect("link");
+        open_plain(&link).expect_err("a link");
+        let path = std::ffi::CString::new(fifo.to_str().expect("text")).expect("path");
+        // SAFETY: the path is a C string.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+        open_plain(&fifo).expect_err("a FIFO");
+        open_plain(folder.path()).expect_err("a folder");
     }
 
     #[test]

@@ -41,3 +41,8 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).open(path)
 }
+
+/// Opens a file for reading.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
