@@ -60,7 +60,7 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<Found>, String> {
             Ok(true) if !is_plain(&name) => {
                 Err("has a name with characters other than A-Z, a-z, 0-9, _, . and -, or a long one".to_owned())
             }
-            Ok(true) => trusted_executable(&path).map(|()| path),
+            Ok(true) => trusted_executable(&path),
             Err(error) => Err(format!("cannot be looked at: {error}")),
         };
         found.push(Found {

@@ -25,7 +25,7 @@ pub const GRACE: Duration = Duration::from_secs(2);
 /// One run of an executable. It is started directly, without a shell and without arguments.
 #[derive(Debug)]
 pub struct Hook {
-    /// The executable; check it with [`trusted_executable`] first.
+    /// The executable; the path that [`trusted_executable`] returns.
     pub program: PathBuf,
     /// Its whole environment.
     pub env: Vec<(String, String)>,

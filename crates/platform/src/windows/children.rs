@@ -1,7 +1,7 @@
 //! Hooks: not supported yet. Never run on this system yet.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::children::{Finished, Hook};
 
@@ -11,6 +11,6 @@ pub(crate) async fn run(_hook: &Hook, _stop: impl Future<Output = ()>) -> io::Re
 }
 
 /// No executable is trusted on this system: hooks are not supported.
-pub fn trusted_executable(_path: &Path) -> Result<(), String> {
+pub fn trusted_executable(_path: &Path) -> Result<PathBuf, String> {
     Err("hooks are not supported on this system".to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Writing by group or others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -11,17 +11,18 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// Checks that nobody but root (or ourselves, if we are a person and no system user) can have put this executable there:
-/// it, its folder, and every folder on the way to it. A symbolic link is judged with what it leads to.
+/// it, its folder, and every folder on the way to it. A symbolic link is judged with what it leads to. Returns the path of
+/// what was judged, without links: that is what may be executed, since a link on the way may lead elsewhere a moment later.
 ///
 /// # Errors
 /// The reason, as the end of a sentence that begins with the path.
-pub fn trusted_executable(path: &Path) -> Result<(), String> {
+pub fn trusted_executable(path: &Path) -> Result<PathBuf, String> {
     // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
     let own = unsafe { libc::geteuid() };
     judge(path, own)
 }
 
-fn judge(path: &Path, own: u32) -> Result<(), String> {
+fn judge(path: &Path, own: u32) -> Result<PathBuf, String> {
     if !path.is_absolute() {
         return Err("is no absolute path".into());
     }
@@ -44,7 +45,8 @@ fn judge(path: &Path, own: u32) -> Result<(), String> {
     let folder = folder
         .canonicalize()
         .map_err(|error| format!("cannot be found: {error}"))?;
-    judge_folders(&folder.join("name"), own)
+    judge_folders(&folder.join("name"), own)?;
+    Ok(file)
 }
 
 fn judge_folders(file: &Path, own: u32) -> Result<(), String> {
@@ -115,7 +117,7 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
-    fn script(folder: &Path, name: &str, mode: u32) -> std::path::PathBuf {
+    fn script(folder: &Path, name: &str, mode: u32) -> PathBuf {
         let path = folder.join(name);
         fs::write(&path, "#!/bin/sh\n").expect("write");
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("chmod");
@@ -131,13 +133,15 @@ mod tests {
     fn an_executable_that_others_cannot_change_is_trusted() {
         let folder = tempfile::tempdir().expect("folder");
         let hook = script(folder.path(), "hook", 0o755);
-        assert_eq!(judge(&hook, own()), Ok(()));
+        let real = hook.canonicalize().expect("there");
+        assert_eq!(judge(&hook, own()), Ok(real.clone()));
         let link = folder.path().join("link");
         symlink(&hook, &link).expect("link");
-        assert_eq!(judge(&link, own()), Ok(()), "a link of the same folder");
+        assert_eq!(judge(&link, own()), Ok(real), "a link of the same folder");
         if fs::metadata("/").expect("metadata").uid() == 0 {
             let judged = judge(Path::new("/bin/sh"), own());
-            assert_eq!(judged, Ok(()), "through links of the system");
+            let real = Path::new("/bin/sh").canonicalize().expect("there");
+            assert_eq!(judged, Ok(real), "through links of the system");
         }
     }
 
@@ -176,10 +180,15 @@ mod tests {
         let link = inner.join("link");
         symlink(&safe, &link).expect("link");
         assert!(reason(&link).contains("hooks.d can be changed by others"));
+        // So is one on the way; what it leads to now is trusted, wherever it leads later.
+        let way = inner.join("way");
+        symlink(folder.path(), &way).expect("link");
+        let judged = judge(&way.join("safe"), own());
+        assert_eq!(judged, Ok(safe.canonicalize().expect("there")));
         // Further up, sticky is enough, and group-writable is not.
         fs::set_permissions(&inner, Permissions::from_mode(0o755)).expect("chmod");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("chmod");
-        assert_eq!(judge(&hook, own()), Ok(()));
+        assert_eq!(judge(&hook, own()), Ok(hook.canonicalize().expect("there")));
         fs::set_permissions(folder.path(), Permissions::from_mode(0o770)).expect("chmod");
         assert!(reason(&hook).contains("can be changed by others"));
     }
