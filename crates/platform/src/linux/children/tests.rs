@@ -53,6 +53,14 @@ impl Script {
         self.hook.run().await.expect("started")
     }
 
+    /// Runs it until it has written its process number into a file.
+    async fn stop_when(&self, name: &str) -> Finished {
+        let written = async {
+            self.number(name).await;
+        };
+        self.hook.run_until(written).await.expect("started")
+    }
+
     /// The process number that the script writes into a file, once it is there.
     async fn number(&self, name: &str) -> u32 {
         let deadline = Instant::now() + PATIENCE;
@@ -218,27 +226,30 @@ async fn a_hook_cannot_look_into_what_it_came_from() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_hook_that_hangs_is_ended_at_its_time_limit() {
-    let mut polite = Script::new("echo begun; exec sleep 1000");
-    polite.hook.time_limit = Duration::from_millis(200);
-    let finished = polite.run().await;
-    assert_eq!(finished.ending, Ending::TimedOut);
-    assert_eq!(finished.output, "begun\n");
-    assert!(finished.took < GRACE, "{finished:?}");
+    let mut script = Script::new("while :; do sleep 1000; done");
+    script.hook.time_limit = Duration::from_millis(200);
+    assert_eq!(script.run().await.ending, Ending::TimedOut);
+}
 
-    let mut deaf = Script::new("trap '' TERM; echo $$ > $FOLDER/pid; while :; do sleep 1000; done");
-    deaf.hook.time_limit = Duration::from_millis(200);
-    let finished = deaf.run().await;
-    assert_eq!(finished.ending, Ending::TimedOut);
-    assert!(finished.took >= GRACE && finished.took < GRACE * 2, "{finished:?}");
+#[tokio::test(flavor = "current_thread")]
+async fn a_hook_is_asked_to_end_and_killed_if_it_does_not() {
+    let polite = Script::new("trap 'echo cleaned up; exit' TERM; sleep 1000 & echo $$ > $FOLDER/pid; wait; echo never");
+    let finished = polite.stop_when("pid").await;
+    assert_eq!(finished.ending, Ending::Stopped);
+    assert!(finished.output.ends_with("cleaned up\n"), "{finished:?}");
+
+    let deaf = Script::new("trap '' TERM; echo $$ > $FOLDER/pid; while :; do sleep 1000; done");
+    let finished = deaf.stop_when("pid").await;
+    assert_eq!(finished.ending, Ending::Stopped);
+    assert!(finished.took >= GRACE, "{finished:?}");
     assert!(!is_alive(deaf.number("pid").await));
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_flood_of_output_is_read_on_and_left_out() {
-    let mut script = Script::new("echo first words; yes; echo never");
-    script.hook.time_limit = Duration::from_millis(300);
-    let finished = script.run().await;
-    assert_eq!(finished.ending, Ending::TimedOut);
+    let script = Script::new("echo first words; yes | head -c 2000000; echo $$ > $FOLDER/flooded; yes; echo never");
+    let finished = script.stop_when("flooded").await;
+    assert_eq!(finished.ending, Ending::Stopped);
     assert!(finished.left_out > 1_000_000, "{}", finished.left_out);
     assert!(finished.output.starts_with("first words\ny\n"), "{}", finished.output);
     assert!(finished.output.len() < 4096 + 100);
@@ -268,7 +279,6 @@ async fn nothing_a_hook_started_outlives_it() {
     for name in ["child", "session", "grandchild", "daemon"] {
         assert!(!is_alive(script.number(name).await), "{name}");
     }
-    assert!(finished.took < GRACE * 2, "{finished:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -276,7 +286,6 @@ async fn a_stop_ends_the_hook() {
     let script = Script::new("exec sleep 1000");
     let finished = script.hook.run_until(future::ready(())).await.expect("started");
     assert_eq!(finished.ending, Ending::Stopped);
-    assert!(finished.took < GRACE, "{finished:?}");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -292,11 +301,9 @@ async fn a_hook_that_nobody_waits_for_any_more_is_ended() {
             script.number("hook").await
         } => {}
     }
-    let began = Instant::now();
     for name in ["hook", "away", "keeper"] {
         gone(script.number(name).await).await;
     }
-    assert!(began.elapsed() < GRACE, "all were asked, and none needed to be killed");
 }
 
 #[tokio::test(flavor = "current_thread")]
