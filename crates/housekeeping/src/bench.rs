@@ -3,12 +3,14 @@
 use std::collections::hash_map::RandomState;
 use std::future::pending;
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use ledger::{Claim, Damaged, Disk, Fate, Job, JobId, Ledger, LedgerError, Work};
 use now::Wall;
 use platform::disk::FolderDisk;
+use platform::service::Descriptor;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
@@ -75,6 +77,12 @@ impl Bench {
             Ok((claimed, held.work.take_damaged()))
         })
         .await
+    }
+
+    /// What holds the lock beside this bench, for as long as it is kept by anybody.
+    pub(crate) fn hold(&self) -> io::Result<Descriptor> {
+        let held = self.held.as_ref().expect("nobody asks the ledger meanwhile");
+        held.work.lock().descriptor()
     }
 
     /// Notes a chore or a part of one as done.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use platform::children::{Ending, Finished, Hook, trusted_executable};
 use platform::files::is_executable;
+use platform::service::Descriptor;
 use tracing::{debug, info};
 
 use crate::Settings;
@@ -83,11 +84,12 @@ pub(crate) enum Run {
     Stopped,
 }
 
-/// Runs a hook until it ends, its time is over, or `stop` is ready.
+/// Runs a hook until it ends, its time is over, or `stop` is ready. Whatever becomes of us, `lock` is held until nothing is left
+/// of the hook: nobody else may run it meanwhile.
 pub(crate) async fn run(
     name: &str,
     program: PathBuf,
-    env: Vec<(String, String)>,
+    (env, lock): (Vec<(String, String)>, Descriptor),
     settings: &Settings,
     stop: impl Future<Output = ()>,
 ) -> Run {
@@ -96,7 +98,7 @@ pub(crate) async fn run(
         env,
         time_limit: settings.hook_timeout,
         output_limit: settings.hook_output,
-        keep: None,
+        keep: Some(lock),
     };
     match hook.run_until(stop).await {
         Err(error) => Run::Failed(format!("hook {name} could not be started: {error}")),

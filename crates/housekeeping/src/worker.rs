@@ -362,8 +362,16 @@ impl<O: Office> Worker<O> {
                 bench.save().await?;
                 saved = true;
             }
+            let lock = match bench.hold() {
+                Ok(lock) => lock,
+                Err(error) => {
+                    errors.push(format!("hook {} could not be started: {error}", hook.name));
+                    continue;
+                }
+            };
             let env = summary::environment(&claimed.job, claimed.attempt);
-            match hooks::run(&hook.name, program, env, &self.settings, stopped(stop.clone())).await {
+            let running = hooks::run(&hook.name, program, (env, lock), &self.settings, stopped(stop.clone()));
+            match running.await {
                 Run::Done => bench.progress(hook.word()).await?,
                 Run::Failed(error) => errors.push(error),
                 Run::Stopped => return Ok(Chored::Stopped),

@@ -157,6 +157,13 @@ impl Desk {
         soon(self.worker().work_off(stop)).await
     }
 
+    /// Waits until the worker lock is free.
+    pub(crate) async fn nobody_works(&self) {
+        let ledger = Arc::clone(&self.ledger);
+        let lock = tokio::task::spawn_blocking(move || ledger.disk().lock_worker_waiting().map(drop));
+        soon(lock).await.expect("no panic").expect("a lock");
+    }
+
     /// Makes a job that waits or was given up due at once.
     pub(crate) fn retry(&self, job: JobId) {
         self.ledger

@@ -84,6 +84,7 @@ async fn the_history_takes_effect_once_though_its_worker_died_and_was_retried() 
     assert_eq!(desk.listed().folder, Folder::Running);
     assert_eq!(desk.ledger.history(10).expect("readable").entries.len(), 1);
 
+    desk.nobody_works().await;
     std::fs::remove_file(hook).expect("removed");
     desk.hook("hook", "test -e {}/mended");
     assert_eq!(desk.work_off().await.failed.len(), 1);
@@ -93,6 +94,30 @@ async fn the_history_takes_effect_once_though_its_worker_died_and_was_retried() 
     let history = desk.ledger.history(10).expect("readable");
     assert_eq!(history.entries.len(), 1);
     assert_eq!(history.entries[0].id, job);
+}
+
+#[tokio::test]
+async fn nobody_runs_a_hook_while_one_of_a_dead_worker_lives() {
+    let mut desk = Desk::new();
+    let started = desk.fifo("started");
+    let deaf = "trap '' TERM; echo $$ > {}/started; while :; do sleep 1000; done";
+    let hook = desk.hook("hook", deaf);
+    let job = desk.owe(&[Chore::Hooks]);
+    let (_stopper, stop) = watch::channel(false);
+    let worker = desk.worker();
+    let pid = tokio::select! {
+        outcome = worker.work_off(stop) => panic!("it waits: {outcome:?}"),
+        pid = told(&started) => pid,
+    };
+    // The worker was dropped: the hook has two seconds to end by itself.
+    assert_eq!(desk.work_off().await.ended, Ended::Busy);
+    desk.nobody_works().await;
+    assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
+
+    std::fs::remove_file(hook).expect("removed");
+    desk.hook("hook", "echo ran >> {}/log");
+    assert_eq!(desk.work_off().await.done, [job]);
+    assert_eq!(desk.read("log"), "ran\n");
 }
 
 #[tokio::test]
