@@ -26,6 +26,9 @@ use crate::{Office, Settings, summary};
 /// How long the office may take for one chore. A login over a slow network takes some seconds.
 pub const OFFICE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Damaged files that one line of the log names.
+const MAX_NAMED: usize = 10;
+
 /// Works on the ledger of one tunnel, or of a gateway. Any number of these, in any number of processes, may be there: the
 /// worker lock lets one of them work at a time.
 #[derive(Debug)]
@@ -203,6 +206,7 @@ impl<O: Office> Worker<O> {
             let Some(claimed) = claimed else {
                 if to_prune {
                     self.prune(&mut bench).await;
+                    name_damaged(&mut bench).await;
                 }
                 outcome.next = bench.next_time().await?;
                 bench.with(|ledger, held| ledger.check_due(&held.work)).await?;
@@ -390,6 +394,9 @@ impl<O: Office> Worker<O> {
                 for file in &pruned.failed {
                     warn!(%file, "a job that was given up is forgotten; raise keep_failed to keep more");
                 }
+                for file in &pruned.damaged {
+                    warn!(%file, "a file that could not be read is forgotten");
+                }
                 debug!(done = pruned.done, history = pruned.history, "pruned");
             }
             Err(error) => warn!(%error, "the past cannot be pruned"),
@@ -405,6 +412,28 @@ impl<O: Office> Worker<O> {
             Chore::Upload => self.settings.collector.is_none(),
             Chore::Logout { .. } => false,
         }
+    }
+}
+
+/// Says which files nobody can read, those that were set aside earlier as well: they are kept until somebody looks at them, or
+/// until they are too old. Once for all jobs, like pruning.
+async fn name_damaged(bench: &mut Bench) {
+    match bench.with(|ledger, _| ledger.summary()).await {
+        Ok(summary) if summary.damaged.is_empty() => {}
+        Ok(summary) => {
+            let named: Vec<_> = summary
+                .damaged
+                .iter()
+                .take(MAX_NAMED)
+                .map(ToString::to_string)
+                .collect();
+            let (count, files) = (summary.damaged.len(), named.join(" "));
+            warn!(
+                count,
+                files, "files of the ledger cannot be read; look at them and remove them"
+            );
+        }
+        Err(error) => warn!(%error, "the ledger cannot be looked through"),
     }
 }
 

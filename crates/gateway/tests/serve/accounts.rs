@@ -151,6 +151,40 @@ async fn sessions_of_a_gateway_that_was_killed_are_closed_by_the_next() {
 }
 
 #[tokio::test]
+async fn files_that_nobody_can_read_are_named_in_the_log() {
+    fn leave_them(folder: &Path) {
+        let ledger = ledger(folder);
+        let now = platform::clock::now().wall.since_origin().as_secs();
+        let torn = |folder: Folder, number| {
+            let name = JobId::new(now, number).file_name();
+            fs::write(ledger.disk().root().join(folder.word()).join(name.as_str()), "torn").expect("written");
+        };
+        torn(Folder::Waiting, 1);
+        torn(Folder::Failed, 2);
+        let record = OpenRecord {
+            id: JobId::new(now, 3),
+            tunnel: "_gateway".to_owned(),
+            role: Role::Gateway,
+            generation: 1,
+            facts: SessionFacts::default(),
+            undo: None,
+            chores: vec![Chore::Prune],
+        };
+        ledger.open(&record).expect("written");
+    }
+    let house = House::with(Wishes {
+        before: Some(leave_them),
+        ..Wishes::default()
+    });
+    house.logged(&["WARN", "not a record", "folder=waiting", "0000000000000001.job"]);
+    let line = house.logged(&["WARN", "cannot be read; look at them"]);
+    assert!(line.contains("count=2"), "{line}");
+    for name in ["0000000000000001.job.damaged", "0000000000000002.job"] {
+        assert!(line.contains(name), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn two_gateways_do_not_keep_their_records_in_one_folder() {
     let house = House::new();
     let (near, _far) = MemoryDevice::pair(1);
