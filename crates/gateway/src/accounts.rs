@@ -146,7 +146,7 @@ enum Entry {
 }
 
 enum Note {
-    Of(Entry),
+    Of(Box<Entry>),
     /// All before it is written.
     Last(oneshot::Sender<()>),
 }
@@ -323,7 +323,7 @@ impl Book {
         };
         if queued.load(Ordering::Relaxed) < most {
             queued.fetch_add(1, Ordering::Relaxed);
-            if self.entries[writer_of(id)].send(Note::Of(entry)).is_ok() {
+            if self.entries[writer_of(id)].send(Note::Of(Box::new(entry))).is_ok() {
                 return;
             }
         }
@@ -428,21 +428,28 @@ impl Writer<'_> {
                 },
             };
             match entry {
-                Note::Of(Entry::Opened(record)) => {
-                    match self.ledger.open(&record) {
-                        Ok(()) => debug!(job = %record.id, "record of a session opened"),
-                        Err(error) => self.complain(&error),
-                    }
-                    self.queued.openings.fetch_sub(1, Ordering::Relaxed);
-                }
-                Note::Of(Entry::Closed(record, end)) => {
-                    self.close(record, end);
-                    self.queued.closings.fetch_sub(1, Ordering::Relaxed);
-                }
+                Note::Of(entry) => self.write(*entry),
                 // Whoever asked may have lost patience.
                 Note::Last(told) => drop(told.send(())),
             }
         }
+    }
+
+    fn write(&self, entry: Entry) {
+        let queue = match entry {
+            Entry::Opened(record) => {
+                match self.ledger.open(&record) {
+                    Ok(()) => debug!(job = %record.id, "record of a session opened"),
+                    Err(error) => self.complain(&error),
+                }
+                &self.queued.openings
+            }
+            Entry::Closed(record, end) => {
+                self.close(record, end);
+                &self.queued.closings
+            }
+        };
+        queue.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn close(&self, record: OpenRecord, end: End) {
