@@ -61,10 +61,18 @@ impl Office for ClientOffice {
             Arc::new(AtomicU32::new(0)),
         );
         let response = caller.ask(&logout.encode(&host, user_agent)).await;
-        match response.map_err(|error| error.to_string())?.head.status {
-            200..=299 => Ok(()),
-            status => Err(format!("the gateway answered {status}")),
-        }
+        judge(response.map_err(|error| error.to_string())?.head.status)
+    }
+}
+
+/// What the gateway's answer to a logout means.
+fn judge(status: u16) -> Result<(), String> {
+    match status {
+        200..=299 => Ok(()),
+        // The token is no (more) that of this epoch: there is nothing left that is ours to end, and to try again would count
+        // as a failed login of this address.
+        403 => Ok(()),
+        status => Err(format!("the gateway answered {status}")),
     }
 }
 
@@ -125,4 +133,18 @@ pub fn housekeep(config: &ClientConfig, wait: bool) -> Result<Outcome, ClientErr
     let setup = Arc::new(Setup::without_secrets(config.clone())?);
     let worker = worker(setup, None, ledger)?;
     work_off_alone(&worker, wait).map_err(|error| ClientError::Local(format!("cannot start to work: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logout_is_tried_again_only_if_there_may_be_a_session_of_ours_to_end() {
+        assert_eq!(judge(204), Ok(()));
+        assert_eq!(judge(403), Ok(()), "not our session any more");
+        for status in [404, 429, 500, 503] {
+            assert_eq!(judge(status), Err(format!("the gateway answered {status}")));
+        }
+    }
 }
