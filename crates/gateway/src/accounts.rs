@@ -428,14 +428,14 @@ impl Writer<'_> {
                 },
             };
             match entry {
-                Note::Of(entry) => self.write(*entry),
+                Note::Of(entry) => self.take_down(*entry),
                 // Whoever asked may have lost patience.
                 Note::Last(told) => drop(told.send(())),
             }
         }
     }
 
-    fn write(&self, entry: Entry) {
+    fn take_down(&self, entry: Entry) {
         let queue = match entry {
             Entry::Opened(record) => {
                 match self.ledger.open(&record) {
