@@ -65,6 +65,7 @@ pub(super) fn divide(control: RawFd, kept: Option<RawFd>) -> io::Result<()> {
                 without_handlers();
                 libc::sigprocmask(libc::SIG_SETMASK, &before, ptr::null_mut());
                 close_on_exec();
+                step_back();
                 Ok(())
             }
             Ok(hook) if hook > 0 => keep(control, kept, hook),
@@ -91,9 +92,6 @@ unsafe fn lower() -> io::Result<()> {
     // SAFETY: as in `divide`.
     unsafe {
         libc::umask(0o077);
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
-        // 1: IOPRIO_WHO_PROCESS.
-        libc::syscall(libc::SYS_ioprio_set, 1, 0, DISK_WHEN_IDLE);
         limit(libc::RLIMIT_CORE, 0);
         limit(libc::RLIMIT_NOFILE, DESCRIPTORS);
         // The bounding set first, while we may; without CAP_SETPCAP what follows is enough, since nothing new can be gained.
@@ -133,6 +131,17 @@ unsafe fn give_up_capabilities() -> bool {
     }
 }
 
+/// Lets everybody else go first. Comes last: until then this process holds copies of the daemon's descriptors, and whoever
+/// waits for a lock among them waits for us.
+unsafe fn step_back() {
+    // SAFETY: the calls take integers.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        // 1: IOPRIO_WHO_PROCESS.
+        libc::syscall(libc::SYS_ioprio_set, 1, 0, DISK_WHEN_IDLE);
+    }
+}
+
 /// Lowers a soft limit.
 unsafe fn limit(resource: libc::__rlimit_resource_t, to: libc::rlim_t) {
     // SAFETY: both calls get a pointer to a value on this stack.
@@ -151,6 +160,7 @@ unsafe fn keep(control: RawFd, kept: Option<RawFd>, hook: pid_t) -> ! {
     unsafe {
         libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
         close_all_but(control, kept.unwrap_or(control));
+        step_back();
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut child: libc::sigset_t = mem::zeroed();
         libc::sigemptyset(&mut child);
