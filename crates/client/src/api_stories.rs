@@ -111,10 +111,14 @@ async fn a_second_daemon_for_one_tunnel_is_refused_and_leaves_the_first_alone() 
     let (device, _host) = MemoryDevice::pair(4);
     let second = Client::open(config, "client.toml".into(), Place::Memory(device)).await;
     let error = second.err().expect("refused").to_string();
-    assert!(
-        error.starts_with("tunnel `marmot` is run by another process"),
-        "{error}"
-    );
+    let own = std::process::id();
+    assert_eq!(error, format!("tunnel `marmot` is already run by process {own}"));
+    // From elsewhere, where neither its socket nor its slot is seen.
+    let toml = "[tunnel]\nstate_dir = \"state\"\nruntime_dir = \"elsewhere\"\n[login]\nuser = \"alice\"\n";
+    let (device, _host) = MemoryDevice::pair(4);
+    let third = Client::open(client_config(&pki, toml), "client.toml".into(), Place::Memory(device)).await;
+    assert_eq!(third.err().expect("refused").to_string(), error);
+    assert!(!pki.folder().join("elsewhere").exists());
     let status = api::Client::new(&daemon.socket).status().await.expect("status");
     assert_eq!(status.state, State::Up);
     assert_eq!(

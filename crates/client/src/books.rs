@@ -12,15 +12,16 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use config::Housekeeping;
 use ledger::{Disk, DiskError, End, FileName, Folder, JobId, Ledger, LedgerError, Limits, OpenRecord, Owed};
-use platform::disk::FolderDisk;
+use platform::PlatformError;
+use platform::disk::{FolderDisk, Keeper, KeeperLock};
 use platform::files::write_private;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -56,6 +57,12 @@ pub enum Trouble {
     /// The folder cannot be used.
     #[error("{0}")]
     Folder(String),
+    /// Another process keeps the ledger, and so the tunnel.
+    #[error("another process runs this tunnel{}", pid.map_or(String::new(), |pid| format!(" (process {pid})")))]
+    Kept {
+        /// That process, if it is known.
+        pid: Option<u32>,
+    },
     /// The disk does not keep up.
     #[error("the disk does not answer")]
     Stalled,
@@ -70,13 +77,32 @@ pub(crate) struct Books {
     wishes: SyncSender<Request>,
     /// A probe waits for the disk; a disk that stands still is not asked more than once.
     probing: Arc<AtomicBool>,
+    keeping: Arc<Mutex<Keeping>>,
     root: PathBuf,
 }
+
+/// Whether the ledger is ours. Nobody else makes jobs of our sessions while it is.
+#[derive(Debug, Default)]
+enum Keeping {
+    /// The disk has not let us see yet.
+    #[default]
+    Unknown,
+    /// It is, and the host's side of the tunnel with it, whichever network we are in.
+    Ours(#[expect(dead_code, reason = "holds the lock")] KeeperLock),
+    /// It was. What is still asked is answered.
+    Over,
+}
+
+/// The ledger stays ours until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tenure(Arc<Mutex<Keeping>>);
 
 /// A thread's side.
 struct Desk {
     root: PathBuf,
     limits: Limits,
+    /// Makes the ledger ours before it touches it.
+    keeping: Option<Arc<Mutex<Keeping>>>,
     ledger: Option<FolderLedger>,
 }
 
@@ -84,11 +110,13 @@ impl Books {
     /// Starts keeping the books of `tunnel` below `state_dir`. The disk is not asked yet.
     pub(crate) fn open(state_dir: &Path, tunnel: &str, settings: &Housekeeping) -> Result<Self, ClientError> {
         let root = state_dir.join(tunnel);
-        let desk = |name: &str| {
-            let (queue, requests) = sync_channel(QUEUE);
+        let keeping = Arc::default();
+        let desk = |name: &str, length: usize, keeping| {
+            let (queue, requests) = sync_channel(length);
             let desk = Desk {
                 root: root.clone(),
                 limits: limits(settings),
+                keeping,
                 ledger: None,
             };
             let thread = thread::Builder::new().name(name.to_owned());
@@ -100,9 +128,10 @@ impl Books {
             }
         };
         Ok(Self {
-            queue: desk("ledger")?,
-            wishes: desk("wanted")?,
+            queue: desk("ledger", QUEUE, Some(Arc::clone(&keeping)))?,
+            wishes: desk("wanted", QUEUE, None)?,
             probing: Arc::default(),
+            keeping,
             root,
         })
     }
@@ -110,6 +139,11 @@ impl Books {
     /// The folder of the ledger.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Who runs the tunnel holds this.
+    pub(crate) fn tenure(&self) -> Tenure {
+        Tenure(Arc::clone(&self.keeping))
     }
 
     /// Whether the disk takes the record of a session now, by writing as much as that.
@@ -249,8 +283,56 @@ impl Desk {
             Some(ledger) => ledger,
             None => open_ledger(&self.root, self.limits)?,
         };
+        if let Some(keeping) = &self.keeping {
+            keep(keeping, ledger.disk())?;
+        }
         Ok(self.ledger.insert(ledger))
     }
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        *state(&self.0) = Keeping::Over;
+    }
+}
+
+fn state(keeping: &Mutex<Keeping>) -> MutexGuard<'_, Keeping> {
+    keeping.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep(keeping: &Mutex<Keeping>, disk: &FolderDisk) -> Result<(), Trouble> {
+    if !matches!(*state(keeping), Keeping::Unknown) {
+        return Ok(());
+    }
+    let lock = lock_keeper(disk)?;
+    let mut keeping = state(keeping);
+    if matches!(*keeping, Keeping::Unknown) {
+        *keeping = Keeping::Ours(lock);
+    }
+    Ok(())
+}
+
+/// Makes a ledger ours.
+///
+/// # Errors
+/// [`Trouble::Kept`] if it is somebody else's.
+pub(crate) fn lock_keeper(disk: &FolderDisk) -> Result<KeeperLock, Trouble> {
+    match disk.lock_keeper() {
+        Ok(Keeper::Ours(lock)) => Ok(lock),
+        Ok(Keeper::Another { pid }) => Err(Trouble::Kept { pid }),
+        Err(error) => Err(Trouble::Folder(format!(
+            "cannot lock the ledger {}: {error}",
+            disk.root().display()
+        ))),
+    }
+}
+
+/// What whoever wants to run the tunnel is told when another process does.
+pub(crate) fn running(tunnel: &str, pid: Option<u32>) -> ClientError {
+    ClientError::Platform(PlatformError::TunnelRunning {
+        tunnel: tunnel.to_owned(),
+        pid,
+    })
 }
 
 /// The ledger in a folder, which is made if missing.

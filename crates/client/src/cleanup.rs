@@ -1,11 +1,11 @@
 //! `marmot cleanup`: takes off this host what a killed client left, without starting a tunnel.
 
 use config::client::ClientConfig;
-use ledger::{End, JobId};
+use ledger::{End, JobId, Ledger};
 use platform::network::Restored;
 
 use crate::ClientError;
-use crate::books::{limits, open_ledger};
+use crate::books::{Trouble, limits, lock_keeper, open_ledger, running};
 use crate::clock;
 use crate::host::Host;
 
@@ -42,39 +42,45 @@ pub fn cleanup(config: &ClientConfig) -> Result<CleanupReport, ClientError> {
     let report = runtime.block_on(async {
         // Holds the tunnel's name and slot until the end.
         let host = Host::open(config).await?;
-        Ok(clean(config, &host).await)
+        clean(config, &host).await
     });
     runtime.shutdown_background();
     report
 }
 
-async fn clean(config: &ClientConfig, host: &Host) -> CleanupReport {
+/// # Errors
+/// The tunnel runs, in another network perhaps: neither host nor ledger are touched.
+async fn clean(config: &ClientConfig, host: &Host) -> Result<CleanupReport, ClientError> {
     let mut report = CleanupReport::default();
     let tunnel = &config.tunnel;
     let ledger = open_ledger(&tunnel.state_dir.join(&tunnel.name), limits(&config.housekeeping));
-    let records = match &ledger {
-        Ok(ledger) => match ledger.opens() {
-            Ok((records, damaged)) => {
-                let words = damaged.into_iter().map(|file| format!("{}: {}", file.name, file.why));
-                report.problems.extend(words);
-                records
-            }
-            Err(error) => {
-                report.problems.push(error.to_string());
-                Vec::new()
-            }
-        },
+    let kept = ledger.and_then(|ledger| Ok((lock_keeper(ledger.disk())?, ledger)));
+    let (_keeper, ledger) = match kept {
+        Ok((keeper, ledger)) => (Some(keeper), Some(ledger)),
+        Err(Trouble::Kept { pid }) => return Err(running(&tunnel.name, pid)),
         Err(trouble) => {
             report.problems.push(trouble.to_string());
+            (None, None)
+        }
+    };
+    let records = match ledger.as_ref().map(Ledger::opens) {
+        Some(Ok((records, damaged))) => {
+            let words = damaged.into_iter().map(|file| format!("{}: {}", file.name, file.why));
+            report.problems.extend(words);
+            records
+        }
+        Some(Err(error)) => {
+            report.problems.push(error.to_string());
             Vec::new()
         }
+        None => Vec::new(),
     };
     let undo: Vec<_> = records.iter().filter_map(|record| record.undo.clone()).collect();
     let cleared = host.clear(&undo).await;
     let words = |pick: fn(&Restored) -> &[String]| cleared.iter().flat_map(pick).cloned().collect();
     report.removed = words(Restored::removed);
     report.residue = words(Restored::residue);
-    let Ok(ledger) = ledger else { return report };
+    let Some(ledger) = ledger else { return Ok(report) };
     for mut record in records {
         record.undo = None;
         match ledger.close(record, End::new(clock::stamp(clock::now()), "crash")) {
@@ -82,7 +88,7 @@ async fn clean(config: &ClientConfig, host: &Host) -> CleanupReport {
             Err(error) => report.problems.push(error.to_string()),
         }
     }
-    report
+    Ok(report)
 }
 
 #[cfg(test)]
@@ -100,18 +106,40 @@ mod tests {
         let ledger = open_ledger(&root, limits(&config.housekeeping)).expect("a ledger");
         ledger.open(&account.record).expect("written");
 
-        let report = clean(&config, &Host::Memory(None)).await;
+        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
         assert_eq!(report.jobs, [account.record.id]);
         assert!(report.is_clean());
-        assert_eq!(clean(&config, &Host::Memory(None)).await, CleanupReport::default());
+        let again = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        assert_eq!(again, CleanupReport::default());
         assert_eq!(ledger.summary().expect("readable").due, 1);
+    }
+
+    #[tokio::test]
+    async fn what_another_process_keeps_is_left_alone() {
+        let pki = Pki::new("vpn.test");
+        let config = client_config(&pki, "");
+        let account = Account::begin(&config, lifecycle::Generation::FIRST, clock::now());
+        let root = config.tunnel.state_dir.join("marmot");
+        let ledger = open_ledger(&root, limits(&config.housekeeping)).expect("a ledger");
+        ledger.open(&account.record).expect("written");
+        let keeper = lock_keeper(ledger.disk()).expect("free");
+
+        let error = clean(&config, &Host::Memory(None)).await.expect_err("kept").to_string();
+        let own = std::process::id();
+        assert_eq!(error, format!("tunnel `marmot` is already run by process {own}"));
+        assert_eq!(ledger.opens().expect("listed").0.len(), 1);
+        drop(keeper);
+        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        assert_eq!(report.jobs.len(), 1);
     }
 
     #[tokio::test]
     async fn a_ledger_that_cannot_be_used_is_named_and_the_host_is_cleaned_all_the_same() {
         let pki = Pki::new("vpn.test");
         pki.write("state", "in the way", 0o600);
-        let report = clean(&client_config(&pki, ""), &Host::Memory(None)).await;
+        let report = clean(&client_config(&pki, ""), &Host::Memory(None))
+            .await
+            .expect("nobody's");
         assert_eq!(report.problems.len(), 1);
         assert!(!report.is_clean());
     }

@@ -89,7 +89,9 @@ async fn patiently<T>(asked: impl Future<Output = Result<T, Trouble>>) -> Result
     let answer = timeout(DISK_PATIENCE, asked).await.unwrap_or(Err(Trouble::Stalled));
     answer.map_err(|trouble| match &trouble {
         Trouble::Ledger(LedgerError::NoSuchJob(_)) => Refused::NotFound(trouble.to_string()),
-        Trouble::Ledger(_) | Trouble::Folder(_) | Trouble::Stalled => Refused::Failed(trouble.to_string()),
+        Trouble::Ledger(_) | Trouble::Folder(_) | Trouble::Kept { .. } | Trouble::Stalled => {
+            Refused::Failed(trouble.to_string())
+        }
     })
 }
 

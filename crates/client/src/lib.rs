@@ -137,6 +137,7 @@ pub async fn run_with(config: ClientConfig, config_path: PathBuf, hooks: Hooks) 
 pub struct Client {
     shell: shell::Shell,
     served: Option<listener::Served>,
+    tenure: books::Tenure,
 }
 
 impl Client {
@@ -176,11 +177,12 @@ impl Client {
         };
         let manager = Manager::from_env();
         let mut store = Store::open(manager.as_ref(), &taken);
-        // Before the ledger is touched: whoever listens there already keeps it.
-        let socket = listener::ApiSocket::open(config, taken.api.take())?;
         let tunnel = &config.tunnel;
         let books = books::Books::open(&tunnel.state_dir, &tunnel.name, &config.housekeeping)?;
-        let mut records = recovery::leftovers(&books).await;
+        let tenure = books.tenure();
+        // The first thing that is touched, for then the tunnel is ours.
+        let mut records = recovery::leftovers(&books, &tunnel.name).await?;
+        let socket = listener::ApiSocket::open(config, taken.api.take())?;
         let wanted = recovery::wanted(&books).await;
         let left = !taken.is_empty();
         let resumed = match wanted {
@@ -213,7 +215,7 @@ impl Client {
         {
             shell.take_over(&ticket, record, undo.plan);
         }
-        Ok((provider, Self { shell, served }))
+        Ok((provider, Self { shell, served, tenure }))
     }
 
     /// Runs until the tunnel is stopped for good.
@@ -221,11 +223,12 @@ impl Client {
     /// # Errors
     /// Why the tunnel failed for good. The host is as it was then, too.
     pub async fn run(self) -> Result<(), ClientError> {
-        let Self { shell, served } = self;
+        let Self { shell, served, tenure } = self;
         let (handed_over, result) = shell.run().await;
         if let Some(served) = served {
             served.end(handed_over).await;
         }
+        drop(tenure);
         result
     }
 }

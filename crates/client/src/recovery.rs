@@ -8,7 +8,8 @@ use ledger::{End, OpenRecord};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use crate::books::Books;
+use crate::ClientError;
+use crate::books::{Books, Trouble, running};
 use crate::clock;
 use crate::host::{Host, report_cleared};
 use crate::store::{RestartTicket, Taken};
@@ -21,8 +22,11 @@ const DISK_PATIENCE: Duration = Duration::from_secs(5);
 const CRASH: &str = "crash";
 
 /// The records of sessions that nobody closed, as far as the disk says.
-pub(crate) async fn leftovers(books: &Books) -> Vec<OpenRecord> {
-    match timeout(DISK_PATIENCE, books.ask(|ledger| ledger.opens())).await {
+///
+/// # Errors
+/// Another process runs the tunnel, wherever it is.
+pub(crate) async fn leftovers(books: &Books, tunnel: &str) -> Result<Vec<OpenRecord>, ClientError> {
+    let records = match timeout(DISK_PATIENCE, books.ask(|ledger| ledger.opens())).await {
         Ok(Ok((records, damaged))) => {
             for file in damaged {
                 error!(
@@ -33,6 +37,7 @@ pub(crate) async fn leftovers(books: &Books) -> Vec<OpenRecord> {
             }
             records
         }
+        Ok(Err(Trouble::Kept { pid })) => return Err(running(tunnel, pid)),
         Ok(Err(trouble)) => {
             error!("the ledger in {} cannot be used: {trouble}", books.root().display());
             Vec::new()
@@ -41,7 +46,8 @@ pub(crate) async fn leftovers(books: &Books) -> Vec<OpenRecord> {
             error!("the disk with {} does not answer", books.root().display());
             Vec::new()
         }
-    }
+    };
+    Ok(records)
 }
 
 /// Whether the session that the process before left was closed all the same: that process died between the job and the
