@@ -25,7 +25,7 @@ pub struct Housekeeping {
     pub retry_max: Duration,
     /// How long after its session a job is given up, once it has failed three times. 1 min to 365 d; default 7 d.
     pub give_up_after: Duration,
-    /// Finished jobs that are kept. 0 to 5000; default 100.
+    /// Finished jobs that are kept; they tell which sessions are closed. 1 to 5000; default 100.
     pub keep_done: usize,
     /// Jobs given up that are kept. 1 to 5000; default 100.
     pub keep_failed: usize,
@@ -103,7 +103,7 @@ pub(crate) fn read(document: &Document<'_>) -> Option<Housekeeping> {
         retry_first,
         retry_max,
         give_up_after: section.seconds("give_up_after_s", 7.0 * DAY_S, 60.0..=365.0 * DAY_S),
-        keep_done: section.integer("keep_done", 100, 0..=MOST_KEPT) as usize,
+        keep_done: section.integer("keep_done", 100, 1..=MOST_KEPT) as usize,
         keep_failed: section.integer("keep_failed", 100, 1..=MOST_KEPT) as usize,
         keep_history: section.integer("keep_history", 1000, 0..=MOST_KEPT) as usize,
         keep: Duration::from_secs(u64::from(section.integer("keep_days", 90, 1..=3650)) * DAY_S as u64),
