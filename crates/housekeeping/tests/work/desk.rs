@@ -151,8 +151,15 @@ impl Desk {
         Worker::new(Arc::clone(&self.ledger), self.settings.clone(), self.office.clone())
     }
 
-    /// Works off all that is due.
+    /// Works off all that is due, once nobody else holds the lock: what other tests of this process fork has a copy of it until
+    /// its exec.
     pub(crate) async fn work_off(&self) -> Outcome {
+        self.nobody_works().await;
+        self.try_work_off().await
+    }
+
+    /// Works off all that is due unless somebody else does.
+    pub(crate) async fn try_work_off(&self) -> Outcome {
         let (_stopper, stop) = watch::channel(false);
         soon(self.worker().work_off(stop)).await
     }

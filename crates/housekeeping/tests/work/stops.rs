@@ -110,7 +110,7 @@ async fn nobody_runs_a_hook_while_one_of_a_dead_worker_lives() {
         pid = told(&started) => pid,
     };
     // The worker was dropped: the hook has two seconds to end by itself.
-    assert_eq!(desk.work_off().await.ended, Ended::Busy);
+    assert_eq!(desk.try_work_off().await.ended, Ended::Busy);
     desk.nobody_works().await;
     assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
 
@@ -130,7 +130,7 @@ async fn while_one_works_another_finds_nothing_to_do() {
     let worker = desk.worker();
     let meanwhile = async {
         told(&started).await;
-        let outcome = desk.work_off().await;
+        let outcome = desk.try_work_off().await;
         assert_eq!((outcome.ended, outcome.done.len()), (Ended::Busy, 0));
         tell(&release).await;
     };
