@@ -14,7 +14,7 @@ use platform::capabilities::has_net_admin;
 use platform::network::{Network, Restored, strict_reverse_path};
 use platform::service::Descriptor;
 use platform::slot::SlotLock;
-use platform::tun::{Tun, TunOptions};
+use platform::tun::{Tun, TunOptions, identify};
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
@@ -146,13 +146,11 @@ impl Host {
         Ok(())
     }
 
-    /// Removes the device of the process before, which the service manager may hold open.
-    pub(crate) async fn remove_device(&self) {
+    /// Removes the device of the process before, which the service manager may hold open: the one that `descriptor` belongs
+    /// to, and no other of the name that is configured now.
+    pub(crate) async fn remove_device(&self, descriptor: &Descriptor) {
         let Self::Real(real) = self else { return };
-        let Kernel { network, interface, .. } = &*real.kernel;
-        if let Err(error) = network.remove_link(interface).await {
-            warn!("could not remove the device of an earlier run: {error}");
-        }
+        real.kernel.remove_device(descriptor).await;
     }
 
     /// The mark that keeps the tunnel's own packets out of the tunnel.
@@ -242,8 +240,8 @@ impl Host {
                 real.closing = Some(closing);
                 let kernel = Arc::clone(&real.kernel);
                 Some(async move {
-                    if shared && let Err(error) = kernel.network.remove_link(&kernel.interface).await {
-                        warn!("could not remove the device: {error}");
+                    if shared && let Ok(descriptor) = tun.descriptor() {
+                        kernel.remove_device(&descriptor).await;
                     }
                     // The kernel takes 20 ms for the last descriptor.
                     let _ = tokio::task::spawn_blocking(move || drop(tun)).await;
@@ -309,6 +307,17 @@ impl Kernel {
         });
         on_host.tun = Some(tun);
         Ok(())
+    }
+
+    /// Whoever else has the device open loses it.
+    async fn remove_device(&self, descriptor: &Descriptor) {
+        // Elsewhere its name means another device, or none. One that is gone has no name.
+        let Ok(device) = identify(descriptor) else { return };
+        if device.here
+            && let Err(error) = self.network.remove_link(&device.name).await
+        {
+            warn!("could not remove the device {}: {error}", device.name);
+        }
     }
 
     async fn release(&self) -> Proof {

@@ -185,6 +185,8 @@ impl Client {
         let socket = listener::ApiSocket::open(config, taken.api.take())?;
         let wanted = recovery::wanted(&books).await;
         let left = !taken.is_empty();
+        // What cannot go on is removed by its descriptor.
+        let device = taken.tun.as_ref().and_then(|tun| tun.try_clone().ok());
         let resumed = match wanted {
             // It was killed on its way down.
             Some(false) => None,
@@ -197,10 +199,13 @@ impl Client {
                     store.clear();
                 }
                 drop(taken);
-                host.remove_device().await;
+                if let Some(device) = &device {
+                    host.remove_device(device).await;
+                }
             }
             recovery::restore(&host, &records).await;
         }
+        drop(device);
         recovery::close(&books, records).await;
 
         let (provider, counter) = Provider::pair(&tunnel.name, books.clone(), status);
