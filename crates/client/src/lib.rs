@@ -183,6 +183,9 @@ impl Client {
         // The first thing that is touched, for then the tunnel is ours.
         let mut records = recovery::leftovers(&books, &tunnel.name).await?;
         let socket = listener::ApiSocket::open(config, taken.api.take())?;
+        if let (None, Some(store)) = (&socket, &mut store) {
+            store.drop_api();
+        }
         let wanted = recovery::wanted(&books).await;
         let left = !taken.is_empty();
         // What cannot go on is removed by its descriptor.

@@ -9,7 +9,7 @@ use api::{Peer, owner};
 use config::client::ClientConfig;
 use platform::PlatformError;
 use platform::service::Descriptor;
-use platform::socket::{UnixListener, adopt_unix, listen_unix};
+use platform::socket::{UnixListener, adopt_unix, listen_unix, set_access_unix};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -42,13 +42,22 @@ impl ApiSocket {
     /// Listens, if the configuration wants it, or goes on with the socket of the process before. A socket that somebody else
     /// listens on is an error, for then the tunnel runs; a folder that cannot be used costs the socket only.
     pub(crate) fn open(config: &ClientConfig, kept: Option<Descriptor>) -> Result<Option<Self>, ClientError> {
+        let path = Self::path(config);
         if !config.api.enabled {
+            if kept.is_some() {
+                // Whoever finds it would wait for ever.
+                let _ = fs::remove_file(&path);
+            }
             return Ok(None);
         }
-        let path = Self::path(config);
         // Without its file nobody can find it.
         if let Some(kept) = kept.filter(|_| path.exists()) {
-            match adopt_unix(kept) {
+            let adopted = adopt_unix(kept).and_then(|listener| {
+                // The group may be another today.
+                set_access_unix(&path, MODE, config.api.group.as_deref())?;
+                Ok(listener)
+            });
+            match adopted {
                 Ok(listener) => return Ok(Some(Self { listener, path })),
                 Err(error) => warn!("{error}"),
             }
@@ -116,5 +125,39 @@ impl Served {
         }
         self.stop.take();
         let _ = (&mut self.ended).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Pki, client_config};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn kept(config: &ClientConfig) -> Descriptor {
+        let socket = ApiSocket::open(config, None).expect("usable").expect("a socket");
+        socket.descriptor().expect("another")
+    }
+
+    #[test]
+    fn a_kept_socket_gets_the_access_of_today() {
+        let pki = Pki::new("vpn.test");
+        let config = client_config(&pki, "[api]\ngroup = \"\"\n");
+        let kept = kept(&config);
+        let path = ApiSocket::path(&config);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("changed");
+        let socket = ApiSocket::open(&config, Some(kept)).expect("usable");
+        assert!(socket.is_some());
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_kept_socket_that_is_not_wanted_any_more_is_found_by_nobody() {
+        let pki = Pki::new("vpn.test");
+        let kept = kept(&client_config(&pki, ""));
+        let config = client_config(&pki, "[api]\nenabled = false\n");
+        assert!(ApiSocket::open(&config, Some(kept)).expect("usable").is_none());
+        assert!(!ApiSocket::path(&config).exists());
     }
 }

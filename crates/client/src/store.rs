@@ -204,6 +204,13 @@ impl Store {
         }
     }
 
+    /// Drops a listening socket that nobody serves any more.
+    pub(crate) fn drop_api(&mut self) {
+        if std::mem::take(&mut self.has_api) {
+            self.drop_kept(API);
+        }
+    }
+
     fn keep(&self, name: &str, descriptor: std::io::Result<Descriptor>) -> bool {
         let kept = descriptor.and_then(|descriptor| self.manager.store(name, &descriptor));
         if let Err(error) = &kept {
