@@ -1,5 +1,11 @@
 //! `marmot cleanup`: takes off this host what a killed client left, without starting a tunnel.
 
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
 use config::client::ClientConfig;
 use ledger::{End, JobId, Ledger};
 use platform::network::Restored;
@@ -8,6 +14,7 @@ use crate::ClientError;
 use crate::books::{Trouble, limits, lock_keeper, open_ledger, running};
 use crate::clock;
 use crate::host::Host;
+use crate::listener::ApiSocket;
 
 /// What a clean-up did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +88,7 @@ async fn clean(config: &ClientConfig, host: &Host) -> Result<CleanupReport, Clie
     report.removed = words(Restored::removed);
     report.residue = words(Restored::residue);
     let Some(ledger) = ledger else { return Ok(report) };
+    remove_socket(&ApiSocket::path(config), &mut report);
     for mut record in records {
         record.undo = None;
         match ledger.close(record, End::new(clock::stamp(clock::now()), "crash")) {
@@ -89,6 +97,19 @@ async fn clean(config: &ClientConfig, host: &Host) -> Result<CleanupReport, Clie
         }
     }
     Ok(report)
+}
+
+/// Removes the socket of a process that is gone. The tunnel is ours, so nobody answers there.
+fn remove_socket(path: &Path, report: &mut CleanupReport) {
+    let is_socket = path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+    let is_dead = || matches!(UnixStream::connect(path), Err(error) if error.kind() == ErrorKind::ConnectionRefused);
+    if !is_socket || !is_dead() {
+        return;
+    }
+    match fs::remove_file(path) {
+        Ok(()) => report.removed.push(format!("socket {}", path.display())),
+        Err(error) => report.residue.push(format!("socket {}: {error}", path.display())),
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +133,22 @@ mod tests {
         let again = clean(&config, &Host::Memory(None)).await.expect("nobody's");
         assert_eq!(again, CleanupReport::default());
         assert_eq!(ledger.summary().expect("readable").due, 1);
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_dead_process_is_removed_and_nothing_else_of_that_name() {
+        let pki = Pki::new("vpn.test");
+        let config = client_config(&pki, "");
+        let path = ApiSocket::path(&config);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        assert_eq!(report.removed, [format!("socket {}", path.display())]);
+        assert!(!path.exists());
+        fs::write(&path, "precious").expect("written");
+        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        assert_eq!(report, CleanupReport::default());
+        assert!(path.exists());
     }
 
     #[tokio::test]
