@@ -86,6 +86,9 @@ async fn a_status_says_why_the_tunnel_is_not_up_and_when_it_is_tried_again() {
     })
     .await;
     assert!(problem.message.contains("127.0.0.1"), "{}", problem.message);
+    client.down().await.expect("acknowledged");
+    let status = client.status().await.expect("status");
+    assert_eq!((status.state, status.problem), (State::Idle, None));
     daemon.exits().await.expect("no error");
 }
 

@@ -112,6 +112,11 @@ impl Shell {
 
     /// One acknowledgement of the machine for one stop.
     pub(crate) fn answer_stop(&mut self, stopped: &Stopped) {
+        if !self.stoppers.is_empty() {
+            // Whoever took the tunnel down need not hear why it was not up.
+            self.counter.status.send_modify(|status| status.problem = None);
+            self.news = true;
+        }
         if let Some(stopper) = self.stoppers.pop_front() {
             stopper.answer(stopped.clone(), ACK_BUDGET.saturating_sub(stopped.took));
         }
