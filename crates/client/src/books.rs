@@ -36,6 +36,9 @@ pub(crate) type FolderLedger = Ledger<FolderDisk>;
 /// stands still.
 const QUEUE: usize = 64;
 
+/// Questions that wait. Whoever asks more hears that we are busy; no record waits behind them.
+const QUESTIONS: usize = 4;
+
 /// A disk that has not taken a record by then will not: the attempt fails with that reason.
 pub(crate) const RECORD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -66,6 +69,9 @@ pub enum Trouble {
     /// The disk does not keep up.
     #[error("the disk does not answer")]
     Stalled,
+    /// Too many questions at once.
+    #[error("too many ask at once; ask again")]
+    Busy,
 }
 
 type Request = Box<dyn FnOnce(&mut Desk) + Send>;
@@ -75,6 +81,7 @@ type Request = Box<dyn FnOnce(&mut Desk) + Send>;
 pub(crate) struct Books {
     queue: SyncSender<Request>,
     wishes: SyncSender<Request>,
+    questions: SyncSender<Request>,
     /// A probe waits for the disk; a disk that stands still is not asked more than once.
     probing: Arc<AtomicBool>,
     keeping: Arc<Mutex<Keeping>>,
@@ -130,6 +137,7 @@ impl Books {
         Ok(Self {
             queue: desk("ledger", QUEUE, Some(Arc::clone(&keeping)))?,
             wishes: desk("wanted", QUEUE, None)?,
+            questions: desk("questions", QUESTIONS, None)?,
             probing: Arc::default(),
             keeping,
             root,
@@ -217,20 +225,42 @@ impl Books {
         request(&self.queue, move |desk| Ok(work(desk.ledger()?)?))
     }
 
+    /// Asks the ledger something that changes nothing, beside what is written.
+    ///
+    /// The answer is [`Trouble::Busy`] if too many ask.
+    pub(crate) fn question<T, W>(&self, work: W) -> impl Future<Output = Result<T, Trouble>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&FolderLedger) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let asked = request(&self.questions, move |desk| Ok(work(desk.ledger()?)?));
+        async move {
+            match asked.await {
+                Err(Trouble::Stalled) => Err(Trouble::Busy),
+                other => other,
+            }
+        }
+    }
+
     /// Has the disk stand still until the returned end is dropped.
     #[cfg(test)]
     pub(crate) fn stall(&self) -> std::sync::mpsc::Sender<()> {
         let (end, until) = std::sync::mpsc::channel::<()>();
         let (other_end, other_until) = std::sync::mpsc::channel::<()>();
+        let (third_end, third_until) = std::sync::mpsc::channel::<()>();
         let request: Request = Box::new(move |_| {
             let _ = until.recv();
-            drop(other_end);
+            drop((other_end, third_end));
+        });
+        let third: Request = Box::new(move |_| {
+            let _ = third_until.recv();
         });
         let other: Request = Box::new(move |_| {
             let _ = other_until.recv();
         });
         self.queue.try_send(request).expect("room");
         self.wishes.try_send(other).expect("room");
+        self.questions.try_send(third).expect("room");
         end
     }
 }
@@ -385,6 +415,33 @@ mod tests {
         assert!(error.to_string().contains("home"), "{error}");
         std::fs::remove_file(pki.folder().join("home")).expect("removed");
         books.ask(|ledger| ledger.summary()).await.expect("a folder");
+    }
+
+    #[tokio::test]
+    async fn questions_beyond_a_few_are_turned_away_and_no_write_waits_for_them() {
+        let pki = Pki::new("vpn.test");
+        let books = books(&pki);
+        let (go, until) = std::sync::mpsc::channel::<()>();
+        let (begun, begins) = oneshot::channel();
+        let slow = books.question(move |ledger| {
+            let _ = begun.send(());
+            let _ = until.recv();
+            ledger.summary()
+        });
+        begins.await.expect("asked");
+        let waiting: Vec<_> = (0..QUESTIONS)
+            .map(|_| Box::pin(books.question(|ledger| ledger.summary())))
+            .collect();
+        assert_eq!(
+            books.question(|ledger| ledger.summary()).await.err(),
+            Some(Trouble::Busy)
+        );
+        books.takes_records().await.expect("written meanwhile");
+        drop(go);
+        slow.await.expect("answered");
+        for answer in waiting {
+            answer.await.expect("answered");
+        }
     }
 
     #[tokio::test]

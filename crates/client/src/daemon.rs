@@ -18,12 +18,19 @@ const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Daemon for Provider {
     async fn status(&self) -> api::Status {
-        let owed = self.owed().await;
+        let summary = timeout(DISK_PATIENCE, self.books().question(|ledger| ledger.summary())).await;
         let mut status = status(self.name(), &self.watch().borrow());
-        status.housekeeping = owed.unwrap_or_else(|refused| Housekeeping {
-            problem: Some(refused.to_string()),
-            ..Housekeeping::default()
-        });
+        match summary.unwrap_or(Err(Trouble::Stalled)) {
+            Ok(summary) => status.housekeeping = housekeeping(&summary),
+            // What was known last will do.
+            Err(Trouble::Busy) => {}
+            Err(trouble) => {
+                status.housekeeping = Housekeeping {
+                    problem: Some(trouble.to_string()),
+                    ..Housekeeping::default()
+                }
+            }
+        }
         status
     }
 
@@ -71,7 +78,7 @@ impl Daemon for Provider {
     }
 
     async fn history(&self, last: usize) -> Result<History, Refused> {
-        let history = patiently(self.books().ask(move |ledger| ledger.history(last))).await?;
+        let history = patiently(self.books().question(move |ledger| ledger.history(last))).await?;
         Ok(History {
             sessions: history.entries.iter().rev().map(session).collect(),
         })
@@ -80,7 +87,7 @@ impl Daemon for Provider {
 
 impl Provider {
     async fn owed(&self) -> Result<Housekeeping, Refused> {
-        let summary = patiently(self.books().ask(|ledger| ledger.summary())).await?;
+        let summary = patiently(self.books().question(|ledger| ledger.summary())).await?;
         Ok(housekeeping(&summary))
     }
 }
@@ -89,7 +96,7 @@ async fn patiently<T>(asked: impl Future<Output = Result<T, Trouble>>) -> Result
     let answer = timeout(DISK_PATIENCE, asked).await.unwrap_or(Err(Trouble::Stalled));
     answer.map_err(|trouble| match &trouble {
         Trouble::Ledger(LedgerError::NoSuchJob(_)) => Refused::NotFound(trouble.to_string()),
-        Trouble::Ledger(_) | Trouble::Folder(_) | Trouble::Kept { .. } | Trouble::Stalled => {
+        Trouble::Ledger(_) | Trouble::Folder(_) | Trouble::Kept { .. } | Trouble::Stalled | Trouble::Busy => {
             Refused::Failed(trouble.to_string())
         }
     })
