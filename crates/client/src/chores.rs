@@ -17,7 +17,10 @@ use crate::books::{FolderLedger, limits, open_ledger};
 use crate::caller::Caller;
 use crate::setup::Setup;
 
-/// When work is looked at again that another worker has in hand, or that the disk did not let us do.
+/// When work is looked at again that another worker has in hand: a hook of a worker before may need as long to end.
+pub(crate) const LOCKED: Duration = Duration::from_secs(3);
+
+/// When work is looked at again that the disk did not let us do.
 pub(crate) const AGAIN: Duration = Duration::from_secs(60);
 
 /// The longest wait for a job's time: the wall clock that it is in may be set.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::books::{limits, open_ledger};
-use crate::chores::{AGAIN, LONGEST_WAIT, worker};
+use crate::chores::{AGAIN, LOCKED, LONGEST_WAIT, worker};
 use crate::clock;
 use crate::proof::Input;
 use crate::shell::{Done, Shell};
@@ -71,7 +71,7 @@ impl Shell {
 
     /// Looks into the ledger for the status, beside the loop.
     pub(crate) fn count_owed(&mut self) {
-        let summary = self.books.ask(|ledger| ledger.summary());
+        let summary = self.books.question(|ledger| ledger.summary());
         self.workers
             .spawn(async move { Done::Counted(summary.await.ok().map(Box::new)) });
     }
@@ -130,15 +130,15 @@ impl Shell {
             }
             let root = books.root().to_owned();
             let limits = limits(&setup.config.housekeeping);
-            let opened = tokio::task::spawn_blocking(move || open_ledger(&root, limits)).await;
-            let ledger = match opened {
-                Ok(Ok(ledger)) => Arc::new(ledger),
-                Ok(Err(trouble)) => return Done::NotKept(shift, trouble.to_string()),
-                Err(_) => return Done::NotKept(shift, "the ledger's thread failed".to_owned()),
-            };
-            match worker(setup, mark, ledger) {
-                Ok(worker) => Done::Kept(shift, Box::new(worker.telling(told).held_by(held).work_off(stop).await)),
-                Err(error) => Done::NotKept(shift, error.to_string()),
+            // Authorities may be a long file on a slow disk, too.
+            let engaged = tokio::task::spawn_blocking(move || {
+                let ledger = open_ledger(&root, limits).map_err(|trouble| trouble.to_string())?;
+                worker(setup, mark, Arc::new(ledger)).map_err(|error| error.to_string())
+            });
+            match engaged.await {
+                Ok(Ok(worker)) => Done::Kept(shift, Box::new(worker.telling(told).held_by(held).work_off(stop).await)),
+                Ok(Err(why)) => Done::NotKept(shift, why),
+                Err(_) => Done::NotKept(shift, "the worker's thread failed".to_owned()),
             }
         });
     }
@@ -170,7 +170,8 @@ impl Shell {
                 let wait = outcome.next.map(|next| next.since(now).min(LONGEST_WAIT));
                 self.shift_ended(shift, wait);
             }
-            Ended::Busy | Ended::Disk(_) => self.shift_ended(shift, Some(AGAIN)),
+            Ended::Busy => self.shift_ended(shift, Some(LOCKED)),
+            Ended::Disk(_) => self.shift_ended(shift, Some(AGAIN)),
             Ended::Stopped => self.shift_ended(shift, None),
         }
     }
