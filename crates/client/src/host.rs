@@ -13,7 +13,7 @@ use platform::PlatformError;
 use platform::capabilities::has_net_admin;
 use platform::network::{Network, Restored, strict_reverse_path};
 use platform::service::Descriptor;
-use platform::slot::SlotLock;
+use platform::slot::{Slot, SlotLock};
 use platform::tun::{Tun, TunOptions, identify};
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
@@ -104,9 +104,19 @@ impl Host {
         let Self::Real(real) = self else { return Vec::new() };
         let Kernel { lock, network, .. } = &*real.kernel;
         let mut cleared = Vec::new();
-        // A slot that is another tunnel's now was swept when that took it.
-        for undo in records.iter().filter(|undo| undo.slot == lock.slot().number()) {
-            cleared.push(network.undo(undo).await);
+        for undo in records {
+            let Some(slot) = Slot::new(undo.slot) else { continue };
+            // A tunnel is not bound to one slot: the lock files may have gone since, or lie elsewhere.
+            let borrowed = if slot == lock.slot() {
+                Ok(None)
+            } else {
+                lock.borrow(slot)
+            };
+            match borrowed {
+                Ok(None) if slot != lock.slot() => {}
+                Ok(_borrowed) => cleared.push(network.undo(undo).await),
+                Err(error) => warn!("what an earlier run left in slot {slot} stays: {error}"),
+            }
         }
         cleared.push(network.sweep(&lock.slot()).await);
         cleared

@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::PlatformError;
 use crate::lock::{Holder, after_the_dead};
@@ -109,6 +109,9 @@ impl fmt::Display for Slot {
 #[derive(Debug)]
 pub struct SlotLock {
     slot: Slot,
+    /// Lock files of other slots have this and their number for a name.
+    runtime_dir: PathBuf,
+    network: String,
     _slot_file: File,
     _tunnel_file: File,
 }
@@ -142,13 +145,15 @@ impl SlotLock {
             }
         };
 
-        let path_of = |slot: Slot| runtime_dir.join(format!("slot-{:02}.{network}.lock", slot.number()));
+        let path_of = |slot: Slot| slot_file(runtime_dir, &network, slot);
         for slot in candidates(tunnel, |slot| read_note(&path_of(slot))) {
             let path = path_of(slot);
             if let Attempt::Locked(mut file) = lock_after_the_dead(&path)? {
                 write_note(&mut file, tunnel).map_err(|source| PlatformError::io(write_to(&path), source))?;
                 return Ok(Self {
                     slot,
+                    runtime_dir: runtime_dir.to_owned(),
+                    network,
                     _slot_file: file,
                     _tunnel_file: tunnel_file,
                 });
@@ -161,6 +166,25 @@ impl SlotLock {
     pub fn slot(&self) -> Slot {
         self.slot
     }
+
+    /// Locks another slot for a moment, to remove what a process that is gone left under it. `None` if somebody has it: then
+    /// it was swept when that took it. Its note stays.
+    pub fn borrow(&self, slot: Slot) -> Result<Option<BorrowedSlot>, PlatformError> {
+        match lock(&slot_file(&self.runtime_dir, &self.network, slot))? {
+            Attempt::Locked(file) => Ok(Some(BorrowedSlot { _file: file })),
+            Attempt::Held(_) => Ok(None),
+        }
+    }
+}
+
+/// A slot that is nobody's, locked until this is dropped; see [`SlotLock::borrow`].
+#[derive(Debug)]
+pub struct BorrowedSlot {
+    _file: File,
+}
+
+fn slot_file(runtime_dir: &Path, network: &str, slot: Slot) -> PathBuf {
+    runtime_dir.join(format!("slot-{:02}.{network}.lock", slot.number()))
 }
 
 fn write_to(path: &Path) -> String {
@@ -286,6 +310,20 @@ mod tests {
         }
         assert_eq!(Slot::of_table(254), None);
         assert_eq!(Slot::of_table(FIRST_TABLE + 64), None);
+    }
+
+    #[test]
+    fn a_slot_is_borrowed_only_from_nobody_and_keeps_its_note() {
+        let folder = tempfile::tempdir().expect("folder");
+        let home = SlotLock::acquire(folder.path(), "home").expect("home");
+        let work = SlotLock::acquire(folder.path(), "work").expect("work");
+        let slot = work.slot();
+        assert!(home.borrow(slot).expect("looked at").is_none(), "it is taken");
+        drop(work);
+        let borrowed = home.borrow(slot).expect("looked at").expect("it is free");
+        let other = SlotLock::acquire(folder.path(), "work").expect("another slot");
+        assert_ne!(other.slot(), slot);
+        drop((borrowed, other));
     }
 
     #[test]
