@@ -60,8 +60,8 @@ fn round(lab: &Lab, books: &Books<'_>, phase: Phase, injection: &Injection) -> R
     client.signal(Signal::USR2)?;
     until("the end of the start, good or bad", PATIENCE, || {
         let said = client.output();
-        let over = |word: &&str| said.contains(word);
-        Ok(!client.is_running() || ["session.start", "trying again"].iter().any(|word| over(word)))
+        let over = said.contains("session.start") || said.contains("trying again");
+        Ok(over || !client.is_running())
     })?;
     let strace = match early {
         Some(strace) => strace,
