@@ -50,7 +50,11 @@ impl Daemon for Provider {
 
     async fn down(&self) -> Result<Down, Refused> {
         let stopped = self.stop(StopReason::User, false).await.map_err(refused)?;
-        Ok(down(&stopped))
+        match stopped.outcome {
+            // The next process has the tunnel, and has to be told.
+            Outcome::HandedOver => Err(Refused::Ending),
+            Outcome::WasDown | Outcome::Down { .. } => Ok(down(&stopped)),
+        }
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {

@@ -149,7 +149,11 @@ impl Shell {
         self.leaving.device = self.device.take();
         if let Some(account) = &mut self.account {
             account.carry(&std::mem::take(&mut self.carried));
-            drop(self.books.write(account.record.clone()));
+            let written = self.books.write(account.record.clone());
+            self.background.spawn(async move {
+                let _ = written.await;
+                Done::Noted
+            });
         }
         self.feed(Input::HandedOver { g, kept: true });
     }

@@ -183,7 +183,10 @@ impl Client {
         // The first thing that is touched, for then the tunnel is ours.
         let mut records = recovery::leftovers(&books, &tunnel.name).await?;
         let socket = listener::ApiSocket::open(config, taken.api.take())?;
-        if let (None, Some(store)) = (&socket, &mut store) {
+        // A socket that nobody can find any more must not stay in the place of the one that we keep from now on.
+        if let Some(store) = &mut store
+            && !socket.as_ref().is_some_and(|socket| socket.adopted)
+        {
             store.drop_api();
         }
         let wanted = recovery::wanted(&books).await;

@@ -23,6 +23,8 @@ const MODE: u32 = 0o660;
 pub(crate) struct ApiSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// It is the one of the process before.
+    pub(crate) adopted: bool,
 }
 
 /// A socket that is served until this is dropped.
@@ -58,12 +60,23 @@ impl ApiSocket {
                 Ok(listener)
             });
             match adopted {
-                Ok(listener) => return Ok(Some(Self { listener, path })),
+                Ok(listener) => {
+                    let adopted = true;
+                    return Ok(Some(Self {
+                        listener,
+                        path,
+                        adopted,
+                    }));
+                }
                 Err(error) => warn!("{error}"),
             }
         }
         match listen_unix(&path, MODE, config.api.group.as_deref()) {
-            Ok(listener) => Ok(Some(Self { listener, path })),
+            Ok(listener) => Ok(Some(Self {
+                listener,
+                path,
+                adopted: false,
+            })),
             Err(PlatformError::Io { what, source }) if source.kind() == io::ErrorKind::AddrInUse => {
                 let name = &config.tunnel.name;
                 Err(ClientError::Local(format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::Happening;
 use housekeeping::{Attempt, Ended, Outcome};
 use ledger::{End, OpenRecord, Owed};
-use lifecycle::{EndReason, Generation};
+use lifecycle::{EndReason, Generation, State};
 use session::Traffic;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -62,7 +62,10 @@ impl Shell {
             }
             self.look_at.get_or_insert(Instant::now() + AGAIN);
         }
-        match (g, &owed) {
+        // One that comes after its stop was acknowledged without it is work like any other.
+        let waits =
+            |g: &Generation| matches!(self.machine.state(), State::Stopping { g: current, .. } if current == *g);
+        match (g.filter(waits), &owed) {
             (Some(g), _) => self.feed(Input::Recorded { g, owed }),
             (None, Owed::Recorded(_)) => self.feed(Input::JobsDue),
             (None, Owed::Nothing | Owed::DiskTooSlow(_)) => {}
@@ -87,7 +90,11 @@ impl Shell {
     /// Takes back the records of sessions that never came to life. Whoever loses power now finds them, and loses nothing.
     pub(crate) fn withdraw_unborn(&mut self) {
         for id in self.unborn.drain(..) {
-            drop(self.books.withdraw(id));
+            let withdrawn = self.books.withdraw(id);
+            self.background.spawn(async move {
+                let _ = withdrawn.await;
+                Done::Noted
+            });
         }
     }
 

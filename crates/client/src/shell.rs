@@ -123,6 +123,8 @@ pub(crate) enum Done {
     Counted(Option<Box<Summary>>),
     /// There was no worker, and why.
     NotKept(u64, String),
+    /// The disk has what nobody waits for but the end of the process.
+    Noted,
 }
 
 enum Event {
@@ -555,6 +557,7 @@ impl Shell {
                 }
             }
             Done::HandedOver { g, finished } => self.handed_over(g, finished),
+            Done::Noted => {}
             Done::Kept(shift, outcome) => self.kept(shift, &outcome),
             Done::NotKept(shift, why) => {
                 warn!("what is owed cannot be worked off: {why}");

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +11,9 @@ use lab::{Lab, PATIENCE, Systemd, client_settings, gateway_settings, start_clien
 
 /// An ordinary user that every host has.
 const NOBODY: u32 = 65534;
+
+/// The name of the group of the same number.
+const GROUP: &str = "nogroup";
 
 fn main() -> ExitCode {
     lab::run(
@@ -31,10 +34,12 @@ fn an_ordinary_user_with_one_capability_is_enough(lab: &Lab) -> Result<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", service.systemd.main_pid(CLIENT)?))?;
     // CAP_NET_ADMIN is number 12.
     has_rights(&status, "0000000000001000").context("the daemon")?;
+    for_its_group(&lab.folder().join("run/site-a.sock"))?;
     let mark = service.output.mark();
     service.systemd.systemctl(&["restart", CLIENT])?;
     service.output.wait_for_line(mark, &["session.unpark"], PATIENCE)?;
     ping_both(lab.client(), lab.site().plan)?;
+    for_its_group(&lab.folder().join("run/site-a.sock"))?;
     service.systemd.systemctl(&["stop", CLIENT])?;
     service.restored(&before)?;
 
@@ -113,7 +118,11 @@ fn ordinary(lab: &Lab) -> Result<(Service<'_>, PathBuf)> {
     );
     write_hook(&hooks.join("tell"), &hook)?;
     fs::set_permissions(hooks.join("tell"), Permissions::from_mode(0o755))?;
-    let service = Service::with(lab, |settings| settings.with_path("housekeeping.hooks_dir", &hooks))?;
+    let service = Service::with(lab, |settings| {
+        settings
+            .with_path("housekeeping.hooks_dir", &hooks)
+            .with("api.group", GROUP)
+    })?;
     for name in ["site-a.toml", "password", "state", "run"] {
         chown(lab.folder().join(name), Some(NOBODY), Some(NOBODY))?;
     }
@@ -125,6 +134,14 @@ fn ordinary(lab: &Lab) -> Result<(Service<'_>, PathBuf)> {
             .unit(&format!("{template}.service.d/user.conf"), &user)?;
     }
     Ok((service, told.join("hook")))
+}
+
+/// Whether the group may use the socket, and nobody else.
+fn for_its_group(socket: &Path) -> Result<()> {
+    let about = fs::metadata(socket).with_context(|| format!("no {}", socket.display()))?;
+    let (mode, group) = (about.mode() & 0o777, about.gid());
+    ensure!((mode, group) == (0o660, NOBODY), "mode {mode:o}, group {group}");
+    Ok(())
 }
 
 /// Whether a process is [`NOBODY`]'s, with these capabilities and no way to get more, and system calls are filtered.
