@@ -302,3 +302,27 @@ async fn a_job_that_the_disk_refused_is_offered_to_it_again() {
     );
     daemon.exits().await.expect("no error");
 }
+
+#[tokio::test]
+async fn a_job_that_the_disk_takes_after_the_acknowledgement_is_done_too() {
+    let pki = Pki::new("vpn.test");
+    install(&pki, "quick", "#!/bin/sh\nexit 0\n");
+    let gateway = stub(&pki).await;
+    let mut daemon = Daemon::open(&pki, gateway.port, IN_DAEMON).await;
+    let mut events = daemon.provider.events();
+    daemon.up().await;
+    let stalled = daemon.books.stall();
+    let lock = daemon.root().join("worker.lock");
+    let _ = fs::remove_file(&lock);
+    let (stopped, _) = daemon.down().await;
+    assert!(matches!(outcome(&stopped).1, Owed::DiskTooSlow(_)), "{stopped:?}");
+    // The worker that the stop started has looked, and found nothing.
+    let deadline = Instant::now() + PATIENCE;
+    while !lock.exists() {
+        assert!(Instant::now() < deadline, "no worker came");
+        tokio::task::yield_now().await;
+    }
+    drop(stalled);
+    done(&mut events).await;
+    daemon.exits().await.expect("no error");
+}
