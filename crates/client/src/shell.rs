@@ -361,6 +361,7 @@ impl Shell {
         let mut detector = wait.map(|wait| GapDetector::new(now, wait));
         let at = Instant::now() + wait.unwrap_or_default();
         let look_at = self.look_at;
+        let shift = self.shift;
         let event = tokio::select! {
             biased;
             order = self.counter.orders.recv(), if !self.abandoned => Event::Order(order),
@@ -372,7 +373,10 @@ impl Shell {
             (opening, result) = opening(&mut self.opening) => Event::Opening(opening, result),
             Some(done) = self.background.join_next() => done.map_or(Event::Deadline, Event::Done),
             Some(attempt) = self.attempts_told.1.recv() => Event::Attempted(attempt),
-            Some(done) = self.workers.join_next() => done.map_or(Event::Deadline, Event::Done),
+            // One that broke an invariant is a shift without a worker, or nobody would be engaged any more.
+            Some(done) = self.workers.join_next() => Event::Done(
+                done.unwrap_or_else(|_| Done::NotKept(shift, "the worker failed".to_owned())),
+            ),
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
