@@ -185,10 +185,34 @@ fn pem_fault(error: pem::Error) -> String {
     }
 }
 
+/// Rounded to the nearest day, so that what was made for 730 days does not lose one of them within a second.
 fn days(seconds: i64) -> String {
-    match seconds / DAY_S {
-        0 => "less than a day".to_string(),
+    if seconds < DAY_S {
+        return "less than a day".to_string();
+    }
+    match (seconds + DAY_S / 2) / DAY_S {
         1 => "1 day".to_string(),
         days => format!("{days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_rounded_to_the_nearest() {
+        let told = [0, DAY_S - 1, DAY_S, 2 * DAY_S - 1, 730 * DAY_S - 30, 730 * DAY_S].map(days);
+        assert_eq!(
+            told,
+            [
+                "less than a day",
+                "less than a day",
+                "1 day",
+                "2 days",
+                "730 days",
+                "730 days"
+            ]
+        );
     }
 }

@@ -77,11 +77,13 @@ pub(crate) fn connections() -> Option<Vec<Connection>> {
     Some(text.lines().skip(1).filter_map(parse).collect())
 }
 
-/// The open connection that arrived at `local`, newest number last.
+/// The open connections that arrived at `local`, newest number last. A table that changes while it is read can list one twice;
+/// here each is once.
 pub(crate) fn accepted_at(local: SocketAddr) -> Option<Vec<Connection>> {
     let mut found = connections()?;
     found.retain(|connection| connection.established && connection.local == local);
-    found.sort_by_key(|connection| connection.inode);
+    found.sort_by_key(|connection| (connection.inode, connection.peer));
+    found.dedup_by_key(|connection| (connection.inode, connection.peer));
     Some(found)
 }
 
@@ -149,8 +151,10 @@ mod tests {
             // A system without /proc.
             return;
         };
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].peer, near.local_addr().expect("address"));
-        assert_eq!(found[0].unanswered_probes, 0);
+        // Loopback is shared: whoever still calls somebody that had this port before is accepted by the kernel as well.
+        let peer = near.local_addr().expect("address");
+        let ours: Vec<_> = found.iter().filter(|connection| connection.peer == peer).collect();
+        assert_eq!(ours.len(), 1, "{found:?}");
+        assert_eq!(ours[0].unanswered_probes, 0);
     }
 }
