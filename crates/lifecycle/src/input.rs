@@ -138,6 +138,9 @@ pub enum Input<P: Proofs> {
     Cancel,
     /// A person wants the tunnel up, or connected afresh if it is.
     Reconnect,
+    /// The connection does its work and is to be replaced in the background: its keys are old, or the host has moved. Nobody
+    /// waits for it, so it counts against the dial budget and never wakes a sleeping host.
+    Renew(Generation),
     /// A connection stands, and the host is set up for it.
     Connected(Generation),
     /// An attempt failed.

@@ -163,6 +163,7 @@ impl<P: Proofs> Machine<P> {
             Input::Stop { reason, exit } => self.stop(reason, exit, &mut turn),
             Input::Cancel => self.cancel(&mut turn),
             Input::Reconnect => self.reconnect(&mut turn),
+            Input::Renew(g) => self.renew(g, &mut turn),
             Input::Connected(g) => self.connected(g, &mut turn),
             Input::ConnectFailed { g, class, stage } => self.connect_failed(g, class, stage, &mut turn),
             Input::Dialled(extra) => self.dialled(extra, &turn),
@@ -257,6 +258,32 @@ impl<P: Proofs> Machine<P> {
                     };
                 }
             },
+        }
+    }
+
+    /// A connection in the background that takes the session over, if one may be made now.
+    fn renew(&mut self, of: Generation, turn: &mut Turn<P>) {
+        match self.state {
+            State::Up {
+                g,
+                since,
+                replacement: None,
+            } if g == of => {
+                let trigger = Trigger::Renewal;
+                if let Attempt::Running(how, _) = self.attempt(g, How::Cookie, trigger, turn) {
+                    self.state = State::Up {
+                        g,
+                        since,
+                        replacement: Some(how),
+                    };
+                }
+            }
+            State::Idle
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => {}
         }
     }
 

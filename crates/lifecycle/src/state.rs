@@ -118,6 +118,8 @@ pub enum Trigger {
     Boot,
     /// The last attempt failed, or the connection was lost.
     Retry,
+    /// Keys are to be renewed, or the host has moved; the connection before still stands.
+    Renewal,
 }
 
 impl From<Origin> for Trigger {

@@ -89,6 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
         (generation(), any::<bool>()).prop_map(|(g, kept)| Input::HandedOver { g, kept }),
         Just(Input::Cancel),
         Just(Input::Reconnect),
+        generation().prop_map(Input::Renew),
         generation().prop_map(Input::Connected),
         generation().prop_map(Input::Connected),
         (generation(), class(), stage).prop_map(|(g, class, stage)| Input::ConnectFailed { g, class, stage }),

@@ -180,6 +180,7 @@ fn inputs() -> Vec<Input<Words>> {
         RESTART,
         Input::Cancel,
         Input::Reconnect,
+        Input::Renew(G1),
         Input::Connected(G1),
     ];
     let classes = [
@@ -259,6 +260,7 @@ fn input_text(input: Input<Words>) -> String {
         } => "stop to restart".into(),
         Input::Cancel => "cancel".into(),
         Input::Reconnect => "reconnect".into(),
+        Input::Renew(_) => "renew".into(),
         Input::Connected(g) => format!("{g} connected"),
         Input::ConnectFailed { g, class, stage } => format!("{g} failed: {class:?} at {stage:?}"),
         Input::Dialled(extra) => format!("{extra} more dialled"),
@@ -355,6 +357,7 @@ fn effect_text(effect: Effect<Words>) -> String {
                 Trigger::User => "user",
                 Trigger::Boot => "boot",
                 Trigger::Retry => "retry",
+                Trigger::Renewal => "renewal",
             };
             format!("connect {g} by {} for {trigger}", how_text(how))
         }

@@ -361,6 +361,7 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         Input::Released { restored, .. } => Input::Released { g, restored },
         Input::Recorded { owed, .. } => Input::Recorded { g, owed },
         Input::HandedOver { kept, .. } => Input::HandedOver { g, kept },
+        Input::Renew(_) => Input::Renew(g),
         Input::Start { .. }
         | Input::Stop { .. }
         | Input::Cancel
