@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    ConfigErrors, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, TlsVersion, housekeeping, log, names, transport,
+    ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, TlsVersion, dtls, housekeeping, log,
+    names, transport,
 };
 
 /// A checked `client.toml`.
@@ -25,6 +26,8 @@ pub struct ClientConfig {
     pub tls: Tls,
     /// `[tcp]`
     pub tcp: Tcp,
+    /// `[dtls]`
+    pub dtls: Dtls,
     /// `[session]`
     pub session: Session,
     /// `[reconnect]`
@@ -141,6 +144,22 @@ pub struct Tcp {
     pub send_buffer_bytes: Option<u32>,
 }
 
+/// `[dtls]` of the client: packets over UDP instead of the control channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dtls {
+    /// Carry packets over UDP where the gateway grants it.
+    pub enabled: bool,
+    /// What is offered, the best one first; 1 to 3, each once.
+    pub suites: Vec<DtlsSuite>,
+    /// Lower the maximum segment size of TCP handshakes in the tunnel to what fits through it.
+    pub mss_clamp: bool,
+    /// Find out how large a packet the path to the gateway takes, and size the tunnel's packets by it.
+    pub path_mtu_discovery: bool,
+    /// Age of the keys at which a CONNECT in the background makes new ones, between our own ends. 60 s to 24 h; default
+    /// 1 h; `None` (0) only when the gateway asks for it.
+    pub rekey: Option<Duration>,
+}
+
 /// `[session]` of the client: what is taken over from the gateway's grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -214,6 +233,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         keepalive: transport::keepalive(&tcp),
         send_buffer_bytes: tcp.integer_or_zero("send_buffer_bytes", 4096..=16_777_216),
     };
+    let dtls = udp(document);
     let session = session(document);
     let reconnect = reconnect(document);
     let api = document.section("api");
@@ -230,6 +250,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         login,
         tls,
         tcp,
+        dtls,
         session,
         reconnect,
         api,
@@ -343,6 +364,17 @@ fn certificate(section: &Section<'_, '_>) -> Option<CertificateFiles> {
             None
         }
         (None, None) => None,
+    }
+}
+
+fn udp(document: &Document<'_>) -> Dtls {
+    let section = document.section("dtls");
+    Dtls {
+        enabled: section.boolean("enabled", true),
+        suites: dtls::suites(&section),
+        mss_clamp: section.boolean("mss_clamp", true),
+        path_mtu_discovery: section.boolean("path_mtu_discovery", true),
+        rekey: section.default_seconds_or_zero("rekey_s", 3600.0, 60.0..=86_400.0),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::document::{Document, Key};
-use crate::{ConfigErrors, Housekeeping, Keepalive, Log, TlsVersion};
+use crate::{ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, TlsVersion};
 
 mod read;
 
@@ -24,6 +24,8 @@ pub struct GatewayConfig {
     pub pool: Pool,
     /// `[network]`
     pub network: Network,
+    /// `[dtls]`
+    pub dtls: Dtls,
     /// `[session]`
     pub session: Session,
     /// `[tcp]`
@@ -167,6 +169,29 @@ pub struct Network {
     pub client_to_client: bool,
     /// Tell clients to send no DNS query outside of the tunnel.
     pub tunnel_all_dns: bool,
+}
+
+/// `[dtls]` of the gateway: packets over UDP instead of the control channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dtls {
+    /// Grant it to clients that offer it.
+    pub enabled: bool,
+    /// The UDP port at the addresses of `[listen]`, granted to clients; `None` (0) is the port of each TCP listener.
+    pub port: Option<u16>,
+    /// What is accepted, the best one first; 1 to 3, each once.
+    pub suites: Vec<DtlsSuite>,
+    /// Dead-peer detection over UDP that clients are advised to do. 1 s to 1 h; default 20 s.
+    pub dpd: Duration,
+    /// Keepalive packets over UDP that clients are advised to send. 1 s to 1 h; default 20 s, below the 30 s after which
+    /// Linux forgets a UDP mapping that never saw an answer.
+    pub keepalive: Duration,
+    /// Lower the maximum segment size of TCP handshakes in the tunnel to what fits through it.
+    pub mss_clamp: bool,
+    /// Find out how large a packet the path to a client takes, where the client is ours.
+    pub path_mtu_discovery: bool,
+    /// Age of the keys at which clients are advised to make a new CONNECT (`X-CSTP-Rekey-Time`, method `new-tunnel`).
+    /// 60 s to 30 d; `None` (0) advises nothing.
+    pub rekey: Option<Duration>,
 }
 
 /// `[session]` of the gateway.

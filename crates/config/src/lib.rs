@@ -7,6 +7,7 @@
 
 pub mod client;
 mod document;
+mod dtls;
 mod error;
 pub mod gateway;
 mod housekeeping;
@@ -24,6 +25,7 @@ pub mod users;
 use std::path::Path;
 
 pub use document::Key;
+pub use dtls::DtlsSuite;
 pub use error::{ConfigError, ConfigErrors, Excerpt};
 pub use housekeeping::{Housekeeping, Run};
 pub use kind::Kind;

@@ -101,14 +101,24 @@ impl<'d, 't> Section<'d, 't> {
         Duration::from_secs(self.integer(key, default, range).into())
     }
 
-    /// A time in seconds, or 0 for "not set".
+    /// A time in seconds, or 0 (the default) for "not set".
     pub(crate) fn seconds_or_zero(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<Duration> {
+        self.default_seconds_or_zero(key, 0.0, range)
+    }
+
+    /// A time in seconds, or 0 for "not set", which need not be the default.
+    pub(crate) fn default_seconds_or_zero(
+        &self,
+        key: &'static str,
+        default: f64,
+        range: RangeInclusive<f64>,
+    ) -> Option<Duration> {
         self.declare(
             key,
-            Some("0".into()),
+            Some(default.to_string()),
             format!("0 or {} to {}", range.start(), range.end()),
         );
-        let number = self.number(key, 0.0, range, true, false);
+        let number = self.number(key, default, range, true, false);
         (number > 0.0).then(|| Duration::from_secs_f64(number))
     }
 

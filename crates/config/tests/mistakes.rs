@@ -254,6 +254,51 @@ client.toml:8:9: api.group: `a b` is not a name; expected: 1 to 64 of A-Z, a-z, 
 }
 
 #[test]
+fn suites_of_the_udp_channel_are_known_and_there_once() {
+    client(
+        r#"
+[dtls]
+suites = ["aes-128-gcm", "aes-128-cbc"]
+rekey_s = 59
+"#,
+        URL,
+        r#"
+client.toml:2:26: dtls.suites: `aes-128-cbc` is not a suite; expected: suites: "aes-128-gcm", "chacha20-poly1305", "aes-256-gcm"
+  2 | suites = ["aes-128-gcm", "aes-128-cbc"]
+    |                          ^^^^^^^^^^^^^
+client.toml:3:11: dtls.rekey_s: out of range; allowed: 0, or 60 to 86400
+  3 | rekey_s = 59
+    |           ^^
+"#,
+    );
+    gateway(
+        r#"
+[dtls]
+suites = ["aes-256-gcm", "aes-256-gcm"]
+port = 65536
+"#,
+        REQUIRED,
+        r#"
+gateway.toml:2:26: dtls.suites: aes-256-gcm is there twice
+  2 | suites = ["aes-256-gcm", "aes-256-gcm"]
+    |                          ^^^^^^^^^^^^^
+gateway.toml:3:8: dtls.port: out of range; allowed: 0, or 1 to 65535
+  3 | port = 65536
+    |        ^^^^^
+"#,
+    );
+    client(
+        "[dtls]\nsuites = []\n",
+        URL,
+        r#"
+client.toml:2:10: dtls.suites: is empty, so no packet could go over UDP; list one, or set dtls.enabled to false
+  2 | suites = []
+    |          ^^
+"#,
+    );
+}
+
+#[test]
 fn what_is_not_toml_is_told_alone() {
     client(
         r#"

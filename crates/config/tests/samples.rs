@@ -1,10 +1,11 @@
 //! The samples in `config/` say exactly what the code does: every key, its default, its limit.
 
 use std::path::Path;
+use std::time::Duration;
 
-use config::Key;
 use config::client::ClientConfig;
 use config::gateway::GatewayConfig;
+use config::{DtlsSuite, Key};
 
 /// One `key = value` of a sample with its section and the comment above it.
 struct Entry {
@@ -92,6 +93,21 @@ fn the_samples_are_the_defaults() {
     let gateway = GatewayConfig::parse(GATEWAY, "gateway.toml", base);
     assert_eq!(gateway, GatewayConfig::parse(short, "gateway.toml", base));
     assert!(gateway.is_ok());
+}
+
+#[test]
+fn zero_is_a_value_where_the_sample_says_what_it_means() {
+    let base = Path::new("/etc/marmot");
+    let client = |keys: &str| {
+        let text = format!("[gateway]\nurl = \"https://vpn.example.com\"\n[dtls]\n{keys}\n");
+        ClientConfig::parse(&text, "client.toml", base).expect("valid").dtls
+    };
+    assert_eq!(client("rekey_s = 0").rekey, None);
+    assert_eq!(client("").rekey, Some(Duration::from_secs(3600)));
+    assert_eq!(client("suites = [\"aes-256-gcm\"]").suites, [DtlsSuite::Aes256Gcm]);
+    let gateway = GatewayConfig::parse(GATEWAY, "gateway.toml", base).expect("valid").dtls;
+    assert_eq!((gateway.port, gateway.rekey), (None, None));
+    assert_eq!(gateway.suites, DtlsSuite::DEFAULT);
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Auth, AuthMethods, GatewayConfig, Limits, Listen, Network, Pool, Session, Storage, Tcp, Tls, UserFrom};
+use super::{
+    Auth, AuthMethods, Dtls, GatewayConfig, Limits, Listen, Network, Pool, Session, Storage, Tcp, Tls, UserFrom,
+};
 use crate::document::Document;
 use crate::section::Section;
-use crate::{housekeeping, log, names, routes, transport, url};
+use crate::{dtls, housekeeping, log, names, routes, transport, url};
 
 /// Sockets to listen on.
 const MAX_LISTENERS: usize = 16;
@@ -29,6 +31,7 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
     let auth = auth(document);
     let pool = pool(document, &listen);
     let network = network(document, &pool, &listen);
+    let dtls = udp(document);
     let session = session(document);
     let tcp = document.section("tcp");
     let tcp = Tcp {
@@ -47,6 +50,7 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         auth: auth?,
         pool,
         network: network?,
+        dtls,
         session,
         tcp,
         limits,
@@ -321,6 +325,22 @@ fn check_excludes(section: &Section<'_, '_>, excludes: &[IpNet], included: &[IpN
                 "clients could not reach the gateway in the tunnel",
             );
         }
+    }
+}
+
+fn udp(document: &Document<'_>) -> Dtls {
+    let section = document.section("dtls");
+    Dtls {
+        enabled: section.boolean("enabled", true),
+        port: section
+            .integer_or_zero("port", 1..=65_535)
+            .and_then(|port| u16::try_from(port).ok()),
+        suites: dtls::suites(&section),
+        dpd: section.seconds("dpd_s", 20.0, 1.0..=3600.0),
+        keepalive: section.seconds("keepalive_s", 20.0, 1.0..=3600.0),
+        mss_clamp: section.boolean("mss_clamp", true),
+        path_mtu_discovery: section.boolean("path_mtu_discovery", true),
+        rekey: section.seconds_or_zero("rekey_s", 60.0..=30.0 * DAY_S),
     }
 }
 
