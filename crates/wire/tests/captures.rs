@@ -220,6 +220,7 @@ fn openconnect_asks_for_a_tunnel() {
         previous: Vec::new(),
         dtls: false,
         session: false,
+        marmot_datagram: false,
     };
     assert_eq!(offer("connect"), expected);
     assert!(offer("connect-dtls").dtls);

@@ -136,9 +136,12 @@ prop_compose! {
         previous in vec(any::<IpAddr>(), 0..3),
         dtls in any::<bool>(),
         session in any::<bool>(),
+        marmot_datagram in any::<bool>(),
     ) -> Offer {
         let (want_v4, want_v6) = (families & 1 != 0, families & 2 != 0);
-        Offer { host, user_agent, cookie, hostname, base_mtu, mtu, want_v4, want_v6, previous, dtls, session }
+        Offer {
+            host, user_agent, cookie, hostname, base_mtu, mtu, want_v4, want_v6, previous, dtls, session, marmot_datagram,
+        }
     }
 }
 
@@ -198,20 +201,20 @@ prop_compose! {
         timers in (seconds(), seconds(), seconds(), seconds(), seconds(), seconds()),
         rekey in rekey(),
         base_mtu in of(1u16..),
-        switches in any::<[bool; 4]>(),
+        switches in any::<[bool; 5]>(),
         texts in (of(header_text()), of(header_text()), of(header_text())),
         dtls in of(dtls(mtu)),
         session in of(("[0-9a-zA-Z]{1,64}", any::<u64>()).prop_map(|(id, epoch)| MarmotSession { id, epoch })),
         token in of("[0-9a-f]{32}"),
     ) -> Grant {
         let (dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout) = timers;
-        let [tunnel_all_dns, client_bypass, keep, dyndns] = switches;
+        let [tunnel_all_dns, client_bypass, keep, dyndns, marmot_datagram] = switches;
         let (banner, hostname, server_name) = texts;
         let logout = token.filter(|_| session.is_some()).map(Secret::from);
         Grant {
             v4, v6, dns, nbns, default_domains: names.0, split_dns: names.1, include: routes.0, exclude: routes.1,
             dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout, rekey, base_mtu, mtu,
-            tunnel_all_dns, client_bypass, keep, dyndns, banner, hostname, server_name, dtls, session, logout,
+            tunnel_all_dns, client_bypass, keep, dyndns, banner, hostname, server_name, dtls, marmot_datagram, session, logout,
         }
     }
 }

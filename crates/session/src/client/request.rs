@@ -89,6 +89,7 @@ impl Authenticated {
             previous: wants.previous.clone(),
             dtls: false,
             session: true,
+            marmot_datagram: false,
         };
         (Requesting(()), offer.encode())
     }

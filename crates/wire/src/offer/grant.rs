@@ -61,6 +61,9 @@ pub struct Grant {
     pub server_name: Option<String>,
     /// The DTLS channel, if one was granted.
     pub dtls: Option<DtlsGrant>,
+    /// `X-Marmot-Datagram: v=1`: both ends of the DTLS channel are ours, so that it has connection ids, path probes both
+    /// ways, and keys that stay valid while another connection takes the session over. Only if it was offered.
+    pub marmot_datagram: bool,
     /// `X-Marmot-Session`, from our own gateway only.
     pub session: Option<MarmotSession>,
     /// `X-Marmot-Logout`: ends this connection's epoch of the session later, without a tunnel (see
@@ -93,7 +96,7 @@ pub struct DtlsGrant {
     pub port: u16,
     /// `X-DTLS-App-ID`: 1 to 32 bytes, new with every CONNECT.
     pub app_id: Vec<u8>,
-    /// `X-DTLS-CipherSuite`, `PSK-NEGOTIATE` for us.
+    /// `X-DTLS-CipherSuite`, [`super::PSK_NEGOTIATE`] for us.
     pub cipher: String,
     /// `X-DTLS-MTU`, in bytes.
     pub mtu: Option<u16>,

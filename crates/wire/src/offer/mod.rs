@@ -20,4 +20,4 @@ mod write;
 pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
 pub use logout::{LOGOUT_PATH, Logout};
 pub use refusal::{ConnectRefused, Refusal, parse_connect_reply};
-pub use request::{Offer, TUNNEL_PATH, user_agent};
+pub use request::{Offer, PSK_NEGOTIATE, TUNNEL_PATH, user_agent};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::request::DATAGRAM;
 use super::values::{self, Malformed};
 use super::{DtlsGrant, Grant, Logout, MarmotSession, Rekey, RekeyMethod};
 use crate::error::GrantError;
@@ -79,6 +80,10 @@ impl Draft {
         match name.split_at_checked(7) {
             Some(("X-CSTP-", rest)) => self.cstp(rest, value),
             Some(("X-DTLS-", rest)) => self.dtls(rest, value),
+            _ if name == DATAGRAM => {
+                self.grant.marmot_datagram = values::is_version_1(value);
+                Ok(())
+            }
             _ if name == "X-Marmot-Session" => {
                 self.grant.session = Some(MarmotSession::parse(value).ok_or(Malformed).of("X-Marmot-Session")?);
                 Ok(())
@@ -443,6 +448,15 @@ mod tests {
         let words = "x".repeat(MAX_GRANT_TEXT - 1);
         let grant = with(&format!("X-CSTP-Banner: {words} and more\r\n")).expect("valid");
         assert_eq!(grant.banner, Some(words));
+    }
+
+    #[test]
+    fn a_channel_of_our_kind_is_granted_in_a_word() {
+        let ours = |line: &str| with(line).map(|grant| grant.marmot_datagram);
+        assert_eq!(ours("X-Marmot-Datagram: v=1\r\n"), Ok(true));
+        assert_eq!(ours("X-Marmot-Datagram: v=2\r\n"), Ok(false));
+        assert_eq!(ours("x-marmot-datagram: v=1\r\n"), Ok(false));
+        assert_eq!(ours(""), Ok(false));
     }
 
     #[test]

@@ -11,8 +11,12 @@ use crate::secret::Secret;
 /// The path every tunnel is asked for on.
 pub const TUNNEL_PATH: &str = "/CSCOSSLC/tunnel";
 
-/// The word that offers a DTLS channel keyed from the TLS connection, in a list separated by colons.
-const PSK_NEGOTIATE: &str = "PSK-NEGOTIATE";
+/// The word for a DTLS channel with a pre-shared key from the exporter of the TLS connection that carries CONNECT, and a
+/// suite that its handshake agrees on. An offer has it somewhere in a list separated by colons, a grant alone.
+pub const PSK_NEGOTIATE: &str = "PSK-NEGOTIATE";
+
+/// The header by which our own ends know each other's DTLS channel; the same in both directions.
+pub(super) const DATAGRAM: &str = "X-Marmot-Datagram";
 
 /// How a client of this name and version calls itself: stock `ocserv` 1.1.6 grants no IPv6 routes and name servers to
 /// agents that it does not know, and this is a beginning that it does (measured).
@@ -45,6 +49,8 @@ pub struct Offer {
     pub dtls: bool,
     /// It understands [`super::MarmotSession`].
     pub session: bool,
+    /// `X-Marmot-Datagram: v=1`: its DTLS channel is of our kind, see [`super::Grant::marmot_datagram`].
+    pub marmot_datagram: bool,
 }
 
 impl Offer {
@@ -82,6 +88,9 @@ impl Offer {
         }
         if self.session {
             headers.push("X-Marmot-Session", "1");
+        }
+        if self.marmot_datagram {
+            headers.push(DATAGRAM, values::VERSION_1);
         }
         RequestHead {
             method: Method::Connect,
@@ -123,6 +132,7 @@ impl Offer {
                 .flat_map(|list| list.split(':'))
                 .any(|word| word == PSK_NEGOTIATE),
             session: headers.get("X-Marmot-Session") == Some("1"),
+            marmot_datagram: headers.get(DATAGRAM).is_some_and(values::is_version_1),
         })
     }
 }
@@ -179,11 +189,12 @@ mod tests {
             previous: vec!["10.0.0.2".parse().expect("address")],
             dtls: true,
             session: true,
+            marmot_datagram: true,
         };
         let expected = "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: gw.test:8443\r\nUser-Agent: OpenConnect VPN Agent (marmot 0.1)\r\n\
             Cookie: webvpn=YWJj==\r\nX-CSTP-Version: 1\r\nX-CSTP-Hostname: burrow\r\nX-CSTP-Base-MTU: 1500\r\n\
             X-CSTP-Address-Type: IPv6,IPv4\r\nX-CSTP-Full-IPv6-Capability: true\r\nX-CSTP-Address: 10.0.0.2\r\n\
-            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\n\r\n";
+            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1\r\n\r\n";
         assert_eq!(String::from_utf8(offer.encode()).as_deref(), Ok(expected));
         let (head, _) = parse_request(&offer.encode(), MAX_HEAD)
             .expect("valid")
@@ -249,6 +260,17 @@ mod tests {
         assert_eq!(dtls("X-DTLS-CipherSuite: AES128-SHA:PSK-NEGOTIATE\r\n"), Ok(true));
         assert_eq!(dtls("X-DTLS-CipherSuite: PSK-NEGOTIATED\r\n"), Ok(false));
         assert_eq!(dtls("X-DTLS12-CipherSuite: PSK-NEGOTIATE\r\n"), Ok(false));
+    }
+
+    #[test]
+    fn a_channel_of_our_kind_is_known_by_its_version() {
+        let ours = |value: &str| parse(&format!("X-Marmot-Datagram: {value}\r\n")).map(|offer| offer.marmot_datagram);
+        assert_eq!(ours("v=1"), Ok(true));
+        assert_eq!(ours("v=1;more=2"), Ok(true));
+        for other in ["1", "v=2", "v=10", "V=1"] {
+            assert_eq!(ours(other), Ok(false), "{other}");
+        }
+        assert_eq!(parse("").map(|offer| offer.marmot_datagram), Ok(false));
     }
 
     #[test]

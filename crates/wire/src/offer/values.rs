@@ -30,6 +30,14 @@ pub(super) fn mtu(value: &str) -> Result<Option<u16>, Malformed> {
     Ok((bytes > 0).then_some(bytes))
 }
 
+/// What stands first in a header of ours that may get attributes later.
+pub(super) const VERSION_1: &str = "v=1";
+
+/// Whether a header of ours is of version 1, whatever follows behind a semicolon.
+pub(super) fn is_version_1(value: &str) -> bool {
+    value.split(';').next() == Some(VERSION_1)
+}
+
 /// A UDP port other than 0.
 pub(super) fn port(value: &str) -> Result<u16, Malformed> {
     digits(value)?.parse().ok().filter(|port| *port > 0).ok_or(Malformed)
@@ -103,9 +111,9 @@ fn nibble(digit: u8) -> Result<u8, Malformed> {
     u8::try_from(value).map_err(|_| Malformed)
 }
 
-/// Bytes as upper-case hexadecimal digits, as `ocserv` writes them.
+/// Bytes as lower-case hexadecimal digits, as `ocserv` writes them (captures).
 pub(super) fn write_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -172,6 +180,6 @@ mod tests {
         for bad in ["", "0", "000", "0g", "00000000", "é"] {
             assert_eq!(hex(bad, 3), Err(Malformed), "{bad}");
         }
-        assert_eq!(write_hex(&[0, 255, 161]), "00FFA1");
+        assert_eq!(write_hex(&[0, 255, 161]), "00ffa1");
     }
 }

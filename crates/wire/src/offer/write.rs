@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::request::DATAGRAM;
 use super::values;
 use super::{DtlsGrant, Grant, Rekey, RekeyMethod};
 use crate::http::{Headers, ResponseHead};
@@ -26,6 +27,9 @@ impl Grant {
         push_number(&mut out, "X-CSTP-MTU", Some(self.mtu));
         if let Some(dtls) = &self.dtls {
             push_dtls(&mut out, dtls);
+        }
+        if self.marmot_datagram {
+            out.push(DATAGRAM, values::VERSION_1);
         }
         if let Some(session) = &self.session {
             out.push("X-Marmot-Session", format!("{};{}", session.id, session.epoch));
@@ -159,7 +163,7 @@ fn by_family<'a>(net: &IpNet, v4: &'a str, v6: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offer::MarmotSession;
+    use crate::offer::{MarmotSession, PSK_NEGOTIATE};
 
     fn some_seconds(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
@@ -189,9 +193,10 @@ mod tests {
                 cipher: "PSK-NEGOTIATE".into(),
                 mtu: Some(1400),
                 dpd: some_seconds(90),
-                keepalive: None,
+                keepalive: some_seconds(20),
                 rekey: None,
             }),
+            marmot_datagram: true,
             session: Some(MarmotSession {
                 id: "a1".into(),
                 epoch: 7,
@@ -205,10 +210,40 @@ mod tests {
             X-CSTP-Split-Include-IP6: fd00::/16\r\nX-CSTP-DPD: 90\r\nX-CSTP-Rekey-Time: 3600\r\n\
             X-CSTP-Rekey-Method: new-tunnel\r\nX-CSTP-Tunnel-All-DNS: false\r\n\
             X-CSTP-Client-Bypass-Protocol: false\r\nX-CSTP-Keep: false\r\nX-CSTP-DynDNS: false\r\n\
-            X-CSTP-Base-MTU: 1500\r\nX-CSTP-MTU: 1406\r\nX-DTLS-App-ID: 00AB\r\n\
+            X-CSTP-Base-MTU: 1500\r\nX-CSTP-MTU: 1406\r\nX-DTLS-App-ID: 00ab\r\n\
             X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-DTLS-Port: 443\r\nX-DTLS-MTU: 1400\r\nX-DTLS-DPD: 90\r\n\
-            X-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
+            X-DTLS-Keepalive: 20\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
         assert_eq!(String::from_utf8(grant.encode()).as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn what_a_dtls_channel_needs_is_written_and_nothing_else() {
+        let grant = Grant {
+            dtls: Some(DtlsGrant {
+                port: 4443,
+                app_id: vec![0xfe; 32],
+                cipher: PSK_NEGOTIATE.into(),
+                mtu: None,
+                dpd: None,
+                keepalive: None,
+                rekey: None,
+            }),
+            ..Grant::default()
+        };
+        let text = String::from_utf8(grant.encode()).expect("text");
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("X-DTLS-") || line.starts_with("X-Marmot-"))
+            .collect();
+        let app_id = format!("X-DTLS-App-ID: {}", "fe".repeat(32));
+        assert_eq!(
+            lines,
+            [
+                app_id.as_str(),
+                "X-DTLS-CipherSuite: PSK-NEGOTIATE",
+                "X-DTLS-Port: 4443"
+            ]
+        );
     }
 
     #[test]
