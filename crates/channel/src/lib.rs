@@ -13,6 +13,8 @@
 
 mod exchange;
 mod frames;
+mod key;
 
 pub use exchange::{Exchange, ExchangeError, Limits, Request, Response};
 pub use frames::{Channel, Closed, MAX_PENDING};
+pub use key::data_channel_key;
