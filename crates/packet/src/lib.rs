@@ -1,6 +1,7 @@
-//! IP packets as validated views, and the reasons for which one is dropped.
+//! IP packets as validated views, the reasons for which one is dropped, and what is done to packets that are too long.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod drop;
 pub mod ip;
 
