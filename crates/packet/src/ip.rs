@@ -10,6 +10,9 @@ use crate::DropReason;
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
 
+/// Of the seventh byte of an IPv4 header.
+const V4_DONT_FRAGMENT: u8 = 0x40;
+
 /// The version nibble of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -90,6 +93,20 @@ impl<'a> IpPacket<'a> {
         }
     }
 
+    /// May it be cut into fragments on the way? Only IPv4 without "don't fragment" (RFC 791 section 3.1); IPv6 is cut by its
+    /// sender alone (RFC 8200 section 5).
+    pub fn may_fragment(&self) -> bool {
+        self.version == Version::V4 && self.bytes[6] & V4_DONT_FRAGMENT == 0
+    }
+
+    /// Bytes of the IP header: with its options (IPv4), without extension headers (IPv6).
+    pub fn header_length(&self) -> usize {
+        match self.version {
+            Version::V4 => usize::from(self.bytes[0] & 0x0f) * 4,
+            Version::V6 => V6_HEADER,
+        }
+    }
+
     fn v4_at(&self, offset: usize) -> Ipv4Addr {
         let octets: [u8; 4] = self.bytes[offset..offset + 4]
             .try_into()
@@ -159,6 +176,24 @@ mod tests {
         let mut bytes = v4();
         bytes[0] = 0x44;
         assert!(IpPacket::parse(&bytes).is_err());
+    }
+
+    #[test]
+    fn only_ipv4_without_df_may_be_fragmented() {
+        let mut bytes = v4();
+        assert!(IpPacket::parse(&bytes).expect("valid").may_fragment());
+        bytes[6] = 0x40;
+        assert!(!IpPacket::parse(&bytes).expect("valid").may_fragment());
+        assert!(!IpPacket::parse(&v6()).expect("valid").may_fragment());
+    }
+
+    #[test]
+    fn options_belong_to_the_header() {
+        let mut bytes = v4();
+        assert_eq!(IpPacket::parse(&bytes).expect("valid").header_length(), 20);
+        bytes[0] = 0x46;
+        assert_eq!(IpPacket::parse(&bytes).expect("valid").header_length(), 24);
+        assert_eq!(IpPacket::parse(&v6()).expect("valid").header_length(), 40);
     }
 
     proptest! {

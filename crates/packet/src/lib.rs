@@ -4,6 +4,11 @@
 pub mod checksum;
 pub mod drop;
 pub mod ip;
+pub mod mss;
+#[cfg(test)]
+mod sample;
+mod upper;
 
 pub use drop::{DropCounters, DropReason};
 pub use ip::{IpPacket, Version};
+pub use mss::clamp_mss;
