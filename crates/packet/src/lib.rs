@@ -7,8 +7,10 @@ pub mod ip;
 pub mod mss;
 #[cfg(test)]
 mod sample;
+pub mod too_big;
 mod upper;
 
 pub use drop::{DropCounters, DropReason};
 pub use ip::{IpPacket, Version};
 pub use mss::clamp_mss;
+pub use too_big::{TooBigLimit, too_big};
