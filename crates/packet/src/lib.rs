@@ -3,6 +3,7 @@
 
 pub mod checksum;
 pub mod drop;
+pub mod fragment;
 pub mod ip;
 pub mod mss;
 #[cfg(test)]
@@ -11,6 +12,7 @@ pub mod too_big;
 mod upper;
 
 pub use drop::{DropCounters, DropReason};
+pub use fragment::{Fragments, fragment};
 pub use ip::{IpPacket, Version};
 pub use mss::clamp_mss;
 pub use too_big::{TooBigLimit, too_big};
