@@ -13,9 +13,11 @@ pub mod client;
 mod end;
 pub mod gateway;
 mod liveness;
+mod path_mtu;
 mod timers;
 mod traffic;
 
 pub use end::EndReason;
 pub use liveness::Liveness;
+pub use path_mtu::{PathMtu, Probe, Search, parse_probe, probe_payload};
 pub use traffic::{Output, Received, Traffic};
