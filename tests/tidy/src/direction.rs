@@ -10,7 +10,8 @@
 //!         \    /  |   \     |       /  |  \
 //!          now  packet  wire      now packet plan
 //!
-//!   housekeeping --> platform --> ledger --> now, plan        api (the local socket, both ends; a leaf)
+//!   session --> dtls --> now                                  api (the local socket, both ends; a leaf)
+//!   housekeeping --> platform --> ledger --> now, plan
 //! ```
 
 use crate::Finding;
@@ -36,6 +37,7 @@ const ROOMS: &[&str] = &[
     "packet",
     "wire",
     "plan",
+    "dtls",
     "lifecycle",
     "session",
     "config",
@@ -56,7 +58,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "config", pure: true, may_use: &[], because: "a configuration is text in, values out; who uses the values converts them" },
     Rule { name: "lifecycle", pure: true, may_use: &["now"], because: "the life of a tunnel knows nothing of wires and packets, so that a night of sleep runs in a millisecond" },
     Rule { name: "ledger", pure: true, may_use: &["now", "plan"], because: "what is owed is decided without a disk, so that a crash at every write runs in a millisecond" },
-    Rule { name: "session", pure: true, may_use: &["now", "packet", "wire"], because: "a session decides what is said to the peer; what the host does about it is for the shells" },
+    Rule { name: "dtls", pure: true, may_use: &["now"], because: "datagrams and deadlines are all a handshake needs; who the peer is and what its packets mean is for the session" },
+    Rule { name: "session", pure: true, may_use: &["now", "packet", "wire", "dtls"], because: "a session decides what is said to the peer; what the host does about it is for the shells" },
     Rule { name: "platform", pure: false, may_use: &["now", "packet", "plan", "ledger"], because: "the operating system carries out plans and is the ledger's disk; it knows no protocol" },
     Rule { name: "housekeeping", pure: false, may_use: &["now", "ledger", "platform"], because: "chores are the same for both shells, and need no tunnel" },
     Rule { name: "api", pure: false, may_use: &[], because: "a leaf: whoever speaks to a daemon needs nothing else of it" },
@@ -68,7 +71,9 @@ pub const RULES: &[Rule] = &[
 
 /// Libraries that only compute: what a pure crate may use of others' crates. Read one for sockets, files, threads,
 /// clocks, environment and randomness before it is added here.
+// aws-lc-rs has randomness too, which stays an argument: only its ciphers, hashes and comparisons are used.
 const PURE_LIBRARIES: &[&str] = &[
+    "aws-lc-rs",
     "base64",
     "bytes",
     "crc32c",
