@@ -347,3 +347,183 @@ impl AwaitDone {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{ContentType, DTLS_1_0, Header, put_plain};
+
+    fn config() -> ClientConfig {
+        ClientConfig {
+            psk: Psk::new(&[7; 32]).unwrap(),
+            identity: b"psk".to_vec(),
+            session_id: b"app-id".to_vec(),
+            suites: vec![Suite::Aes128GcmSha256, Suite::Aes256GcmSha384],
+            extended_master_secret: true,
+            connection_ids: true,
+            mtu: 1200,
+        }
+    }
+
+    fn client(config: ClientConfig) -> Client {
+        Client::new(config, [1; 32], Awake::default())
+    }
+
+    /// What the server of a test says, in one record.
+    fn say(client: &mut Client, kind: Kind, sequence: u16, body: Vec<u8>) -> Result<(), Error> {
+        let message = Message { kind, sequence, body };
+        let mut datagram = Vec::new();
+        put_plain(&mut datagram, ContentType::Handshake, DTLS_1_0, 0, &message.to_bytes());
+        client.received(&mut datagram, Awake::default())
+    }
+
+    fn server_hello(suite: Suite, extensions: Extensions<'_>) -> Vec<u8> {
+        let hello = ServerHello {
+            random: [2; 32],
+            suite,
+            extensions,
+        };
+        hello.to_bytes()
+    }
+
+    /// Kind and sequence of the first message that is sent next.
+    fn next(client: &mut Client) -> (u8, u8) {
+        let datagram = client.poll().unwrap();
+        let body = Header::parse(&datagram, 0).unwrap().body;
+        (datagram[body.start], datagram[body.start + 5])
+    }
+
+    #[test]
+    fn the_first_hello_is_of_dtls_1_0_outside_and_1_2_inside_with_the_session_id() {
+        let datagram = client(config()).poll().unwrap();
+        assert_eq!(datagram[..11], [22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let hello = ClientHello::parse(&datagram[25..]).unwrap();
+        assert_eq!((hello.version, hello.session_id), (DTLS_1_2, &b"app-id"[..]));
+        assert_eq!(hello.suites, [0, 0xa8, 0, 0xa9]);
+        let extensions = hello.extensions;
+        assert!(extensions.renegotiation_info && extensions.extended_master_secret);
+        assert_eq!(extensions.connection_id, Some(&[][..]));
+    }
+
+    #[test]
+    fn a_hint_and_a_session_id_of_the_server_are_ignored() {
+        let mut client = client(config());
+        assert_eq!(next(&mut client), (1, 0));
+        let mut hello = server_hello(Suite::Aes256GcmSha384, Extensions::default());
+        hello[34] = 4;
+        hello.splice(35..35, [9; 4]);
+        say(&mut client, Kind::ServerHello, 0, hello).unwrap();
+        say(&mut client, Kind::ServerKeyExchange, 1, vec![0, 2, b'h', b'i']).unwrap();
+        assert_eq!(client.poll(), None);
+        say(&mut client, Kind::ServerHelloDone, 2, Vec::new()).unwrap();
+        assert_eq!(next(&mut client), (16, 1));
+    }
+
+    #[test]
+    fn what_was_not_offered_is_refused_with_an_alert() {
+        let id = Extensions {
+            connection_id: Some(b"1234"),
+            ..Extensions::default()
+        };
+        let secret = Extensions {
+            extended_master_secret: true,
+            ..Extensions::default()
+        };
+        let none = ClientConfig {
+            extended_master_secret: false,
+            connection_ids: false,
+            ..config()
+        };
+        for extensions in [id, secret] {
+            let mut client = client(none.clone());
+            let said = say(
+                &mut client,
+                Kind::ServerHello,
+                0,
+                server_hello(Suite::Aes128GcmSha256, extensions),
+            );
+            assert_eq!(said, Err(Misbehaviour::ExtensionNotOffered.into()));
+            assert_eq!(client.poll().unwrap()[13..], [2, 110]);
+            assert_eq!(client.poll(), None);
+        }
+        let mut client = client(none);
+        let chosen = server_hello(Suite::Chacha20Poly1305Sha256, Extensions::default());
+        assert_eq!(
+            say(&mut client, Kind::ServerHello, 0, chosen),
+            Err(Misbehaviour::ChoiceNotOffered.into())
+        );
+    }
+
+    #[test]
+    fn messages_that_are_not_due_end_the_handshake() {
+        for kind in [Kind::Finished, Kind::ServerHelloDone, Kind::ClientHello, Kind::Other(0)] {
+            let mut client = client(config());
+            let said = say(&mut client, kind, 0, vec![0; 12]);
+            assert_eq!(said, Err(Misbehaviour::UnexpectedMessage.into()));
+            assert_eq!(client.handle_timeout(Awake::default()), said);
+            assert!(client.deadline().is_none() && client.established().is_none());
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_given_back_and_not_for_ever() {
+        let mut client = client(config());
+        for sequence in 0..4 {
+            assert_eq!(next(&mut client), (1, sequence));
+            let request = hello::verify(b"cookie");
+            say(&mut client, Kind::HelloVerifyRequest, sequence.into(), request).unwrap();
+        }
+        let last = client.poll().unwrap();
+        assert_eq!(ClientHello::parse(&last[25..]).unwrap().cookie, b"cookie");
+        assert_eq!(
+            say(&mut client, Kind::HelloVerifyRequest, 4, hello::verify(b"cookie")),
+            Err(Misbehaviour::EndlessVerification.into())
+        );
+    }
+
+    #[test]
+    fn a_connection_id_of_one_byte_is_refused_and_an_empty_one_is_none() {
+        let answer = |id: &'static [u8]| {
+            let extensions = Extensions {
+                connection_id: Some(id),
+                ..Extensions::default()
+            };
+            let hello = server_hello(Suite::Aes128GcmSha256, extensions);
+            say(&mut client(config()), Kind::ServerHello, 0, hello)
+        };
+        assert_eq!(answer(b"1"), Err(Incompatibility::ConnectionIdLength.into()));
+        assert_eq!(answer(b""), Ok(()));
+        assert_eq!(answer(b"12345678"), Ok(()));
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_used_is_over_at_once() {
+        let long = ClientConfig {
+            session_id: vec![0; 33],
+            ..config()
+        };
+        let talkative = ClientConfig {
+            identity: vec![0; 129],
+            ..config()
+        };
+        let mute = ClientConfig {
+            suites: Vec::new(),
+            ..config()
+        };
+        let twice = ClientConfig {
+            suites: vec![Suite::Aes128GcmSha256; 2],
+            ..config()
+        };
+        let errors = [
+            (long, Unusable::SessionIdLength),
+            (talkative, Unusable::IdentityLength),
+            (mute, Unusable::Suites),
+            (twice, Unusable::Suites),
+        ];
+        for (config, wrong) in errors {
+            let mut client = client(config);
+            assert_eq!(client.poll(), None);
+            assert_eq!(client.handle_timeout(Awake::default()), Err(wrong.into()));
+        }
+    }
+}

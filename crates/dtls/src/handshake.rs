@@ -38,7 +38,7 @@ pub struct Established {
 }
 
 /// What a handshake agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The suite.
     pub suite: Suite,
@@ -50,6 +50,19 @@ pub struct Facts {
     pub own_connection_id: Option<ConnectionId>,
     /// Application data that came before the handshake was complete, opened; at most [`MAX_EARLY_RECORDS`].
     pub early: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Facts {
+    /// Without what the peer sent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Facts")
+            .field("suite", &self.suite)
+            .field("extended_master_secret", &self.extended_master_secret)
+            .field("peer_connection_id", &self.peer_connection_id)
+            .field("own_connection_id", &self.own_connection_id)
+            .field("early", &self.early.len())
+            .finish()
+    }
 }
 
 /// The states of a role in which messages are in plaintext.

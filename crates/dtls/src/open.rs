@@ -8,11 +8,13 @@
 
 use std::ops::Range;
 
+#[cfg(test)]
+use crate::Suite;
 use crate::message::{self, Kind};
 use crate::protection::{Additional, EPOCH, Protection, TAG};
 use crate::record::{ContentType, DTLS_1_2, Header};
 use crate::replay::ReplayWindow;
-use crate::{ConnectionId, Counters, Discard, Suite};
+use crate::{ConnectionId, Counters, Discard};
 
 /// Failed attempts on one key, of any suite, after which nothing is opened any more: 2^36 (RFC 9147 section 4.5.3).
 pub const INTEGRITY_LIMIT: u64 = 1 << 36;
@@ -72,12 +74,6 @@ impl OpenHalf {
             failed: 0,
             discarded: Counters::default(),
         }
-    }
-
-    /// A half with the given key, for fuzzing and benches; connections get theirs from a handshake.
-    #[doc(hidden)]
-    pub fn with_key(suite: Suite, key: &[u8], fixed_nonce: &[u8], connection_id: Option<ConnectionId>) -> Self {
-        Self::new(Protection::new(suite, key, fixed_nonce), connection_id)
     }
 
     /// Opens the first record of a datagram in place. What it consumed is never nothing, unless the datagram is empty.
@@ -221,6 +217,13 @@ impl Alert {
             [1, _] => Some(Self::Warning),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+impl OpenHalf {
+    pub(crate) fn with_key(suite: Suite, key: &[u8], fixed_nonce: &[u8], connection_id: Option<ConnectionId>) -> Self {
+        Self::new(Protection::new(suite, key, fixed_nonce), connection_id)
     }
 }
 

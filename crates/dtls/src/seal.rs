@@ -7,10 +7,12 @@
 
 use thiserror::Error;
 
+use crate::ConnectionId;
+#[cfg(test)]
+use crate::Suite;
 use crate::connection_id::MAX_LENGTH;
 use crate::protection::{Additional, EPOCH, Protection, TAG, numbered};
 use crate::record::{ContentType, DTLS_1_2, HEADER, MAX_PLAINTEXT, MAX_SEQUENCE};
-use crate::{ConnectionId, Suite};
 
 /// Level and description of close_notify (RFC 5246 section 7.2).
 pub(crate) const CLOSE_NOTIFY: [u8; 2] = [1, 0];
@@ -52,12 +54,6 @@ impl SealHalf {
             next: 0,
             sealed: 0,
         }
-    }
-
-    /// A half with the given key, for fuzzing and benches; connections get theirs from a handshake.
-    #[doc(hidden)]
-    pub fn with_key(suite: Suite, key: &[u8], fixed_nonce: &[u8], connection_id: Option<ConnectionId>) -> Self {
-        Self::new(Protection::new(suite, key, fixed_nonce), connection_id)
     }
 
     /// Bytes before the plaintext.
@@ -167,6 +163,13 @@ impl std::fmt::Debug for SealHalf {
             .field("next", &self.next)
             .field("sealed", &self.sealed)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl SealHalf {
+    pub(crate) fn with_key(suite: Suite, key: &[u8], fixed_nonce: &[u8], connection_id: Option<ConnectionId>) -> Self {
+        Self::new(Protection::new(suite, key, fixed_nonce), connection_id)
     }
 }
 

@@ -241,3 +241,115 @@ impl AwaitKeyExchange {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hello::tests::hello;
+    use crate::listener::{Peek, peek};
+    use crate::record::{ContentType, DTLS_1_0, Header, put_plain};
+
+    fn config() -> ServerConfig {
+        ServerConfig {
+            psk: Psk::new(&[7; 32]).unwrap(),
+            suites: vec![Suite::Aes256GcmSha384, Suite::Aes128GcmSha256],
+            extended_master_secret: true,
+            connection_id: ConnectionId::new(&[9; 8]),
+            mtu: 1200,
+        }
+    }
+
+    fn message(hello: ClientHello<'_>) -> Message {
+        Message {
+            kind: Kind::ClientHello,
+            sequence: 1,
+            body: hello.to_bytes(),
+        }
+    }
+
+    fn facts(config: &ServerConfig, hello: ClientHello<'_>) -> Result<Facts, Error> {
+        AwaitKeyExchange::new(config, &message(hello), [2; 32]).map(|state| state.facts)
+    }
+
+    /// The first flight of a server that is asked by this hello.
+    fn answer(config: ServerConfig, hello: ClientHello<'_>) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        let bytes = message(hello).to_bytes();
+        put_plain(&mut datagram, ContentType::Handshake, DTLS_1_0, 5, &bytes);
+        let Peek::Hello(view) = peek(&datagram, 8) else {
+            panic!("no hello");
+        };
+        let mut server = Server::new(config, view.without_cookie(), [2; 32], Awake::default()).unwrap();
+        server.poll().unwrap()
+    }
+
+    #[test]
+    fn the_session_id_is_never_echoed_and_the_sequences_go_on_from_the_hello() {
+        let answer = answer(config(), hello());
+        let header = Header::parse(&answer, 0).unwrap();
+        assert_eq!(header.sequence, 5);
+        let body = &answer[header.body];
+        assert_eq!(body[..6], [2, 0, 0, 62, 0, 1]);
+        assert_eq!(body[12 + 2 + 32], 0, "the length of the session id");
+        assert!(!answer.windows(6).any(|window| window == b"app-id"));
+    }
+
+    #[test]
+    fn the_suite_that_signals_renegotiation_info_is_answered_with_the_extension() {
+        let info = [0xff, 1, 0, 1, 0];
+        let has_info = |answer: Vec<u8>| answer.windows(5).any(|window| window == info);
+        assert!(has_info(answer(config(), hello())));
+        let silent = ClientHello {
+            suites: &[0, 0xa8],
+            ..hello()
+        };
+        assert!(!has_info(answer(config(), silent)));
+        let mut extension = silent;
+        extension.extensions.renegotiation_info = true;
+        assert!(has_info(answer(config(), extension)));
+    }
+
+    #[test]
+    fn the_preference_of_the_server_decides() {
+        let both = ClientHello {
+            suites: &[0, 0xa8, 0, 0xa9],
+            ..hello()
+        };
+        assert_eq!(facts(&config(), both).unwrap().suite, Suite::Aes256GcmSha384);
+        let none = ClientHello {
+            suites: &[0xcc, 0xab],
+            ..hello()
+        };
+        assert_eq!(facts(&config(), none), Err(Incompatibility::NoCommonSuite.into()));
+    }
+
+    #[test]
+    fn connection_ids_are_for_both_directions_or_for_none() {
+        let with = |id: Option<&'static [u8]>| {
+            let mut hello = hello();
+            hello.extensions.connection_id = id;
+            let facts = facts(&config(), hello).unwrap();
+            (facts.own_connection_id, facts.peer_connection_id)
+        };
+        assert_eq!(with(None), (None, None));
+        assert_eq!(with(Some(b"")), (ConnectionId::new(&[9; 8]), None));
+        assert_eq!(
+            with(Some(b"12345")),
+            (ConnectionId::new(&[9; 8]), ConnectionId::new(b"12345"))
+        );
+        assert_eq!(with(Some(b"twelve bytes")), (None, None));
+    }
+
+    #[test]
+    fn the_extended_master_secret_needs_both() {
+        let mut plain = hello();
+        plain.extensions.extended_master_secret = false;
+        assert!(!facts(&config(), plain).unwrap().extended_master_secret);
+        let off = ServerConfig {
+            extended_master_secret: false,
+            ..config()
+        };
+        assert!(!facts(&off, hello()).unwrap().extended_master_secret);
+        assert!(facts(&config(), hello()).unwrap().extended_master_secret);
+    }
+}

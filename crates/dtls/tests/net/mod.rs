@@ -1,4 +1,5 @@
 //! The network between a client and a server, and the listener in front of the latter.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use now::{Awake, Deadline};
 
 /// Longest one-way delay. Above the 250 ms of a first retransmission only together with the answer.
 const MAX_DELAY_US: u64 = 60_000;
+
+const SESSION_ID: &[u8; 32] = b"app-id of thirty-two whole bytes";
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct Config {
     /// The network cuts handshake messages, other than hellos, into overlapping pieces of so many bytes.
     pub(crate) pieces: Option<usize>,
     pub(crate) loss: Loss,
+    /// Datagrams of which one bit is changed, in percent.
+    pub(crate) changed: u64,
     pub(crate) server_psk: [u8; 32],
 }
 
@@ -51,6 +56,7 @@ impl Default for Config {
             server_mtu: 1200,
             pieces: None,
             loss: Loss::default(),
+            changed: 0,
             server_psk: [7; 32],
         }
     }
@@ -97,7 +103,9 @@ pub(crate) struct Pair {
     pub(crate) client_end: Option<Established>,
     pub(crate) server_end: Option<Established>,
     client_error: Option<Error>,
-    server_error: Option<Error>,
+    pub(crate) server_error: Option<Error>,
+    /// What the listener expects.
+    pub(crate) session_id: Vec<u8>,
     /// Datagrams in the order in which they were sent, for tests that look at them.
     pub(crate) log: Vec<(To, Vec<u8>)>,
 }
@@ -108,7 +116,7 @@ impl Pair {
         let client = ClientConfig {
             psk: Psk::new(&[7; 32]).expect("32 bytes"),
             identity: b"psk".to_vec(),
-            session_id: b"app-id of thirty-two whole bytes".to_vec(),
+            session_id: SESSION_ID.to_vec(),
             suites: config.suites.clone(),
             extended_master_secret: config.extended_master_secret,
             connection_ids: config.connection_ids,
@@ -127,6 +135,7 @@ impl Pair {
             server_end: None,
             client_error: None,
             server_error: None,
+            session_id: SESSION_ID.to_vec(),
             log: Vec::new(),
         }
     }
@@ -142,6 +151,23 @@ impl Pair {
                 return Outcome::Failed(self.client_error.or(self.server_error).expect("something ended it"));
             }
         }
+    }
+
+    /// One step, with everything sent that it causes.
+    pub(crate) fn advance(&mut self) {
+        self.collect();
+        if self.server_end.is_none() && !self.flying.is_empty() {
+            self.step();
+            self.collect();
+        }
+    }
+
+    /// Takes what is on the way off the wire.
+    pub(crate) fn take_flying(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.flying)
+            .into_values()
+            .map(|(_, datagram)| datagram)
+            .collect()
     }
 
     /// Lets the next thing happen: a datagram arrives or a deadline comes.
@@ -168,7 +194,7 @@ impl Pair {
     }
 
     /// Puts what both ends want to send on the wire, and takes connections.
-    fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         while let Some(datagram) = self.client.poll() {
             self.send(To::Server, datagram);
         }
@@ -206,7 +232,12 @@ impl Pair {
             };
             self.sent += 1;
             let key = (self.now.plus(Duration::from_micros(delay)), self.sent);
-            self.flying.insert(key, (to, datagram.to_vec()));
+            let mut datagram = datagram.to_vec();
+            if self.dice.below(100) < self.config.changed {
+                let at = self.dice.below(datagram.len() as u64) as usize;
+                datagram[at] ^= 1 << self.dice.below(8);
+            }
+            self.flying.insert(key, (to, datagram));
         }
     }
 
@@ -241,7 +272,7 @@ impl Pair {
             return;
         }
         let Peek::Hello(hello) = peek(&datagram, 8) else { return };
-        assert_eq!(hello.session_id(), b"app-id of thirty-two whole bytes");
+        assert!(hello.session_id() == self.session_id || self.config.changed > 0);
         let proven = match self.cookies.check(&hello, b"192.0.2.1:4444") {
             CookieCheck::Proven(proven) => proven,
             CookieCheck::Ask(_) if !self.config.cookies => hello.without_cookie(),
@@ -311,7 +342,7 @@ fn carry(from: &mut Established, to: &mut Established, text: &[u8]) {
 
 /// Each record of a datagram in one of its own, and plaintext handshake messages in overlapping fragments. Hellos of clients
 /// stay whole: a listener takes none in pieces.
-fn pieces(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub(crate) fn pieces(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut rest = datagram;
     while rest.len() >= 13 {
