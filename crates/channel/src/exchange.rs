@@ -144,6 +144,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         let _ = self.stream.shutdown().await;
     }
 
+    /// The stream, to ask it about its ends.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// The stream and what was read beyond the last message.
     pub fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.buffer)

@@ -10,14 +10,18 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod datagrams;
 mod end;
+mod fit;
 pub mod gateway;
 mod liveness;
 mod path_mtu;
 mod timers;
 mod traffic;
 
+pub use datagrams::{PathVerdict, PathWatch};
 pub use end::EndReason;
+pub use fit::{Fit, Fitter};
 pub use liveness::Liveness;
 pub use path_mtu::{PathMtu, Probe, Search, parse_probe, probe_payload};
 pub use traffic::{Output, Received, Traffic};

@@ -189,6 +189,7 @@ fn connect(gateway: &mut Gateway, authenticated: &Authenticated) -> Result<clien
         v6: false,
         base_mtu: Some(1500),
         previous: Vec::new(),
+        datagrams: false,
     };
     let (requesting, request) = authenticated.request(&identity(), &wants);
     let mut front = gateway.front(None);

@@ -78,7 +78,7 @@ impl Established {
         }
         self.watch();
         match frame.kind {
-            Kind::Data => return self.packet_in(&frame.payload),
+            Kind::Data => return self.incoming(&frame.payload),
             Kind::DpdRequest => self.answer(&frame.payload, now.awake),
             Kind::Disconnect => self.over(disconnected(&frame.payload)),
             Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
@@ -151,7 +151,8 @@ impl Established {
         )
     }
 
-    fn packet_in(&mut self, payload: &[u8]) -> Received {
+    /// Whether a packet that came over either channel may go to the host; it then counts as received.
+    pub fn incoming(&mut self, payload: &[u8]) -> Received {
         match IpPacket::parse(payload) {
             // The gateway speaks to the tunnel's addresses only; what listens on others of this host is not its business.
             Ok(packet) if self.addresses().all(|own| own != packet.destination()) => {

@@ -9,10 +9,12 @@
 //! connection between any two of them; the next request then goes over a new one.
 
 mod authenticate;
+mod datagrams;
 mod established;
 mod request;
 
 pub use authenticate::{Asking, AuthError, Authenticating, Step};
+pub use datagrams::{DataOutput, Datagrams, PathId, Renewal, RenewalBy, Terms};
 pub use established::Established;
 pub use request::{Authenticated, ConnectError, Requesting, Wants};
 

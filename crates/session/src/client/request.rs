@@ -22,6 +22,8 @@ pub struct Wants {
     pub base_mtu: Option<u16>,
     /// The addresses of the session before, to keep them.
     pub previous: Vec<IpAddr>,
+    /// A data channel over UDP beside the control channel.
+    pub datagrams: bool,
 }
 
 /// Why there is no tunnel.
@@ -87,9 +89,9 @@ impl Authenticated {
             want_v4: wants.v4,
             want_v6: wants.v6,
             previous: wants.previous.clone(),
-            dtls: false,
+            dtls: wants.datagrams,
             session: true,
-            marmot_datagram: false,
+            marmot_datagram: wants.datagrams,
         };
         (Requesting(()), offer.encode())
     }

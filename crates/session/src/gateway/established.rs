@@ -54,6 +54,11 @@ impl Established {
         &self.lease
     }
 
+    /// The largest packet of the tunnel, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
     /// Packets and bytes so far.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
@@ -62,7 +67,7 @@ impl Established {
     /// Takes a frame from the client. A packet may go on only if its source is the client's lease.
     pub fn received(&mut self, frame: &Frame, now: Now) -> Received {
         match frame.kind {
-            Kind::Data => return self.packet_in(&frame.payload, now),
+            Kind::Data => return self.incoming(&frame.payload, now),
             Kind::DpdRequest => {
                 if self.outputs.len() < MAX_ANSWERS {
                     self.outputs
@@ -130,7 +135,9 @@ impl Established {
         )
     }
 
-    fn packet_in(&mut self, payload: &[u8], now: Now) -> Received {
+    /// Whether a packet that came over either channel may go on: only if its source is the client's lease. It then counts as
+    /// received.
+    pub fn incoming(&mut self, payload: &[u8], now: Now) -> Received {
         let packet = match IpPacket::parse(payload) {
             Ok(packet) => packet,
             Err(reason) => return self.dropped(reason),

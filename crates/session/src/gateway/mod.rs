@@ -8,11 +8,13 @@
 //! [`Front`] forgets everything when its TLS connection ends: stock clients log in over one connection and ask for the
 //! tunnel over another. What lasts is in [`Sessions`].
 
+mod datagrams;
 mod established;
 mod front;
 mod lease;
 mod sessions;
 
+pub use datagrams::{DatagramTerms, Datagrams, GatewayData, Key};
 pub use established::Established;
 pub use front::{Front, FrontOutput, FrontPolicy, MAX_TRIES, Verdict};
 pub use lease::{Lease, Leases, PoolExhausted, Reservation};

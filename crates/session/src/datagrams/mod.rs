@@ -1,0 +1,46 @@
+//! What both ends of the DTLS data channel share: the word on each record, and the watch over a path.
+//!
+//! ```text
+//!   application record = kind (1 byte, as in a CSTP frame) | payload
+//!   0 one IP packet   3 "are you there?"   4 its answer   7 keepalive   others are ignored
+//! ```
+//! There is no length: a datagram carries one record, a record one packet (protocol draft, measured with both stock peers).
+
+mod watch;
+
+use dtls::{SealError, SealHalf};
+use wire::cstp::Kind;
+
+pub use watch::{PathVerdict, PathWatch};
+
+/// Longest payload of a probe that is answered. An echo is never longer than what asked for it.
+pub(crate) const MAX_ECHO: usize = 16_384;
+
+/// Seals one application record into `record`, whose old content is lost.
+pub(crate) fn seal_into(
+    seal: &mut SealHalf,
+    kind: Kind,
+    payload: &[u8],
+    record: &mut Vec<u8>,
+) -> Result<(), SealError> {
+    let (prefix, suffix) = (seal.prefix(), seal.suffix());
+    record.clear();
+    record.resize(prefix, 0);
+    record.push(kind.byte());
+    record.extend_from_slice(payload);
+    record.resize(prefix + 1 + payload.len() + suffix, 0);
+    seal.seal(record)
+}
+
+/// One application record of its own.
+pub(crate) fn sealed(seal: &mut SealHalf, kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut record = Vec::new();
+    seal_into(seal, kind, payload, &mut record).ok()?;
+    Some(record)
+}
+
+/// The kind and the payload of an opened record; `None` for an empty one, which both stock peers ignore.
+pub(crate) fn split(plaintext: &[u8]) -> Option<(Kind, &[u8])> {
+    let (kind, payload) = plaintext.split_first()?;
+    Some((Kind::from_byte(*kind), payload))
+}

@@ -1,0 +1,663 @@
+//! The gateway's side of one session's DTLS data channel.
+//!
+//! ```text
+//!   hello (proven source) --> Server (handshake) --> Link, unproven --first authentic record--> Link that packets take
+//!                                                     |                                          links before it fade
+//!   record from another address, newer than all before --> challenge there, packets stay here
+//!   the challenge echoed from there -----------------------> packets go there
+//! ```
+//! The client decides when to shake hands; nothing here begins one. A client that sends packets over the control channel
+//! gets its packets there, until it is heard here again: it knows best which of its paths work.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use dtls::{
+    ConnectionId, Content, Established, OpenHalf, ProvenHello, Psk, SealHalf, Server, ServerConfig, Suite, Tail,
+};
+use now::{Awake, Deadline, Gap, Now};
+use wire::cstp::Kind;
+
+use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, seal_into, sealed, split};
+use crate::path_mtu::{PathMtu, parse_probe, probe_payload};
+
+/// Largest datagram of a handshake: fits any path that carries IPv6.
+const HANDSHAKE_MTU: usize = 1200;
+
+/// Links at a time: the one in use, one that has just been shaken hands for, one that fades.
+const MAX_LINKS: usize = 3;
+
+/// How long links before the current one still take what was on its way.
+const FADING: Duration = Duration::from_secs(5);
+
+/// A hello from the address of the handshake under way is a repetition for this long; afterwards it begins anew.
+const REPETITION: Duration = Duration::from_secs(2);
+
+/// A new address is challenged at most this often: whoever forwards a withheld record gets no more than that out of us.
+const BETWEEN_CHALLENGES: Duration = Duration::from_millis(100);
+
+/// What an address that has proven nothing is sent, in bytes for each byte that came from it (RFC 9000 section 8 has the same).
+const AMPLIFICATION: usize = 3;
+
+/// Answers and probes that may wait to be sent.
+const MAX_OUTPUTS: usize = 64;
+
+/// What one CONNECT agreed on.
+#[derive(Clone, Debug)]
+pub struct DatagramTerms {
+    /// Exported from the TLS connection of the CONNECT.
+    pub psk: Psk,
+    /// In order of preference.
+    pub suites: Vec<Suite>,
+    /// The client is one of ours: it echoes probes whole.
+    pub ours: bool,
+    /// The largest packet of the tunnel, in bytes.
+    pub mtu: u16,
+    /// The least that every path carries: 1280 with IPv6 in the tunnel, else 576.
+    pub floor: u16,
+    /// Find out what the path really carries.
+    pub path_mtu_discovery: bool,
+}
+
+/// What datagrams of a session are known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key<E> {
+    /// The connection id in their records.
+    Id(ConnectionId),
+    /// Where they come from.
+    From(E),
+}
+
+/// What is to be done next. `E` is an endpoint: where a datagram came from, and where it arrived.
+#[derive(Debug)]
+pub enum GatewayData<E> {
+    /// Send this datagram.
+    Send(E, Vec<u8>),
+    /// Datagrams with this key are for this session from now on.
+    Claim(Key<E>),
+    /// They are not any more.
+    Release(Key<E>),
+    /// Packets to the client take the data channel from now on.
+    Up {
+        /// Where to.
+        endpoint: E,
+        /// What it is sealed with.
+        suite: Suite,
+        /// Whether its keys are bound to the whole handshake (RFC 7627).
+        extended_master_secret: bool,
+        /// Whether records carry a connection id.
+        roams: bool,
+    },
+    /// Packets to the client take the control channel from now on.
+    Down(&'static str),
+    /// The client is somewhere else now.
+    Moved {
+        /// Where it was.
+        from: E,
+        /// Where it is.
+        to: E,
+    },
+}
+
+/// An address that has shown a fresh record, and nothing more.
+#[derive(Debug)]
+struct Candidate<E> {
+    endpoint: E,
+    challenge: [u8; 8],
+    received: usize,
+    sent: usize,
+    at: Awake,
+}
+
+#[derive(Debug)]
+struct Link<E> {
+    id: Option<ConnectionId>,
+    endpoint: E,
+    seal: SealHalf,
+    open: OpenHalf,
+    tail: Tail,
+    suite: Suite,
+    extended_master_secret: bool,
+    watch: PathWatch,
+    mtu: Option<PathMtu>,
+    /// The client has sent something over it.
+    proven: bool,
+    until: Option<Awake>,
+    candidate: Option<Candidate<E>>,
+}
+
+#[derive(Debug)]
+struct Shaking<E> {
+    server: Box<Server>,
+    endpoint: E,
+    since: Awake,
+}
+
+/// The data channel of one session. See the module.
+#[derive(Debug)]
+pub struct Datagrams<E> {
+    terms: DatagramTerms,
+    shaking: Option<Shaking<E>>,
+    /// Newest first.
+    links: Vec<Link<E>>,
+    /// Whether packets to the client take the first proven link.
+    up: bool,
+    outputs: VecDeque<GatewayData<E>>,
+    record: Vec<u8>,
+}
+
+impl<E: Copy + Eq> Datagrams<E> {
+    /// A data channel without a link.
+    pub fn new(terms: DatagramTerms) -> Self {
+        Self {
+            terms,
+            shaking: None,
+            links: Vec::new(),
+            up: false,
+            outputs: VecDeque::new(),
+            record: Vec::new(),
+        }
+    }
+
+    /// What the connection agreed on.
+    pub fn terms(&self) -> &DatagramTerms {
+        &self.terms
+    }
+
+    /// The terms of another CONNECT hold from now on. Links under the keys before serve until the new ones carry data.
+    pub fn renew(&mut self, terms: DatagramTerms) {
+        if let Some(shaking) = self.shaking.take() {
+            self.release_endpoint(shaking.endpoint);
+        }
+        if !(terms.ours && self.terms.ours) {
+            self.up = false;
+            while let Some(link) = self.links.pop() {
+                self.forget(&link);
+            }
+        }
+        self.terms = terms;
+    }
+
+    /// A hello from an address that has proven to be the sender's. `random` and `id` must never have been used before.
+    pub fn hello(
+        &mut self,
+        hello: ProvenHello,
+        datagram: &mut [u8],
+        endpoint: E,
+        (random, id): ([u8; 32], ConnectionId),
+        now: Now,
+    ) {
+        if let Some(shaking) = &mut self.shaking
+            && shaking.endpoint == endpoint
+            && now.awake.since(shaking.since) < REPETITION
+        {
+            let _ = shaking.server.received(datagram, now.awake);
+            return self.go_on();
+        }
+        let config = ServerConfig {
+            psk: self.terms.psk.clone(),
+            suites: self.terms.suites.clone(),
+            extended_master_secret: true,
+            connection_id: Some(id),
+            mtu: HANDSHAKE_MTU,
+        };
+        let Ok(server) = Server::new(config, hello, random, now.awake) else {
+            return;
+        };
+        let shaking = Shaking {
+            server: Box::new(server),
+            endpoint,
+            since: now.awake,
+        };
+        if let Some(before) = self.shaking.replace(shaking) {
+            self.release_endpoint(before.endpoint);
+        }
+        self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
+        self.go_on();
+    }
+
+    /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked. `challenge` must be random; it is used at
+    /// most once.
+    pub fn received(
+        &mut self,
+        endpoint: E,
+        id: Option<ConnectionId>,
+        datagram: &mut [u8],
+        challenge: [u8; 8],
+        now: Now,
+        deliver: &mut dyn FnMut(&[u8]),
+    ) {
+        let length = datagram.len();
+        if id.is_none()
+            && let Some(shaking) = &mut self.shaking
+            && shaking.endpoint == endpoint
+        {
+            let outcome = shaking.server.received(datagram, now.awake);
+            self.go_on();
+            return match outcome {
+                Ok(()) => self.stand(now, deliver),
+                Err(_) => self.give_up_shaking(),
+            };
+        }
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let Some((index, record)) = self.open(endpoint, id, rest) else {
+                // The last flight of a handshake begins with a plain record and goes on with one that has an id.
+                return self.hand_to_handshake(endpoint, rest, now, deliver);
+            };
+            let consumed = record.consumed.max(1).min(rest.len());
+            match record.content {
+                Content::Data { range, newest } => {
+                    let index = self.heard(index, now.awake);
+                    if index == 0 && newest && self.links[index].endpoint != endpoint {
+                        self.challenge(endpoint, length, challenge, now.awake);
+                    }
+                    self.record_in(index, endpoint, &rest[range], now, deliver);
+                }
+                Content::Retransmission => self.resend(index, now.awake),
+                Content::Closed => self.closed(index),
+                Content::Discarded(_) => {}
+            }
+            rest = rest.split_at_mut(consumed).1;
+        }
+    }
+
+    /// The client sent a packet over the control channel: its packets go there, until it is heard here again.
+    pub fn client_uses_control(&mut self) {
+        self.down("the client uses the control channel");
+    }
+
+    /// Whether packets to the client take the data channel.
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// The largest packet that the data channel carries, in bytes, while packets take it.
+    pub fn mtu(&self) -> Option<u16> {
+        let link = self.links.first().filter(|_| self.up)?;
+        Some(link.mtu.as_ref().map_or(self.terms.mtu, PathMtu::current))
+    }
+
+    /// Seals a packet. `None`: it is to take the control channel.
+    pub fn send(&mut self, packet: &[u8], now: Now) -> Option<(E, &[u8])> {
+        if self.mtu().is_none_or(|mtu| packet.len() > usize::from(mtu)) {
+            return None;
+        }
+        let link = self.links.first_mut()?;
+        if seal_into(&mut link.seal, Kind::Data, packet, &mut self.record).is_err() {
+            self.down("the key is used up");
+            return None;
+        }
+        link.watch.sent(now.awake);
+        if let Some(mtu) = &mut link.mtu {
+            mtu.traffic(now.awake);
+        }
+        Some((link.endpoint, &self.record))
+    }
+
+    /// The kernel did not take a datagram of this length: it is longer than the first hop carries.
+    pub fn refused(&mut self, datagram: usize, now: Now) {
+        let Some(link) = self.links.first_mut() else { return };
+        let overhead = link.seal.overhead() + 1;
+        if let (Some(mtu), Ok(size)) = (&mut link.mtu, u16::try_from(datagram.saturating_sub(overhead))) {
+            mtu.refused(size);
+        }
+        self.look_at_mtu(now.awake);
+    }
+
+    /// When to call [`Datagrams::handle_timeout`].
+    pub fn deadline(&self) -> Option<Deadline> {
+        let at = |at: Option<Awake>, reason| at.map(|at| Deadline { at, reason });
+        let first = self.links.first();
+        let watch = first.filter(|_| self.up).and_then(|link| link.watch.deadline());
+        let fading = self.links.iter().filter_map(|link| link.until).min();
+        [
+            self.shaking.as_ref().and_then(|shaking| shaking.server.deadline()),
+            at(watch, "liveness of the data channel"),
+            first.and_then(|link| link.mtu.as_ref()?.deadline()),
+            at(fading, "the end of old keys"),
+        ]
+        .into_iter()
+        .fold(None, Deadline::earliest)
+    }
+
+    /// Handles every timer that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let now = now.awake;
+        if let Some(shaking) = &mut self.shaking {
+            let outcome = shaking.server.handle_timeout(now);
+            self.go_on();
+            if outcome.is_err() {
+                self.give_up_shaking();
+            }
+        }
+        while let Some(index) = self
+            .links
+            .iter()
+            .position(|link| link.until.is_some_and(|until| until <= now))
+        {
+            let link = self.links.remove(index);
+            self.forget(&link);
+        }
+        self.look_at_path(now);
+        if let Some(mtu) = self.links.first_mut().and_then(|link| link.mtu.as_mut()) {
+            mtu.handle_timeout(now);
+        }
+        self.look_at_mtu(now);
+    }
+
+    /// Waking time in which the gateway did not run does not count; `jump` records are left out, so that a restored machine
+    /// cannot use a nonce twice.
+    pub fn rebase(&mut self, gap: &Gap, jump: u64) {
+        let by = gap.awake;
+        if let Some(shaking) = &mut self.shaking {
+            shaking.server.rebase(by);
+            shaking.since = shaking.since.plus(by);
+        }
+        for link in &mut self.links {
+            link.watch.rebase(by);
+            link.until = link.until.map(|until| until.plus(by));
+            // A key without room for the jump ends at its next record, as it should.
+            let _ = link.seal.skip(jump);
+            if let Some(mtu) = &mut link.mtu {
+                mtu.rebase(by);
+            }
+        }
+    }
+
+    /// What is to be done next.
+    pub fn poll(&mut self) -> Option<GatewayData<E>> {
+        self.outputs.pop_front()
+    }
+
+    /// Every key that this session may have claimed.
+    pub fn keys(&self) -> impl Iterator<Item = Key<E>> + '_ {
+        let ids = self.links.iter().filter_map(|link| link.id.map(Key::Id));
+        let links = self.links.iter().map(|link| Key::From(link.endpoint));
+        ids.chain(links)
+            .chain(self.shaking.iter().map(|shaking| Key::From(shaking.endpoint)))
+    }
+
+    /// The record that tells the client that the channel is closed.
+    pub fn close_notify(&mut self) -> Option<(E, Vec<u8>)> {
+        let link = self.links.first_mut().filter(|link| link.proven)?;
+        Some((link.endpoint, link.seal.seal_close()?))
+    }
+
+    fn go_on(&mut self) {
+        if let Some(Shaking { server, endpoint, .. }) = &mut self.shaking {
+            while let Some(datagram) = server.poll() {
+                self.outputs.push_back(GatewayData::Send(*endpoint, datagram));
+            }
+        }
+    }
+
+    fn give_up_shaking(&mut self) {
+        if let Some(shaking) = self.shaking.take() {
+            self.release_endpoint(shaking.endpoint);
+        }
+    }
+
+    fn hand_to_handshake(&mut self, endpoint: E, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        if let Some(shaking) = &mut self.shaking
+            && shaking.endpoint == endpoint
+        {
+            let outcome = shaking.server.received(datagram, now.awake);
+            self.go_on();
+            match outcome {
+                Ok(()) => self.stand(now, deliver),
+                Err(_) => self.give_up_shaking(),
+            }
+        }
+    }
+
+    /// A link of its own, if the handshake is done.
+    fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        let Some(shaking) = &mut self.shaking else { return };
+        let Some(established) = shaking.server.established() else {
+            return;
+        };
+        let endpoint = shaking.endpoint;
+        self.shaking = None;
+        let Established {
+            seal,
+            open,
+            tail,
+            facts,
+        } = established;
+        if let Some(id) = facts.own_connection_id {
+            self.outputs.push_back(GatewayData::Claim(Key::Id(id)));
+        }
+        let link = Link {
+            id: facts.own_connection_id,
+            endpoint,
+            seal,
+            open,
+            tail,
+            suite: facts.suite,
+            extended_master_secret: facts.extended_master_secret,
+            watch: PathWatch::new(None, now.awake),
+            mtu: None,
+            proven: false,
+            until: None,
+            candidate: None,
+        };
+        // Behind the link in use until the client has used it.
+        let index = usize::from(self.links.first().is_some_and(|first| first.proven));
+        self.links.insert(index, link);
+        while self.links.len() > MAX_LINKS {
+            if let Some(link) = self.links.pop() {
+                self.forget(&link);
+            }
+        }
+        for record in facts.early {
+            let index = self.heard(index, now.awake);
+            self.record_in(index, endpoint, &record, now, deliver);
+        }
+    }
+
+    /// Opens the first record of `datagram` with the keys that its id or its origin names. `None` if there are none.
+    fn open(&mut self, endpoint: E, id: Option<ConnectionId>, datagram: &mut [u8]) -> Option<(usize, dtls::Record)> {
+        let mut last = None;
+        for (index, link) in self.links.iter_mut().enumerate() {
+            let meant = match id {
+                Some(id) => link.id == Some(id),
+                None => link.endpoint == endpoint,
+            };
+            if !meant {
+                continue;
+            }
+            let record = link.open.open(datagram);
+            if !matches!(record.content, Content::Discarded(_)) {
+                return Some((index, record));
+            }
+            last = Some((index, record));
+        }
+        last
+    }
+
+    /// Something authentic arrived over a link. The first time it becomes the one that packets take. Returns where it is now.
+    fn heard(&mut self, index: usize, now: Awake) -> usize {
+        let link = &mut self.links[index];
+        link.watch.heard(now);
+        if link.proven && index > 0 {
+            return index;
+        }
+        if !std::mem::replace(&mut link.proven, true) {
+            let mut link = self.links.remove(index);
+            link.mtu = (self.terms.path_mtu_discovery && self.terms.ours)
+                .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now));
+            for before in &mut self.links {
+                before.until = before.until.or(Some(now.plus(FADING)));
+            }
+            self.links.insert(0, link);
+            self.up = false;
+        }
+        self.use_first();
+        0
+    }
+
+    fn use_first(&mut self) {
+        if let Some(link) = self.links.first().filter(|_| !self.up) {
+            self.outputs.push_back(GatewayData::Up {
+                endpoint: link.endpoint,
+                suite: link.suite,
+                extended_master_secret: link.extended_master_secret,
+                roams: link.id.is_some(),
+            });
+            self.up = true;
+        }
+    }
+
+    fn record_in(&mut self, index: usize, endpoint: E, plaintext: &[u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        let Some((kind, payload)) = split(plaintext) else {
+            return;
+        };
+        match kind {
+            Kind::Data => deliver(payload),
+            Kind::DpdRequest if payload.len() <= MAX_ECHO => self.echo(index, payload),
+            Kind::DpdResponse => self.answered(endpoint, payload, now.awake),
+            Kind::DpdRequest
+            | Kind::Disconnect
+            | Kind::Keepalive
+            | Kind::Compressed
+            | Kind::Terminate
+            | Kind::Unknown(_) => {}
+        }
+    }
+
+    /// A probe is answered over the link it came by, exactly: the client measures its path with it.
+    fn echo(&mut self, index: usize, payload: &[u8]) {
+        if self.outputs.len() >= MAX_OUTPUTS {
+            return;
+        }
+        let Some(link) = self.links.get_mut(index) else { return };
+        if let Some(record) = sealed(&mut link.seal, Kind::DpdResponse, payload) {
+            self.outputs.push_back(GatewayData::Send(link.endpoint, record));
+        }
+    }
+
+    /// Asks an address that a fresh record came from whether it can hear us.
+    fn challenge(&mut self, endpoint: E, received: usize, challenge: [u8; 8], now: Awake) {
+        let Some(link) = self.links.first_mut().filter(|link| link.id.is_some()) else {
+            return;
+        };
+        let candidate = match &mut link.candidate {
+            Some(known) if known.endpoint == endpoint => {
+                known.received += received;
+                known
+            }
+            Some(other) if now.since(other.at) < BETWEEN_CHALLENGES => return,
+            slot => slot.insert(Candidate {
+                endpoint,
+                challenge,
+                received,
+                sent: 0,
+                at: Awake::default(),
+            }),
+        };
+        let due = candidate.sent == 0 || now.since(candidate.at) >= BETWEEN_CHALLENGES;
+        let length = link.seal.overhead() + 1 + candidate.challenge.len();
+        if !due || candidate.sent + length > candidate.received * AMPLIFICATION {
+            return;
+        }
+        if let Some(record) = sealed(&mut link.seal, Kind::DpdRequest, &candidate.challenge) {
+            candidate.sent += record.len();
+            candidate.at = now;
+            self.outputs.push_back(GatewayData::Send(endpoint, record));
+        }
+    }
+
+    fn answered(&mut self, endpoint: E, payload: &[u8], now: Awake) {
+        let Some(link) = self.links.first_mut() else { return };
+        let proves =
+            |candidate: &mut Candidate<E>| candidate.endpoint == endpoint && candidate.challenge[..] == *payload;
+        if link.candidate.take_if(proves).is_some() {
+            let from = std::mem::replace(&mut link.endpoint, endpoint);
+            if let Some(mtu) = &mut link.mtu {
+                mtu.suspect(now);
+            }
+            self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
+            self.outputs.push_back(GatewayData::Moved { from, to: endpoint });
+            self.release_endpoint(from);
+            return self.look_at_mtu(now);
+        }
+        if let (Some(id), Some(mtu)) = (parse_probe(payload), &mut link.mtu) {
+            mtu.answered(id, u16::try_from(payload.len()).unwrap_or(u16::MAX), now);
+            self.look_at_mtu(now);
+        }
+    }
+
+    fn resend(&mut self, index: usize, now: Awake) {
+        let Some(link) = self.links.get_mut(index) else { return };
+        for datagram in link.tail.resend(now) {
+            self.outputs
+                .push_back(GatewayData::Send(link.endpoint, datagram.clone()));
+        }
+    }
+
+    fn closed(&mut self, index: usize) {
+        if index >= self.links.len() {
+            return;
+        }
+        let link = self.links.remove(index);
+        self.forget(&link);
+        if index == 0 {
+            self.down("the client closed it");
+        }
+    }
+
+    fn down(&mut self, why: &'static str) {
+        if std::mem::replace(&mut self.up, false) {
+            self.outputs.push_back(GatewayData::Down(why));
+        }
+    }
+
+    fn look_at_path(&mut self, now: Awake) {
+        if !self.up {
+            return;
+        }
+        let Some(link) = self.links.first_mut() else { return };
+        match link.watch.look(now) {
+            PathVerdict::Wait => {}
+            PathVerdict::Probe | PathVerdict::Suspect => {
+                if let Some(record) = sealed(&mut link.seal, Kind::DpdRequest, &[]) {
+                    self.outputs.push_back(GatewayData::Send(link.endpoint, record));
+                }
+            }
+            PathVerdict::Dead => self.down("nothing comes back"),
+        }
+    }
+
+    fn look_at_mtu(&mut self, now: Awake) {
+        let Some(link) = self.links.first_mut() else { return };
+        let Some(mtu) = &mut link.mtu else { return };
+        while self.outputs.len() < MAX_OUTPUTS
+            && let Some(probe) = mtu.poll(now)
+        {
+            let payload = probe_payload(probe.id, probe.size);
+            if let Some(record) = sealed(&mut link.seal, Kind::DpdRequest, &payload) {
+                self.outputs.push_back(GatewayData::Send(link.endpoint, record));
+            }
+        }
+    }
+
+    fn forget(&mut self, link: &Link<E>) {
+        if let Some(id) = link.id {
+            self.outputs.push_back(GatewayData::Release(Key::Id(id)));
+        }
+        self.release_endpoint(link.endpoint);
+    }
+
+    /// Unless something else of this session still arrives from there.
+    fn release_endpoint(&mut self, endpoint: E) {
+        let used = self.links.iter().any(|link| link.endpoint == endpoint)
+            || self
+                .shaking
+                .as_ref()
+                .is_some_and(|shaking| shaking.endpoint == endpoint);
+        if !used {
+            self.outputs.push_back(GatewayData::Release(Key::From(endpoint)));
+        }
+    }
+}

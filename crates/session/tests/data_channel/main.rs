@@ -1,0 +1,231 @@
+//! Both ends of the data channel, told as stories in virtual time.
+
+mod net;
+
+use std::time::Duration;
+
+use net::{DELAY, Net};
+use session::client::{Renewal, RenewalBy};
+
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
+
+#[test]
+fn packets_take_the_data_channel_both_ways() {
+    for ours in [true, false] {
+        let mut net = Net::new(ours);
+        net.up();
+        assert!(net.up_packet(b"there") && net.down_packet(b"and back"));
+        net.run(S);
+        assert_eq!(net.at_gateway, [b"there"]);
+        assert_eq!(net.at_client, [b"and back"]);
+        assert_eq!(net.told[0], format!("client up TLS_PSK_WITH_AES_128_GCM_SHA256 {ours}"));
+    }
+}
+
+#[test]
+fn a_handshake_takes_three_round_trips() {
+    let mut net = Net::new(true);
+    // Hello and cookie, hello and flight, finished and finished.
+    net.run(DELAY * 6 + MS);
+    assert!(net.client.path().is_some());
+    net.run(DELAY + MS);
+    assert!(net.gateway.is_up(), "the first probe is what the gateway waits for");
+}
+
+#[test]
+fn a_blocked_path_is_left_within_three_seconds_and_found_again() {
+    let mut net = Net::new(true);
+    net.up();
+    net.run(10 * S);
+    net.blocked = true;
+    let mut lost = 0;
+    while net.up_packet(b"x") {
+        lost += 1;
+        net.run(10 * MS);
+        assert!(lost <= 300, "3 s at 100 packets a second: {:?}", net.told);
+    }
+    println!("{lost} packets at 10 ms went into the dead path");
+    // Nothing gets through for minutes: packets take the control channel, handshakes are tried now and then.
+    net.run(300 * S);
+    assert!(net.client.path().is_none());
+    net.blocked = false;
+    let mut waited = Duration::ZERO;
+    while net.client.path().is_none() {
+        net.run(S / 10);
+        waited += S / 10;
+        assert!(waited < 35 * S, "{:?}", net.told);
+    }
+    println!("back {waited:?} after the path was");
+    net.up();
+}
+
+#[test]
+fn a_path_that_dies_without_a_word_is_repaired_from_a_fresh_socket() {
+    let mut net = Net::new(false);
+    net.up();
+    net.run(10 * S);
+    // A mapping is gone: the old path is dead, a new one is not.
+    net.sockets.clear();
+    let began = net.clock();
+    while net.at_gateway.is_empty() {
+        net.up_packet(b"x");
+        net.run(10 * MS);
+        assert!(net.clock() - began < 4 * S, "{:?}", net.told);
+    }
+    println!("repaired after {:?}", net.clock() - began);
+}
+
+#[test]
+fn a_new_address_answers_the_first_packet_if_records_have_ids() {
+    let mut net = Net::new(true);
+    net.up();
+    net.run(10 * S);
+    net.roam();
+    assert!(net.up_packet(b"from elsewhere"));
+    net.run(DELAY);
+    assert_eq!(net.at_gateway, [b"from elsewhere"]);
+    net.run(DELAY * 2);
+    assert!(net.told.contains(&"moved".to_owned()), "{:?}", net.told);
+    assert!(net.down_packet(b"there you are"));
+    net.run(DELAY);
+    assert_eq!(net.at_client, [b"there you are"]);
+    assert!(net.told.contains(&"renew: the address changed".to_owned()));
+}
+
+#[test]
+fn a_new_port_of_a_router_is_followed() {
+    let mut net = Net::new(true);
+    net.up();
+    net.run(10 * S);
+    net.renumber();
+    net.up_packet(b"x");
+    net.run(DELAY * 3 + MS);
+    assert!(net.told.contains(&"moved".to_owned()), "{:?}", net.told);
+}
+
+#[test]
+fn a_withheld_record_from_a_third_host_moves_nothing_but_the_challenge() {
+    let mut net = Net::new(true);
+    net.up();
+    net.run(10 * S);
+    net.withhold = true;
+    net.up_packet(b"withheld");
+    let record = net.withheld.clone().expect("withheld");
+    let before = net.told.len();
+    for _ in 0..50 {
+        net.inject(666, record.clone());
+        net.run(5 * MS);
+    }
+    assert_eq!(net.at_gateway, [b"withheld"], "it is authentic, and taken once");
+    assert!(!net.told[before..].contains(&"moved".to_owned()));
+    net.down_packet(b"still here");
+    net.run(S);
+    assert_eq!(net.at_client, [b"still here"]);
+}
+
+#[test]
+fn a_client_that_uses_the_control_channel_gets_its_packets_there() {
+    let mut net = Net::new(true);
+    net.up();
+    net.gateway.client_uses_control();
+    assert!(!net.down_packet(b"x"));
+    net.up_packet(b"here again");
+    net.run(S);
+    assert!(net.down_packet(b"x"));
+}
+
+#[test]
+fn thirty_renewals_under_load_lose_nothing() {
+    let mut net = Net::new(true);
+    net.up();
+    let (mut up, mut down) = (0_u32, 0_u32);
+    for key in 2..32 {
+        net.take_over(key);
+        for _ in 0..400 {
+            up += u32::from(net.up_packet(b"u"));
+            down += u32::from(net.down_packet(b"d"));
+            net.run(10 * MS);
+        }
+    }
+    net.run(6 * S);
+    assert_eq!(
+        (up, down),
+        (30 * 400, 30 * 400),
+        "all took the data channel: {:?}",
+        net.told
+    );
+    assert_eq!((net.at_gateway.len(), net.at_client.len()), (30 * 400, 30 * 400));
+    let ids = net
+        .claimed
+        .iter()
+        .filter(|key| matches!(key, session::gateway::Key::Id(_)))
+        .count();
+    assert_eq!(ids, 1, "old keys are forgotten: {:?}", net.claimed);
+    assert!(net.sockets.len() <= 10, "{:?}", net.sockets);
+}
+
+#[test]
+fn a_repair_on_the_same_key_loses_nothing() {
+    for ours in [true, false] {
+        let renewals = vec![Renewal {
+            after: 10 * S,
+            by: RenewalBy::Handshake,
+        }];
+        let mut net = Net::with_renewals(ours, renewals);
+        net.up();
+        for _ in 0..3000 {
+            net.up_packet(b"u");
+            net.down_packet(b"d");
+            net.run(10 * MS);
+        }
+        net.run(S);
+        assert_eq!(
+            (net.at_gateway.len(), net.at_client.len()),
+            (3000, 3000),
+            "{:?}",
+            net.told
+        );
+        let ups = net.told.iter().filter(|line| line.starts_with("client up")).count();
+        assert!(ups >= 3, "{:?}", net.told);
+    }
+}
+
+#[test]
+fn a_black_hole_for_large_packets_is_found_in_two_seconds() {
+    for ours in [true, false] {
+        let mut net = Net::new(ours);
+        net.longest = 1350;
+        net.run(S / 2 + 2 * S);
+        let (client, gateway) = (net.client.mtu().expect("up"), net.gateway.mtu().expect("up"));
+        println!("the path takes {client} bytes up, {gateway} down");
+        assert!((1250..1350).contains(&client), "{client}");
+        assert!(!ours || (1250..1350).contains(&gateway), "{gateway}");
+        assert!(!net.up_packet(&[0; 1400]), "the control channel carries it");
+    }
+}
+
+#[test]
+fn new_keys_are_asked_for_when_they_are_due_and_again() {
+    let renewals = vec![Renewal {
+        after: 3600 * S,
+        by: RenewalBy::Connect,
+    }];
+    let mut net = Net::with_renewals(true, renewals);
+    net.run(3599 * S);
+    assert!(!net.told.iter().any(|line| line.starts_with("renew")));
+    net.run(70 * S);
+    assert_eq!(net.told.iter().filter(|line| line.starts_with("renew")).count(), 2);
+}
+
+#[test]
+fn a_freeze_condemns_nothing_and_reuses_no_nonce() {
+    let mut net = Net::new(true);
+    net.up();
+    net.up_packet(b"before");
+    net.freeze_client(3600 * S);
+    assert!(net.up_packet(b"after"));
+    net.run(S);
+    assert_eq!(net.at_gateway, [b"before".to_vec(), b"after".to_vec()]);
+    assert!(!net.told.iter().any(|line| line.contains("down")), "{:?}", net.told);
+}
