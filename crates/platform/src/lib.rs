@@ -31,6 +31,7 @@ pub mod slot;
 pub mod socket;
 pub mod tcp;
 pub mod tun;
+pub mod udp;
 
 #[cfg(unix)]
 mod unix;

@@ -16,3 +16,4 @@ pub(crate) mod slot;
 pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod tun;
+pub(crate) mod udp;

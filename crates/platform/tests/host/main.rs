@@ -14,6 +14,7 @@ mod lab;
 mod ledgers;
 mod routing;
 mod tunnel;
+mod udp;
 
 use libtest_mimic::{Arguments, Trial};
 use platform::netns::unshare_process;
@@ -33,6 +34,7 @@ fn main() {
     }
     let tests = [
         tunnel::tests(),
+        udp::tests(),
         kept::tests(),
         ledgers::tests(),
         routing::tests(),

@@ -1,0 +1,192 @@
+//! UDP sockets through socket2 and tokio, and the few options that only libc knows.
+
+mod listener;
+
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::udp::{BUFFER, SendFault, canonical};
+
+pub use self::listener::UdpListener;
+
+/// Reports about earlier datagrams that one call passes over before it gives up; each needs an ICMP message of its own.
+const REPORTS: usize = 4;
+
+/// A connected socket on a port of its own, never fragmenting. Dropping it closes the port.
+#[derive(Debug)]
+pub struct Udp {
+    socket: UdpSocket,
+}
+
+impl Udp {
+    /// Opens a socket to `peer` on a fresh port, with the mark of the tunnel's slot if there is one. The source address is the
+    /// one that the routes say now, and stays. Sends nothing. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// There is no way to `peer` (`ENETUNREACH`), or no permission for the mark (`EPERM`).
+    pub fn connect(peer: SocketAddr, mark: Option<u32>) -> io::Result<Self> {
+        let peer = canonical(peer);
+        let socket = Socket::new(
+            Domain::for_address(peer),
+            Type::DGRAM.nonblocking(),
+            Some(Protocol::UDP),
+        )?;
+        if let Some(mark) = mark {
+            socket.set_mark(mark)?;
+        }
+        configure(&socket, peer.is_ipv6())?;
+        socket.connect(&peer.into())?;
+        Ok(Self {
+            socket: UdpSocket::from_std(socket.into())?,
+        })
+    }
+
+    /// The source address and the port.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The peer.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    /// Sends one datagram if the kernel takes it at once.
+    ///
+    /// # Errors
+    /// See [`SendFault`]; but for [`SendFault::TooBig`] it may be the fault of an earlier datagram. This one was not sent.
+    pub fn try_send(&self, datagram: &[u8]) -> Result<(), SendFault> {
+        let socket = SockRef::from(&self.socket);
+        let sent = send_at_once(&self.socket, || socket.send(datagram));
+        let length = sent.map_err(|error| fault(error, || Ok(self.local_addr()?.ip())))?;
+        debug_assert_eq!(length, datagram.len(), "a datagram is sent whole");
+        Ok(())
+    }
+
+    /// Takes a datagram if one is waiting, [`io::ErrorKind::WouldBlock`] otherwise; what is longer than the buffer is cut off.
+    /// Other errors are about datagrams sent before, as in [`Udp::try_send`], and do not end the socket.
+    pub fn try_recv(&self, datagram: &mut [u8]) -> io::Result<usize> {
+        passing_over_reports(|| self.socket.try_recv(datagram))
+    }
+
+    /// Waits for a datagram; otherwise as [`Udp::try_recv`]. Cancel safe.
+    pub async fn recv(&self, datagram: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            match self.try_recv(datagram) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits until there may be a datagram; reports about datagrams sent before wake nobody. Cancel safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Waits until there may be room after [`SendFault::Full`]. Cancel safe.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.socket.writable().await
+    }
+}
+
+/// Tries to send without asking tokio first, which believes that a new socket takes nothing; and tells tokio if the socket
+/// really takes nothing, so that waiting for it works.
+fn send_at_once(socket: &UdpSocket, mut send: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    match passing_over_reports(&mut send) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.try_io(Interest::WRITABLE, send),
+        outcome => outcome,
+    }
+}
+
+/// Repeats what failed because an ICMP message said that an earlier datagram was too large (the option to probe does not
+/// keep the kernel from reporting that). After this only a datagram that is too large itself fails so.
+fn passing_over_reports<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..REPORTS {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
+            outcome => return outcome,
+        }
+    }
+    attempt()
+}
+
+/// Buffers, and no fragments: the "don't fragment" bit on IPv4, no fragmenting by this host on IPv6, and in both the MTU of
+/// the link instead of the kernel's cache (`PROBE` in ip(7) and ipv6(7)). IPv4 goes through an IPv6 socket, too.
+fn configure(socket: &Socket, v6: bool) -> io::Result<()> {
+    enlarge(socket, libc::SO_RCVBUFFORCE).or_else(|_| socket.set_recv_buffer_size(BUFFER))?;
+    enlarge(socket, libc::SO_SNDBUFFORCE).or_else(|_| socket.set_send_buffer_size(BUFFER))?;
+    let number = socket.as_raw_fd();
+    if v6 {
+        set_option(
+            number,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        )?;
+        set_option(number, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
+    }
+    set_option(number, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+}
+
+/// Beyond the limit for everybody, if we are privileged.
+fn enlarge(socket: &Socket, option: libc::c_int) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(BUFFER).unwrap_or(libc::c_int::MAX);
+    set_option(socket.as_raw_fd(), libc::SOL_SOCKET, option, bytes)
+}
+
+fn set_option(number: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads one integer, which lives for the duration of the call.
+    match unsafe { libc::setsockopt(number, level, option, (&raw const value).cast(), size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What an error of sending from `local` means. Without the source address the kernel says the same as without a way or with
+/// a route into nowhere (and that changed between its versions), so we look.
+fn fault(error: io::Error, local: impl FnOnce() -> io::Result<IpAddr>) -> SendFault {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS) => SendFault::Full,
+        Some(libc::EMSGSIZE) => SendFault::TooBig,
+        Some(libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL) => match local() {
+            Ok(local) if !is_ours(local) => SendFault::SourceGone(error),
+            Ok(_) | Err(_) => SendFault::Unreachable(error),
+        },
+        // From routes and neighbours, from ICMP (net/ipv4/icmp.c, icmp_err_convert), and from firewalls of this host.
+        Some(
+            libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::ENOPROTOOPT
+            | libc::EPROTO
+            | libc::EACCES
+            | libc::EPERM,
+        ) => SendFault::Unreachable(error),
+        Some(libc::ENETDOWN | libc::ENODEV | libc::ENXIO) => SendFault::SourceGone(error),
+        // tokio's own "would block" has no number.
+        _ if error.kind() == io::ErrorKind::WouldBlock => SendFault::Full,
+        _ => SendFault::Other(error),
+    }
+}
+
+/// Whether this host has the address.
+fn is_ours(address: IpAddr) -> bool {
+    let bind = || {
+        let address = SocketAddr::new(address, 0);
+        Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?.bind(&address.into())
+    };
+    match bind() {
+        Err(error) => error.raw_os_error() != Some(libc::EADDRNOTAVAIL),
+        Ok(()) => true,
+    }
+}

@@ -1,0 +1,365 @@
+//! UDP sockets on hosts whose addresses, links and routes change under them.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use platform::netns::Namespace;
+use platform::network::Network;
+use platform::udp::{Endpoint, SendFault, Udp, UdpListener, route_source};
+
+use crate::lab::{Lab, Test, block_in, full_plan, ip, net, slot, tun};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        ("what_a_send_says_after_the_network_changed", faults),
+        ("a_host_that_moved_shows_in_the_source_of_the_next_socket", moved),
+        ("a_marked_socket_goes_around_the_tunnel", marked),
+        ("a_wildcard_socket_answers_from_the_address_it_was_asked_at", answers),
+        ("a_dual_stack_socket_knows_ipv4_as_ipv4", dual_stack),
+        ("a_link_local_client_is_answered_on_its_link", link_local),
+        ("an_endpoint_whose_address_is_gone_is_told_alone", listener_moved),
+        (
+            "nothing_is_fragmented_and_no_icmp_message_shrinks_a_datagram",
+            unfragmented,
+        ),
+        ("a_closed_port_is_reported_and_the_next_datagram_is_sent", refused),
+    ]
+}
+
+const PORT: u16 = 4433;
+
+fn at(address: &str) -> SocketAddr {
+    SocketAddr::new(ip(address), PORT)
+}
+
+/// Runs ip(8) on a host.
+fn run(host: &Namespace, words: &str) {
+    let mut command = host.command("ip").expect("command");
+    let status = command.args(words.split(' ')).status().expect("ip");
+    assert!(status.success(), "ip {words}: {status}");
+}
+
+/// Deleting an address must not delete those that were added to its network later, as everywhere but on a bare kernel.
+fn keep_other_addresses() {
+    fs::write("/proc/sys/net/ipv4/conf/all/promote_secondaries", "1").expect("sysctl");
+}
+
+/// What the next sending says: what it means and the number of the error.
+fn verdict(socket: &Udp) -> Verdict {
+    let number = |error: io::Error| error.raw_os_error().expect("a number");
+    match socket.try_send(b"next") {
+        Ok(()) => None,
+        Err(SendFault::Unreachable(error)) => Some(("unreachable", number(error))),
+        Err(SendFault::SourceGone(error)) => Some(("gone", number(error))),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+type Verdict = Option<(&'static str, i32)>;
+
+const EINVAL: i32 = 22;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+
+/// The table in the documentation of [`SendFault`].
+fn faults() {
+    let (gone, unreachable) = (|number| Some(("gone", number)), |number| Some(("unreachable", number)));
+    let table: [(&str, Verdict, Verdict); 7] = [
+        ("address del {mine} dev eth0", gone(ENETUNREACH), None),
+        ("link set eth0 down", unreachable(ENETUNREACH), gone(ENETUNREACH)),
+        ("link delete eth0", gone(ENETUNREACH), gone(ENETUNREACH)),
+        (
+            "{family} route delete default",
+            unreachable(ENETUNREACH),
+            unreachable(ENETUNREACH),
+        ),
+        (
+            "{family} route add unreachable {far}",
+            unreachable(EHOSTUNREACH),
+            unreachable(EHOSTUNREACH),
+        ),
+        (
+            "{family} route add blackhole {far}",
+            unreachable(EINVAL),
+            unreachable(EINVAL),
+        ),
+        ("link set eth0 mtu 1400", None, None),
+    ];
+    let families = [
+        ("-4", "192.0.2.2/24", "192.0.2.3/24", "203.0.113.1"),
+        ("-6", "2001:db8::2/64", "2001:db8::3/64", "2001:db8:9::1"),
+    ];
+    for (change, v4, v6) in table {
+        for ((family, mine, other, far), expected) in families.into_iter().zip([v4, v6]) {
+            let lab = Lab::new();
+            let change = change
+                .replace("{family}", family)
+                .replace("{mine}", mine)
+                .replace("{far}", far);
+            lab.on_host(|| async {
+                keep_other_addresses();
+                let socket = Udp::connect(at(far), None).expect("a way");
+                lab.host.address("eth0", net(other)).expect("address");
+                lab.host.settle().expect("settle");
+                socket.try_send(b"first").expect("sent");
+                run(&lab.host, &change);
+                assert_eq!(verdict(&socket), expected, "{change}");
+                assert_eq!(verdict(&socket), expected, "{change}, again");
+            });
+        }
+    }
+}
+
+fn moved() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        keep_other_addresses();
+        for (far, old, new) in [
+            ("203.0.113.1", "192.0.2.2/24", "192.0.2.3/24"),
+            ("2001:db8:9::1", "2001:db8::2/64", "2001:db8::3/64"),
+        ] {
+            let socket = Udp::connect(at(far), None).expect("a way");
+            let source = || route_source(at(far), None).expect("a way");
+            assert_eq!(source(), socket.local_addr().expect("bound").ip());
+            assert_eq!(source(), net(old).addr());
+            lab.host.address("eth0", net(new)).expect("address");
+            lab.host.settle().expect("settle");
+            run(&lab.host, &format!("address del {old} dev eth0"));
+            assert_eq!(source(), net(new).addr());
+            assert_eq!(socket.local_addr().expect("bound").ip(), net(old).addr());
+            let fresh = Udp::connect(at(far), None).expect("a way");
+            assert_ne!(
+                fresh.local_addr().expect("bound").port(),
+                socket.local_addr().expect("bound").port()
+            );
+        }
+        run(&lab.host, "link set eth0 down");
+        let error = route_source(at("203.0.113.1"), None).expect_err("no way");
+        assert_eq!(error.kind(), io::ErrorKind::NetworkUnreachable);
+    });
+}
+
+fn marked() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        let slot = slot(0);
+        network.apply(&slot, device.index(), &full_plan()).await.expect("apply");
+        for (far, inside, outside) in [
+            ("203.0.113.1", "10.78.0.5", "192.0.2.2"),
+            ("2001:db8:7::7", "fd00:78::5", "2001:db8::2"),
+        ] {
+            let source = |mark| {
+                let source = route_source(at(far), mark).expect("a way");
+                let socket = Udp::connect(at(far), mark).expect("a way");
+                assert_eq!(socket.local_addr().expect("bound").ip(), source);
+                assert_eq!(socket.peer_addr().expect("connected"), at(far));
+                source
+            };
+            assert_eq!(source(None), ip(inside));
+            assert_eq!(source(Some(slot.mark())), ip(outside));
+        }
+    });
+}
+
+/// Takes one datagram and sends it back.
+async fn echo(listener: &UdpListener) -> Endpoint {
+    let mut buffer = [0; 2000];
+    loop {
+        listener.readable().await.expect("ready");
+        match listener.try_recv(&mut buffer) {
+            Ok((length, endpoint)) => {
+                listener.try_send(&buffer[..length], endpoint).expect("answered");
+                return endpoint;
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+    }
+}
+
+/// Sends a datagram to `to`, where `listener` echoes. The answer reaches a connected socket only from `to`.
+async fn asked(listener: &UdpListener, client: &Udp) -> Endpoint {
+    client.try_send(b"who is there?").expect("sent");
+    let endpoint = echo(listener).await;
+    let mut buffer = [0; 100];
+    let length = client.recv(&mut buffer).await.expect("answer");
+    assert_eq!(&buffer[..length], b"who is there?");
+    endpoint
+}
+
+fn answers() {
+    let lab = Lab::new();
+    // Beyond the network that both share, so that the kernel's own choice would be another address.
+    for address in ["198.51.100.1/32", "2001:db8:51::1/128"] {
+        lab.world.address("eth0", net(address)).expect("address");
+    }
+    lab.world.settle().expect("settle");
+    for (wildcard, addresses) in [
+        ("0.0.0.0", ["192.0.2.1", "198.51.100.1"]),
+        ("::", ["2001:db8::1", "2001:db8:51::1"]),
+    ] {
+        let listener = listener(&lab.world, wildcard, false);
+        lab.on_host(|| async {
+            let listener = listener();
+            for address in addresses {
+                let client = Udp::connect(at(address), None).expect("a way");
+                let endpoint = asked(&listener, &client).await;
+                let expected = Endpoint {
+                    peer: client.local_addr().expect("bound"),
+                    local: ip(address),
+                    interface: 0,
+                };
+                assert_eq!(endpoint, expected);
+            }
+        });
+    }
+}
+
+/// A socket of `host`, to be taken over by the runtime that uses it.
+fn listener(host: &Namespace, address: &str, dual_stack: bool) -> impl FnOnce() -> UdpListener + Send {
+    let socket = block_in(host, || async {
+        let listener = UdpListener::bind(at(address), dual_stack).expect("bound");
+        assert_eq!(listener.local_addr().expect("bound"), at(address));
+        listener.into_std().expect("left")
+    });
+    || UdpListener::adopt(socket).expect("adopted")
+}
+
+fn dual_stack() {
+    let lab = Lab::new();
+    let listener = listener(&lab.world, "::", true);
+    // Not dual, so that IPv4 is free for another socket.
+    let twins = block_in(&lab.host, || async {
+        let v6 = UdpListener::bind(at("::"), false).expect("IPv6");
+        let v4 = UdpListener::bind(at("0.0.0.0"), false).expect("IPv4");
+        let error = UdpListener::bind(at("0.0.0.0"), false).expect_err("taken");
+        assert!(error.to_string().contains("0.0.0.0:4433"), "{error}");
+        (v6.local_addr().is_ok(), v4.local_addr().is_ok())
+    });
+    assert_eq!(twins, (true, true));
+    lab.on_host(|| async {
+        let listener = listener();
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let client = Udp::connect(at(address), None).expect("a way");
+            let endpoint = asked(&listener, &client).await;
+            assert_eq!((endpoint.local, endpoint.interface), (ip(address), 0));
+            assert_eq!(endpoint.peer, client.local_addr().expect("bound"));
+        }
+    });
+}
+
+fn link_local() {
+    let lab = Lab::new();
+    let state = lab.world.snapshot().expect("state");
+    let own = |line: &str| line.strip_prefix("address ")?.split('/').next()?.parse::<IpAddr>().ok();
+    let mut addresses = state.lines().filter(|line| line.ends_with("dev eth0")).filter_map(own);
+    let Some(IpAddr::V6(address)) = addresses.find(|address| address.to_string().starts_with("fe80:")) else {
+        panic!("no link-local address:\n{state}");
+    };
+    let listener = listener(&lab.world, "::", true);
+    lab.on_host(|| async {
+        let listener = listener();
+        let network = Network::open().await.expect("network");
+        let index = network.link("eth0").await.expect("eth0");
+        let to = std::net::SocketAddrV6::new(address, PORT, 0, index);
+        let client = Udp::connect(to.into(), None).expect("a way");
+        let endpoint = asked(&listener, &client).await;
+        assert_eq!(endpoint.local, IpAddr::from(address));
+        assert_ne!(endpoint.interface, 0);
+    });
+}
+
+fn listener_moved() {
+    let lab = Lab::new();
+    let listener = listener(&lab.world, "::", true);
+    for address in ["192.0.2.7/24", "2001:db8::7/64"] {
+        lab.world.address("eth0", net(address)).expect("address");
+    }
+    lab.world.settle().expect("settle");
+    lab.on_host(|| async {
+        let listener = listener();
+        for (old, kept) in [("192.0.2.7", "192.0.2.1"), ("2001:db8::7", "2001:db8::1")] {
+            let client = Udp::connect(at(old), None).expect("a way");
+            let endpoint = asked(&listener, &client).await;
+            let length = if ip(old).is_ipv4() { 24 } else { 64 };
+            run(&lab.world, &format!("address del {old}/{length} dev eth0"));
+            let fault = listener.try_send(b"late", endpoint).expect_err("not ours");
+            assert!(matches!(&fault, SendFault::SourceGone(_)), "{fault:?}");
+            let client = Udp::connect(at(kept), None).expect("a way");
+            assert_eq!(asked(&listener, &client).await.local, ip(kept));
+        }
+    });
+}
+
+fn unfragmented() {
+    let lab = Lab::new();
+    let far = Namespace::create().expect("far");
+    lab.world.veth(&far, "eth1", "eth0").expect("cable");
+    for (host, name, v4, v6) in [
+        (&lab.world, "eth1", "198.51.100.1/24", "2001:db8:51::1/64"),
+        (&far, "eth0", "198.51.100.2/24", "2001:db8:51::2/64"),
+    ] {
+        host.address(name, net(v4)).expect("address");
+        host.address(name, net(v6)).expect("address");
+        host.up(name).expect("up");
+    }
+    for router in ["198.51.100.1", "2001:db8:51::1"] {
+        far.default_route(ip(router)).expect("route");
+    }
+    lab.world.forwarding(true).expect("router");
+    far.settle().expect("settle");
+    for (name, host) in [("eth1", &lab.world), ("eth0", &far)] {
+        host.set_mtu(name, 1300).expect("MTU");
+    }
+    for (wildcard, peer, headers) in [("0.0.0.0", "198.51.100.2", 28), ("::", "2001:db8:51::2", 48)] {
+        let listener = listener(&far, wildcard, false);
+        lab.on_host(|| async {
+            let listener = listener();
+            let client = Udp::connect(at(peer), None).expect("a way");
+            let fault = client.try_send(&vec![0; 1501 - headers]).expect_err("beyond the link");
+            assert!(matches!(fault, SendFault::TooBig), "{fault:?}");
+            // The router says to the first of these that 1300 is the most. That is no reason not to send the others.
+            for _ in 0..3 {
+                client.try_send(&vec![1; 1500 - headers]).expect("sent");
+                lab.world.settle().expect("the router had its turn");
+            }
+            client.try_send(&vec![2; 1300 - headers]).expect("sent");
+            let mut buffer = vec![0; 2000];
+            listener.readable().await.expect("ready");
+            let (length, endpoint) = loop {
+                match listener.try_recv(&mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        listener.readable().await.expect("ready")
+                    }
+                    outcome => break outcome.expect("received"),
+                }
+            };
+            assert_eq!((length, buffer[0]), (1300 - headers, 2), "what was too large is lost");
+            let fault = listener
+                .try_send(&vec![0; 1301 - headers], endpoint)
+                .expect_err("beyond the link");
+            assert!(matches!(fault, SendFault::TooBig), "{fault:?}");
+        });
+    }
+}
+
+fn refused() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let client = Udp::connect(at(address), None).expect("a way");
+            let fault = loop {
+                match client.try_send(b"anybody?") {
+                    Ok(()) => tokio::task::yield_now().await,
+                    Err(fault) => break fault,
+                }
+            };
+            assert!(
+                matches!(&fault, SendFault::Unreachable(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+            );
+            client.try_send(b"again").expect("the report was about an earlier one");
+        }
+    });
+}
