@@ -131,7 +131,8 @@ impl Tun {
         self.device.try_send(packet)
     }
 
-    /// Changes the MTU, in bytes. To be called in the network namespace of the device.
+    /// Changes the MTU, in bytes, of a device in use too: addresses, routes and state stay. To be called in the network
+    /// namespace of the device. Below 1280 the kernel takes all IPv6 addresses and routes off, and does not bring them back.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         self.device.set_mtu(mtu)
     }

@@ -26,6 +26,10 @@ pub(crate) fn tests() -> Vec<Test> {
             without_ipv6,
         ),
         ("a_new_plan_replaces_the_old_one_exactly", replaced_plan),
+        (
+            "a_running_device_gets_another_mtu_and_nothing_else_changes",
+            running_mtu,
+        ),
         ("a_thousand_routes_come_and_go", many_routes),
         ("a_gateway_has_its_pool_on_the_device_and_nowhere_else", gateway_pool),
         (
@@ -333,6 +337,36 @@ fn replaced_plan() {
             .await
             .expect("nothing to do");
         assert_same(&wanted, &network.snapshot().await.expect("state"));
+    });
+}
+
+fn running_mtu() {
+    let lab = Lab::new();
+    lab.on_host(|| async {
+        let network = Network::open().await.expect("network");
+        let device = tun("marmot0");
+        network
+            .apply(&slot(0), device.index(), &full_plan())
+            .await
+            .expect("apply");
+        let before = network.snapshot().await.expect("state");
+        device.set_mtu(1280).expect("MTU");
+        let smaller = network.snapshot().await.expect("state");
+        let changes = ["- link marmot0 up mtu 1380", "+ link marmot0 up mtu 1280"];
+        assert_eq!(before.changes(&smaller), changes);
+        device.set_mtu(1380).expect("MTU");
+        assert_same(&before, &network.snapshot().await.expect("state"));
+
+        // What the documentation warns of.
+        device.set_mtu(1279).expect("MTU");
+        device.set_mtu(1380).expect("MTU");
+        let after = network.snapshot().await.expect("state");
+        let has = |address: &str| {
+            after
+                .lines()
+                .any(|line| line.starts_with(&format!("address {address}")))
+        };
+        assert_eq!((has("10.78.0.5"), has("fd00:78::5")), (true, false), "{after}");
     });
 }
 
