@@ -30,7 +30,7 @@ const BACK_OFF: Duration = Duration::from_millis(250);
 /// Which address could not be opened, and why.
 pub(crate) fn open(config: &Listen) -> Result<Vec<TcpListener>, GatewayError> {
     let sockets = if config.addresses.is_empty() {
-        inherited()?
+        inherited()?.tcp
     } else {
         let dual_stack = |address: &SocketAddr| !has_ipv4_twin(address, &config.addresses);
         let open = |address: &SocketAddr| listen(*address, config.backlog, dual_stack(address));

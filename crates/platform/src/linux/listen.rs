@@ -1,44 +1,47 @@
-//! Listening sockets: opened as on every Unix, or handed over by systemd (sd_listen_fds(3)).
+//! Listening sockets, and UDP sockets of the same kind: opened as on every Unix, or handed over by systemd (sd_listen_fds(3)).
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use socket2::{Domain, SockRef, Type};
 
 use crate::PlatformError;
+use crate::listen::Inherited;
 
 pub use crate::unix::listen::listen;
 
-/// Takes the listening sockets that the service manager passed to this process (`LISTEN_PID`, `LISTEN_FDS`); none if it
-/// passed none. They come non-blocking and are closed in our children. Only the first call gets them, here or of
+/// Takes the sockets that the service manager passed to this process (`LISTEN_PID`, `LISTEN_FDS`); none if it passed none. They come non-blocking and are closed in our children. Only the first call gets them, here or of
 /// [`crate::service::taken`].
-pub fn inherited() -> Result<Vec<TcpListener>, PlatformError> {
+pub fn inherited() -> Result<Inherited, PlatformError> {
     let taken = super::service::take()
         .map_err(|source| PlatformError::io("use the descriptors of the service manager", source))?;
-    taken
-        .into_iter()
-        .map(|(name, descriptor)| {
-            let number = descriptor.as_raw_fd();
-            adopt(descriptor)
-                .map_err(|source| PlatformError::io(format!("use inherited descriptor {number} ({name})"), source))
-        })
-        .collect()
+    let mut sockets = Inherited::default();
+    for (name, descriptor) in taken {
+        let number = descriptor.as_raw_fd();
+        let adopted = adopt(descriptor, &mut sockets);
+        adopted.map_err(|source| PlatformError::io(format!("use inherited descriptor {number} ({name})"), source))?;
+    }
+    Ok(sockets)
 }
 
-fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
+fn adopt(descriptor: OwnedFd, sockets: &mut Inherited) -> io::Result<()> {
     let fd = descriptor.as_fd();
     let socket = SockRef::from(&fd);
     socket.set_cloexec(true)?;
     let internet = matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6);
-    if !internet || socket.r#type()? != Type::STREAM || !socket.is_listener()? {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a listening TCP socket",
-        ));
+    let listens = socket.r#type()? == Type::STREAM && socket.is_listener()?;
+    let hears = socket.r#type()? == Type::DGRAM && socket.peer_addr().is_err();
+    if !internet || !(listens || hears) {
+        let reason = "neither a listening TCP socket nor a UDP socket without a peer";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     socket.set_nonblocking(true)?;
-    Ok(TcpListener::from(descriptor))
+    match listens {
+        true => sockets.tcp.push(TcpListener::from(descriptor)),
+        false => sockets.udp.push(UdpSocket::from(descriptor)),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -48,9 +51,19 @@ mod tests {
 
     #[test]
     fn a_descriptor_that_does_not_listen_is_refused() {
+        let mut sockets = Inherited::default();
         let stream = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-        adopt(stream.into()).expect_err("refused");
+        adopt(stream.into(), &mut sockets).expect_err("refused");
         let listening = listen("127.0.0.1:0".parse().expect("address"), 8, false).expect("listen");
-        adopt(listening.into()).expect("adopted");
+        adopt(listening.into(), &mut sockets).expect("adopted");
+
+        let hearing = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let talking = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        talking
+            .connect(hearing.local_addr().expect("address"))
+            .expect("connect");
+        adopt(talking.into(), &mut sockets).expect_err("refused");
+        adopt(hearing.into(), &mut sockets).expect("adopted");
+        assert_eq!((sockets.tcp.len(), sockets.udp.len()), (1, 1));
     }
 }

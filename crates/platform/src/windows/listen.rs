@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::PlatformError;
+use crate::listen::Inherited;
 
 /// Opens a non-blocking listening socket on `addr`; `dual_stack` makes an IPv6 wildcard accept IPv4 too.
 pub fn listen(addr: SocketAddr, backlog: u32, dual_stack: bool) -> Result<TcpListener, PlatformError> {
@@ -25,6 +26,6 @@ fn open(addr: SocketAddr, backlog: u32, dual_stack: bool) -> io::Result<TcpListe
 }
 
 /// No service manager hands over sockets here.
-pub fn inherited() -> Result<Vec<TcpListener>, PlatformError> {
-    Ok(Vec::new())
+pub fn inherited() -> Result<Inherited, PlatformError> {
+    Ok(Inherited::default())
 }

@@ -61,14 +61,14 @@ pub(crate) fn run() -> Option<i32> {
                 println!("{name}: {text}");
             }
             assert!(platform::service::taken().is_empty(), "only once");
-            assert!(platform::listen::inherited().expect("second call").is_empty());
+            assert!(platform::listen::inherited().expect("second call").tcp.is_empty());
         }
         "heir" => {
             let sockets = platform::listen::inherited().expect("inherited");
-            assert_eq!(sockets.len(), 1);
-            assert!(platform::listen::inherited().expect("second call").is_empty());
+            assert_eq!((sockets.tcp.len(), sockets.udp.len()), (1, 0));
+            assert!(platform::listen::inherited().expect("second call").tcp.is_empty());
             assert!(platform::service::taken().is_empty());
-            println!("{}", sockets[0].local_addr().expect("address"));
+            println!("{}", sockets.tcp[0].local_addr().expect("address"));
         }
         other => panic!("unknown role {other}"),
     }
