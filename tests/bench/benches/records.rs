@@ -5,8 +5,8 @@ use std::hint::black_box;
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use bench::Comparison;
 use dtls::{
-    Client, ClientConfig, ConnectionId, Content, Established, OpenHalf, Peek, Psk, SealHalf, Server, ServerConfig, Suite,
-    peek,
+    Client, ClientConfig, ConnectionId, Content, Established, OpenHalf, Peek, Psk, SealHalf, Server, ServerConfig,
+    Suite, peek,
 };
 use now::Awake;
 
@@ -69,7 +69,11 @@ fn bare(suite: Suite) -> impl FnMut() {
         let (text, tag) = black_box(&mut buffer).split_at_mut(LENGTH);
         seal.seal_in_place_scatter(Nonce::assume_unique_for_key(nonce), Aad::from([7; 13]), text, &[], tag)
             .expect("it fits");
-        let opened = open.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from([7; 13]), black_box(&mut buffer));
+        let opened = open.open_in_place(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from([7; 13]),
+            black_box(&mut buffer),
+        );
         assert_eq!(opened.expect("authentic").len(), LENGTH);
     }
 }
