@@ -10,6 +10,7 @@
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
+//!   nat, roam   what happens to addresses on the way
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
@@ -24,6 +25,7 @@ mod longjob;
 mod marmot;
 mod meter;
 mod names;
+mod nat;
 mod ocserv;
 mod openconnect;
 mod openvpn;
@@ -32,6 +34,7 @@ mod ping;
 mod pki;
 mod process;
 mod pulse;
+mod roam;
 mod settings;
 mod sockets;
 mod spool;
@@ -54,13 +57,15 @@ pub use marmot::{
 };
 pub use meter::Meter;
 pub use names::Names;
+pub use nat::Nat;
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
-pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses};
+pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses, stock_channel};
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
 pub use ping::Ping;
 pub use pki::{Identity, Pki};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
+pub use roam::move_client;
 pub use rustix::process::Signal;
 pub use settings::Settings;
 pub use sockets::Connection;

@@ -1,9 +1,10 @@
 //! Debian's ocserv on a site's gateway.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::marmot::{PASSWORD, USER};
@@ -143,6 +144,38 @@ no-route = {excluded}/32
             config: lab.file("ocserv.conf", &format!("{BASE}{figures}{specific}"))?,
             starts: 0,
         })
+    }
+
+    /// With more lines in its configuration; the last of two equal keys counts.
+    ///
+    /// # Errors
+    /// If the file cannot be changed.
+    pub fn with(self, lines: &str) -> Result<Self> {
+        let config = fs::read_to_string(&self.config).context("cannot read what was written")?;
+        self.lab.file("ocserv.conf", &format!("{config}{lines}\n"))?;
+        Ok(self)
+    }
+
+    /// The suite by which the packets of the one session go over UDP, in the words of its TLS library, such as
+    /// `(DTLS1.2)-(PSK)-(AES-256-GCM)`; `None` if they do not.
+    ///
+    /// # Errors
+    /// If `occtl` does not tell, or there is not exactly one session.
+    pub fn channel(&self) -> Result<Option<String>> {
+        let mut command = self.lab.command(&self.site.gateway, "occtl")?;
+        let socket = self.lab.folder().join("occtl.sock");
+        command
+            .arg("--socket-file")
+            .arg(socket)
+            .args(["--json", "show", "users"]);
+        let process = self.lab.spawn("occtl", command)?;
+        ensure!(process.wait_exit(PATIENCE)?.success(), "occtl failed");
+        let sessions: Vec<serde_json::Value> = serde_json::from_str(&process.output()).context("occtl writes JSON")?;
+        let [session] = sessions.as_slice() else {
+            bail!("{} sessions instead of one", sessions.len());
+        };
+        let suite = session["DTLS cipher"].as_str().filter(|suite| !suite.is_empty());
+        Ok(suite.map(str::to_owned))
     }
 
     /// Starts it and waits until it listens.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use platform::netns::Namespace;
 
 use crate::marmot::{PASSWORD, USER};
-use crate::{GATEWAY_NAME, Identity, Lab, PATIENCE, Process, Site};
+use crate::{GATEWAY_NAME, Identity, Lab, Mark, PATIENCE, Process, Site};
 
 /// Name of its TUN device.
 pub const STOCK_INTERFACE: &str = "tun9";
@@ -76,6 +76,13 @@ impl<'a> Openconnect<'a> {
     #[must_use]
     pub fn with(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With packets over UDP where the gateway grants it; see [`stock_channel`].
+    #[must_use]
+    pub fn with_dtls(mut self) -> Self {
+        self.arguments.retain(|argument| argument != "--no-dtls");
         self
     }
 
@@ -184,4 +191,19 @@ impl<'a> Openconnect<'a> {
 /// If the script did not run.
 pub fn stock_addresses(process: &Process) -> Result<String> {
     process.wait_for("script: addresses", PATIENCE)
+}
+
+/// Waits until its packets go over UDP, and says by which suite, in the words of its TLS library, such as
+/// `(DTLS1.2)-(PSK)-(AES-256-GCM)`.
+///
+/// # Errors
+/// If that does not happen.
+pub fn stock_channel(process: &Process) -> Result<String> {
+    let line = process.wait_for_line(Mark::default(), &["Established DTLS connection"], PATIENCE)?;
+    let suite = line
+        .split_once("Ciphersuite ")
+        .map(|(_, suite)| suite.trim_end_matches('.'));
+    suite
+        .map(str::to_owned)
+        .with_context(|| format!("no suite in {line:?}"))
 }
