@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use interop::{bulk, no_way, ping_both};
-use lab::{Lab, Ocserv, Openconnect, PATIENCE, Server, Signal, StockFigures, StockLogin, stock_addresses};
+use lab::{
+    Lab, Ocserv, Openconnect, PATIENCE, Server, Signal, StockFigures, StockLogin, stock_addresses, stock_channel, until,
+};
 
 fn main() -> ExitCode {
     lab::run(
@@ -13,6 +15,7 @@ fn main() -> ExitCode {
             a_password_carries_bulk_traffic,
             a_certificate_gets_in,
             debians_sample_figures_work_over_ipv6,
+            packets_go_over_udp_where_both_are_told_so,
         ],
     )
 }
@@ -54,4 +57,43 @@ fn debians_sample_figures_work_over_ipv6(lab: &Lab) -> Result<()> {
     let client = client.over_ipv6(site).good_password().up()?;
     ensure!(client.output().contains("TLS1.2"), "the sample allows TLS 1.2 only");
     ping_both(lab.client(), site.plan)
+}
+
+fn packets_go_over_udp_where_both_are_told_so(lab: &Lab) -> Result<()> {
+    let site = lab.site();
+    let mut ocserv = Ocserv::configure(lab, site, StockLogin::Password, StockFigures::Quick)?;
+    let gateway = ocserv.start()?;
+    let stock = Openconnect::new(lab, lab.client(), site, "openconnect")?.good_password();
+    let client = stock.up()?;
+    ping_both(lab.client(), site.plan)?;
+    ensure!(ocserv.channel()?.is_none(), "TLS only, unless told otherwise");
+    client.stop(Signal::INT, PATIENCE)?;
+    until("the end of the first session", PATIENCE, || {
+        Ok(ocserv.channel().is_err())
+    })?;
+
+    let client = stock.with_dtls().up()?;
+    let suite = stock_channel(&client)?;
+    until("the gateway's word for it", PATIENCE, || {
+        Ok(ocserv.channel()?.is_some())
+    })?;
+    ensure!(
+        ocserv.channel()? == Some(suite.clone()),
+        "{suite} and {:?}",
+        ocserv.channel()?
+    );
+    ping_both(lab.client(), site.plan)?;
+    lab.note(&format!("the stock ends agree on {suite}"));
+    client.stop(Signal::INT, PATIENCE)?;
+    lab::stop_ocserv(&gateway)?;
+
+    let mut ocserv = ocserv.with("udp-port = 0")?;
+    let _gateway = ocserv.start()?;
+    let _client = Openconnect::new(lab, lab.client(), site, "openconnect-2")?
+        .good_password()
+        .with_dtls()
+        .up()?;
+    ping_both(lab.client(), site.plan)?;
+    ensure!(ocserv.channel()?.is_none(), "no port, no UDP");
+    Ok(())
 }
