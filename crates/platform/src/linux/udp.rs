@@ -6,6 +6,7 @@ use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::task::{Context, Poll};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
@@ -84,6 +85,11 @@ impl Udp {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Whether a datagram may be waiting; if not, the task is woken when one may be. For a task that looks at several sockets.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_recv_ready(context)
     }
 
     /// Waits until there may be a datagram; reports about datagrams sent before wake nobody. Cancel safe.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use crate::PlatformError;
 use crate::udp::{Endpoint, SendFault};
@@ -39,6 +40,11 @@ impl Udp {
 
     /// See [`Udp::connect`].
     pub async fn recv(&self, _datagram: &mut [u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// See [`Udp::connect`].
+    pub fn poll_readable(&self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.0 {}
     }
 

@@ -1,0 +1,282 @@
+//! The sockets of the data channel, and the machine that says what to do with them.
+//!
+//! ```text
+//!   packet --Datagrams::send--> record --try_send--> the socket of its path
+//!   socket --try_recv--> Datagrams::received --> packets, answers, a handshake's next flight
+//! ```
+//! It belongs to the pump, which polls it with everything else. Over a reconnect it is handed to the next pump, sockets and
+//! all: a stock gateway takes the error that a closed socket provokes for the end of the session (measured).
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::Poll;
+
+use now::{Deadline, Gap, Now};
+use platform::udp::{SendFault, Udp, route_source};
+use session::client::{DataOutput, Datagrams, PathId, Terms};
+use tracing::{debug, info};
+
+/// Datagrams read from a socket before something else gets its turn.
+const BATCH: usize = 64;
+
+/// Larger than any datagram that carries a packet of the tunnel.
+const BUFFER: usize = plan::MAX_MTU as usize + 512;
+
+/// What the pump is to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Which channel packets take: the name of a DTLS cipher suite, or nothing for the control channel.
+    Channel(Option<&'static str>),
+    /// The session is to be connected anew in the background, and why.
+    Renew(&'static str),
+}
+
+/// What became of a packet that was to take the data channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is on its way.
+    Sent,
+    /// It is to take the control channel.
+    NotHere,
+    /// The socket did not take it.
+    Refused,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct DataPath {
+    machine: Datagrams,
+    sockets: Vec<(PathId, Udp)>,
+    gateway: SocketAddr,
+    mark: Option<u32>,
+    buffer: Box<[u8]>,
+    news: Vec<News>,
+}
+
+impl DataPath {
+    /// A data channel to the gateway's UDP port, after the one of the connection before if there was one.
+    pub(crate) fn new(
+        terms: Terms,
+        (gateway, mark): (SocketAddr, Option<u32>),
+        before: Option<Self>,
+        now: Now,
+    ) -> Self {
+        let (machine, sockets) = match before {
+            // Another address is another gateway, which knows nothing of these paths.
+            Some(before) if before.gateway == gateway => (Datagrams::after(before.machine, terms, now), before.sockets),
+            Some(_) | None => (Datagrams::new(terms, now), Vec::new()),
+        };
+        Self {
+            machine,
+            sockets,
+            gateway,
+            mark,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            news: Vec::new(),
+        }
+    }
+
+    /// Whether packets take this channel.
+    pub(crate) fn is_up(&self) -> bool {
+        self.machine.path().is_some()
+    }
+
+    /// The largest packet it carries, in bytes, while packets take it.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        self.machine.mtu()
+    }
+
+    /// When to call [`DataPath::handle_timeout`].
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.machine.deadline()
+    }
+
+    /// Handles every timer that is due.
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
+        self.machine.handle_timeout(now);
+        self.carry_out(now);
+    }
+
+    /// Waking time in which this process did not run does not count.
+    pub(crate) fn rebase(&mut self, gap: &Gap) {
+        self.machine.rebase(gap, jump());
+    }
+
+    /// What the pump is to know, once.
+    pub(crate) fn news(&mut self) -> Option<News> {
+        (!self.news.is_empty()).then(|| self.news.remove(0))
+    }
+
+    /// Waits until a datagram has arrived. Cancel safe.
+    pub(crate) async fn readable(&self) -> PathId {
+        poll_fn(|context| {
+            let ready = |(_, socket): &&(PathId, Udp)| socket.poll_readable(context).is_ready();
+            match self.sockets.iter().find(ready) {
+                Some((path, _)) => Poll::Ready(*path),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Takes what has arrived over `path`, and says whether there may be more.
+    pub(crate) fn receive(&mut self, path: PathId, now: Now, deliver: &mut dyn FnMut(&[u8])) -> bool {
+        let mut more = true;
+        for _ in 0..BATCH {
+            let Some((_, socket)) = self.sockets.iter().find(|(open, _)| *open == path) else {
+                return false;
+            };
+            match socket.try_recv(&mut self.buffer) {
+                Ok(length) => self.machine.received(path, &mut self.buffer[..length], now, deliver),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                // An ICMP error, say: whether the path is dead is for its watch to find out.
+                Err(_) => {}
+            }
+        }
+        self.carry_out(now);
+        more
+    }
+
+    /// Sends a packet, if the data channel is to carry it.
+    pub(crate) fn send(&mut self, packet: &[u8], now: Now) -> Fate {
+        let Some((path, record)) = self.machine.send(packet, now) else {
+            return Fate::NotHere;
+        };
+        let length = record.len();
+        let Some(fault) = send_over(&self.sockets, path, record) else {
+            return Fate::Sent;
+        };
+        match fault {
+            SendFault::SourceGone(_) => {
+                // The record is sealed: a link that roams carries it from the new address.
+                let record = record.to_vec();
+                if let Some(new) = self.roam(now)
+                    && send_over(&self.sockets, new, &record).is_none()
+                {
+                    return Fate::Sent;
+                }
+                Fate::NotHere
+            }
+            SendFault::TooBig => {
+                self.machine.refused(length, now);
+                self.carry_out(now);
+                Fate::NotHere
+            }
+            SendFault::Full | SendFault::Unreachable(_) | SendFault::Other(_) => Fate::Refused,
+        }
+    }
+
+    /// Notices that the kernel would use another address now than the current path does.
+    pub(crate) fn look_at_address(&mut self, now: Now) {
+        let Some(path) = self.machine.path() else { return };
+        let current = self.sockets.iter().find(|(open, _)| *open == path);
+        let Some(Ok(current)) = current.map(|(_, socket)| socket.local_addr()) else {
+            return;
+        };
+        match route_source(self.gateway, self.mark) {
+            Ok(source) if source != current.ip() => {
+                self.roam(now);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Says farewell, as far as the socket takes it at once.
+    pub(crate) fn close(&mut self) {
+        if let Some((path, record)) = self.machine.close_notify() {
+            let _ = send_over(&self.sockets, path, &record);
+        }
+    }
+
+    /// Goes on from a new address. The path that goes on, if one does.
+    fn roam(&mut self, now: Now) -> Option<PathId> {
+        info!("the address of this host has changed");
+        let path = self.machine.roam(now);
+        let opened = path.is_some_and(|path| self.open(path));
+        self.carry_out(now);
+        path.filter(|_| opened)
+    }
+
+    fn open(&mut self, path: PathId) -> bool {
+        match Udp::connect(self.gateway, self.mark) {
+            Ok(socket) => {
+                self.sockets.push((path, socket));
+                true
+            }
+            Err(error) => {
+                debug!(%error, "no socket for the data channel");
+                false
+            }
+        }
+    }
+
+    /// Does what the machine wants done.
+    fn carry_out(&mut self, now: Now) {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                DataOutput::Open(path) => {
+                    if self.open(path) {
+                        self.machine.opened(path, random(), now);
+                    } else {
+                        self.machine.not_opened(path, now);
+                    }
+                }
+                DataOutput::Close(path) => self.sockets.retain(|(open, _)| *open != path),
+                DataOutput::Send(path, datagram) => match send_over(&self.sockets, path, &datagram) {
+                    Some(SendFault::TooBig) => self.machine.refused(datagram.len(), now),
+                    Some(fault) => debug!(%fault, "a datagram was not sent"),
+                    None => {}
+                },
+                DataOutput::Up {
+                    suite,
+                    extended_master_secret,
+                    roams,
+                } => {
+                    info!(
+                        suite = suite.name(),
+                        extended_master_secret, roams, "packets take the data channel"
+                    );
+                    self.news.push(News::Channel(Some(suite.name())));
+                }
+                DataOutput::Down(why) => {
+                    info!(why, "packets take the control channel");
+                    self.news.push(News::Channel(None));
+                }
+                DataOutput::Mtu(size) => debug!(size, "the path to the gateway was measured"),
+                DataOutput::Renew(why) => self.news.push(News::Renew(why)),
+            }
+        }
+    }
+
+    /// Begins: to be called once, before the first wait.
+    pub(crate) fn begin(&mut self, now: Now) {
+        self.carry_out(now);
+        self.news
+            .push(News::Channel(self.machine.suite().map(|suite| suite.name())));
+    }
+}
+
+fn send_over(sockets: &[(PathId, Udp)], path: PathId, datagram: &[u8]) -> Option<SendFault> {
+    match sockets.iter().find(|(open, _)| *open == path) {
+        Some((_, socket)) => socket.try_send(datagram).err(),
+        None => Some(SendFault::Unreachable(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Never the same twice.
+fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness once it runs");
+    bytes
+}
+
+/// Records to leave out after a gap: 2^24 to 2^36, so that a machine that is restored from a snapshot uses no nonce twice.
+fn jump() -> u64 {
+    const LEAST: u64 = 1 << 24;
+    let [a, b, c, d, e, f, g, h, ..] = random();
+    LEAST + u64::from_be_bytes([a, b, c, d, e, f, g, h]) % ((1 << 36) - LEAST)
+}

@@ -1,0 +1,360 @@
+//! Datagrams of all clients: the UDP sockets, and which session a datagram is for.
+//!
+//! ```text
+//!   socket --receive()--> hello?  App-ID known? -- no --> dropped
+//!                            |    cookie of this address? -- no --> HelloVerifyRequest, nothing kept
+//!                            |    yes --------------------------------+
+//!                         record with an id? --> by id ---------------+--> queue of the session (bounded; full = dropped)
+//!                         other record?      --> by where it is from -+
+//! ```
+//! Nothing is kept for an address that has not proven itself: the App-ID is 32 random bytes that only its client was told,
+//! over TLS, and the cookie shows that whoever sends it also receives. A reply is never longer than what it replies to.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use dtls::{ConnectionId, CookieCheck, Cookies, Peek, ProvenHello, peek};
+use now::{Awake, Now};
+use platform::udp::{SendFault, UdpListener};
+use session::gateway::{DatagramTerms, Datagrams, Key};
+use socket2::SockRef;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::GatewayError;
+
+/// Bytes of a connection id of ours: nobody guesses one, and 2^32 sessions would not collide.
+const ID_BYTES: usize = 8;
+
+/// Bytes of an App-ID: what a session id of DTLS takes at most.
+pub(crate) const APP_ID_BYTES: usize = 32;
+
+/// Datagrams that wait for one session: at 1,400 bytes about 700 kB, 60 ms at 100 Mbit/s.
+const QUEUE: usize = 512;
+
+/// Datagrams read from a socket before other tasks get a turn.
+const BUDGET: u32 = 64;
+
+/// The longest datagram, in bytes.
+const MAX_DATAGRAM: usize = 65_535;
+
+/// How long a cookie of a hello is good: at least this, at most twice this.
+const COOKIE_LIFE_S: u64 = 60;
+
+/// Where a datagram came from, and which socket it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Endpoint {
+    socket: usize,
+    at: platform::udp::Endpoint,
+}
+
+impl Endpoint {
+    /// The client's address.
+    pub(crate) fn peer(self) -> SocketAddr {
+        self.at.peer
+    }
+}
+
+/// What arrives for a session.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// The start of a handshake, from an address that has proven itself.
+    Hello(Box<ProvenHello>, Vec<u8>, Endpoint),
+    /// Anything else.
+    Datagram(Option<ConnectionId>, Vec<u8>, Endpoint),
+}
+
+type AppIds = Rc<RefCell<HashMap<Vec<u8>, Route>>>;
+
+/// Who gets a session's datagrams. Its App-ID is forgotten with it.
+#[derive(Debug)]
+pub(crate) struct Port {
+    number: u64,
+    app_id: Vec<u8>,
+    app_ids: AppIds,
+    sender: mpsc::Sender<Arrival>,
+    pub(crate) arrivals: mpsc::Receiver<Arrival>,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.app_ids.borrow_mut().remove(&self.app_id);
+    }
+}
+
+impl Port {
+    /// What the client is to begin its hello with.
+    pub(crate) fn app_id(&self) -> &[u8] {
+        &self.app_id
+    }
+}
+
+/// What a tunnel leaves to the one that takes its session over.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    pub(crate) datagrams: Datagrams<Endpoint>,
+    pub(crate) port: Port,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    port: u64,
+    queue: mpsc::Sender<Arrival>,
+}
+
+/// Datagrams that reached nobody, since the last line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Strays {
+    /// No DTLS, or a hello without a living App-ID.
+    pub(crate) unknown: u64,
+    /// A session could not take it in time.
+    pub(crate) crowded: u64,
+    /// Hellos that were asked for their cookie.
+    pub(crate) asked: u64,
+}
+
+/// See the module.
+pub(crate) struct DatagramRoom {
+    sockets: Vec<UdpListener>,
+    ports: Vec<u16>,
+    by_app_id: AppIds,
+    by_key: RefCell<HashMap<Key<Endpoint>, Route>>,
+    cookies: RefCell<(Cookies, Awake)>,
+    numbers: Cell<u64>,
+    strays: Cell<Strays>,
+    random: SystemRandom,
+}
+
+impl DatagramRoom {
+    /// Opens a UDP socket beside each listening TCP socket, at `port` or at the same one. `None` opens nothing.
+    ///
+    /// # Errors
+    /// Which address cannot be had.
+    pub(crate) fn open(listeners: &[TcpListener], port: Option<Option<u16>>) -> Result<Self, GatewayError> {
+        let mut sockets = Vec::new();
+        let mut ports = Vec::new();
+        for listener in listeners.iter().filter(|_| port.is_some()) {
+            let mut address = listener.local_addr().map_err(|source| GatewayError::Io {
+                what: "ask for the address of a listening socket",
+                source,
+            })?;
+            if let Some(port) = port.flatten() {
+                address.set_port(port);
+            }
+            let dual_stack = address.is_ipv6() && !SockRef::from(listener).only_v6().unwrap_or(true);
+            let socket = UdpListener::bind(address, dual_stack)?;
+            ports.push(address.port());
+            sockets.push(socket);
+        }
+        let random = SystemRandom::new();
+        Ok(Self {
+            sockets,
+            ports,
+            by_app_id: Rc::default(),
+            by_key: RefCell::default(),
+            cookies: RefCell::new((Cookies::new(bytes(&random)), Awake::default())),
+            numbers: Cell::new(0),
+            strays: Cell::default(),
+            random,
+        })
+    }
+
+    /// Sockets, by number.
+    pub(crate) fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// The UDP port for a client that came to this TCP port.
+    pub(crate) fn port_beside(&self, tcp: u16) -> Option<u16> {
+        self.ports
+            .iter()
+            .copied()
+            .find(|port| *port == tcp)
+            .or(self.ports.first().copied())
+    }
+
+    /// A port for a new connection of a session, with an App-ID of its own.
+    pub(crate) fn port(&self) -> Port {
+        let (sender, arrivals) = mpsc::channel(QUEUE);
+        let number = self.numbers.get();
+        self.numbers.set(number + 1);
+        let app_id = bytes::<APP_ID_BYTES>(&self.random).to_vec();
+        let route = Route {
+            port: number,
+            queue: sender.clone(),
+        };
+        self.by_app_id.borrow_mut().insert(app_id.clone(), route);
+        Port {
+            number,
+            app_id,
+            app_ids: Rc::clone(&self.by_app_id),
+            sender,
+            arrivals,
+        }
+    }
+
+    /// Datagrams with this key go to `port` from now on.
+    pub(crate) fn claim(&self, key: Key<Endpoint>, port: &Port) {
+        let route = Route {
+            port: port.number,
+            queue: port.sender.clone(),
+        };
+        self.by_key.borrow_mut().insert(key, route);
+    }
+
+    /// They do not any more, unless they have gone to somebody else meanwhile.
+    pub(crate) fn release(&self, key: Key<Endpoint>, port: &Port) {
+        let mut keys = self.by_key.borrow_mut();
+        if keys.get(&key).is_some_and(|route| route.port == port.number) {
+            keys.remove(&key);
+        }
+    }
+
+    /// Nobody listens at `port` any more, which had claimed these keys.
+    pub(crate) fn close(&self, port: &Port, keys: impl Iterator<Item = Key<Endpoint>>) {
+        for key in keys {
+            self.release(key, port);
+        }
+    }
+
+    /// Random bytes for a handshake, and a connection id.
+    pub(crate) fn for_a_handshake(&self) -> ([u8; 32], ConnectionId) {
+        let id = bytes::<ID_BYTES>(&self.random);
+        let id = ConnectionId::new(&id).expect("eight bytes are a connection id");
+        (bytes(&self.random), id)
+    }
+
+    /// Eight random bytes for a challenge.
+    pub(crate) fn challenge(&self) -> [u8; 8] {
+        bytes(&self.random)
+    }
+
+    /// Records to leave out after a gap: 2^24 to 2^36 (design.md section 5).
+    pub(crate) fn jump(&self) -> u64 {
+        const LEAST: u64 = 1 << 24;
+        LEAST + u64::from_be_bytes(bytes(&self.random)) % ((1 << 36) - LEAST)
+    }
+
+    /// Sends a datagram, if the socket takes it at once.
+    pub(crate) fn send(&self, to: Endpoint, datagram: &[u8]) -> Result<(), SendFault> {
+        match self.sockets.get(to.socket) {
+            Some(socket) => socket.try_send(datagram, to.at),
+            None => Err(SendFault::Unreachable(io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Writes what reached nobody since the last time, if anything did, and starts over.
+    pub(crate) fn write_strays(&self) {
+        let Strays {
+            unknown,
+            crowded,
+            asked,
+        } = self.strays.take();
+        if unknown + crowded > 0 {
+            tracing::info!(unknown, crowded, asked, "datagrams that reached no session");
+        }
+    }
+
+    /// Reads one socket for ever. `now` tells the time.
+    pub(crate) async fn receive(&self, socket: usize, now: impl Fn() -> Now) -> io::Error {
+        let Some(listener) = self.sockets.get(socket) else {
+            return io::ErrorKind::NotFound.into();
+        };
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        loop {
+            if let Err(error) = listener.readable().await {
+                return error;
+            }
+            for _ in 0..BUDGET {
+                match listener.try_recv(&mut buffer) {
+                    Ok((length, at)) => self.arrived(&buffer[..length], Endpoint { socket, at }, now()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // An ICMP error that somebody provoked; it says nothing about this socket.
+                    Err(_) => {}
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn arrived(&self, datagram: &[u8], from: Endpoint, now: Now) {
+        match peek(datagram, ID_BYTES) {
+            Peek::Hello(hello) => {
+                let Some(route) = self.by_app_id.borrow().get(hello.session_id()).cloned() else {
+                    return self.stray(|strays| strays.unknown += 1);
+                };
+                match self.cookies(now).check(&hello, &source(from)) {
+                    CookieCheck::Proven(proven) => {
+                        self.hand(&route, Arrival::Hello(Box::new(proven), datagram.to_vec(), from));
+                    }
+                    CookieCheck::Ask(question) => {
+                        self.stray(|strays| strays.asked += 1);
+                        if question.len() <= datagram.len() {
+                            let _ = self.send(from, &question);
+                        }
+                    }
+                }
+            }
+            Peek::Identified(id) => self.to_key(Key::Id(id), Some(id), datagram, from),
+            Peek::Record { .. } => self.to_key(Key::From(from), None, datagram, from),
+            Peek::Foreign => self.stray(|strays| strays.unknown += 1),
+        }
+    }
+
+    fn to_key(&self, key: Key<Endpoint>, id: Option<ConnectionId>, datagram: &[u8], from: Endpoint) {
+        match self.by_key.borrow().get(&key) {
+            Some(route) => self.hand(route, Arrival::Datagram(id, datagram.to_vec(), from)),
+            None => self.stray(|strays| strays.unknown += 1),
+        }
+    }
+
+    fn hand(&self, route: &Route, arrival: Arrival) {
+        if route.queue.try_send(arrival).is_err() {
+            self.stray(|strays| strays.crowded += 1);
+        }
+    }
+
+    fn stray(&self, count: impl FnOnce(&mut Strays)) {
+        let mut strays = self.strays.get();
+        count(&mut strays);
+        self.strays.set(strays);
+    }
+
+    /// The keys of the cookies, renewed if it is time.
+    fn cookies(&self, now: Now) -> std::cell::Ref<'_, Cookies> {
+        let old = now.awake.since(self.cookies.borrow().1).as_secs() >= COOKIE_LIFE_S;
+        if old {
+            let mut cookies = self.cookies.borrow_mut();
+            cookies.0.rotate(bytes(&self.random));
+            cookies.1 = now.awake;
+        }
+        std::cell::Ref::map(self.cookies.borrow(), |cookies| &cookies.0)
+    }
+}
+
+/// What a cookie is bound to.
+fn source(endpoint: Endpoint) -> Vec<u8> {
+    let peer = endpoint.at.peer;
+    let mut bytes = match peer.ip() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    bytes.extend(peer.port().to_be_bytes());
+    bytes
+}
+
+fn bytes<const N: usize>(random: &SystemRandom) -> [u8; N] {
+    let mut bytes = [0; N];
+    random.fill(&mut bytes).expect("the system has randomness once it runs");
+    bytes
+}
+
+/// A data channel that was granted to a connection.
+pub(crate) struct Granted {
+    pub(crate) terms: DatagramTerms,
+    pub(crate) port: Port,
+}

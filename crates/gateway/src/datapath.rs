@@ -1,0 +1,235 @@
+//! The data channel of one tunnel: its machine, its port in the room of datagrams, and what goes between them.
+
+use std::time::Duration;
+
+use now::{Deadline, Gap, Now};
+use platform::udp::SendFault;
+use session::gateway::{Datagrams, GatewayData, SessionId};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::datagrams::{Arrival, DatagramRoom, Endpoint, Granted, Inheritance, Port};
+
+/// How long a tunnel waits for what the one before it leaves. That one is told at once, and needs one turn.
+const ESTATE: Duration = Duration::from_millis(100);
+
+/// Arrivals handled before something else gets its turn.
+const BATCH: usize = 64;
+
+/// What became of a packet that was to take the data channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is on its way.
+    Sent,
+    /// It is to take the control channel.
+    NotHere,
+    /// The socket did not take it.
+    Refused,
+}
+
+/// See the module.
+pub(crate) struct DataPath<'a> {
+    room: &'a DatagramRoom,
+    session: SessionId,
+    machine: Datagrams<Endpoint>,
+    /// `None` once it was left to another tunnel.
+    port: Option<Port>,
+}
+
+impl<'a> DataPath<'a> {
+    /// The data channel that was granted to a tunnel.
+    pub(crate) fn new(room: &'a DatagramRoom, granted: Granted, session: SessionId) -> Self {
+        Self {
+            room,
+            session,
+            machine: Datagrams::new(granted.terms),
+            port: Some(granted.port),
+        }
+    }
+
+    /// Goes on with what the tunnel before leaves, if it leaves anything.
+    pub(crate) async fn inherit(&mut self, estate: oneshot::Receiver<Inheritance>, now: Now) {
+        let Ok(Ok(Inheritance { datagrams, mut port })) = timeout(ESTATE, estate).await else {
+            return;
+        };
+        let terms = self.machine.terms().clone();
+        let mut machine = datagrams;
+        machine.renew(terms);
+        self.room.close(&port, machine.keys());
+        self.machine = machine;
+        let keys: Vec<_> = self.machine.keys().collect();
+        if let Some(own) = &self.port {
+            for key in keys {
+                self.room.claim(key, own);
+            }
+        }
+        port.arrivals.close();
+        let mut waiting = Vec::new();
+        while let Ok(arrival) = port.arrivals.try_recv() {
+            waiting.push(arrival);
+        }
+        for arrival in waiting {
+            // A packet of the moment between two tunnels; whose counters it belongs to is undecided, and few it is.
+            self.arrived(arrival, now, &mut |_| {});
+        }
+        self.carry_out(now);
+    }
+
+    /// Waits for something to arrive. Cancel safe.
+    pub(crate) async fn arrival(&mut self) -> Arrival {
+        if let Some(port) = &mut self.port
+            && let Some(arrival) = port.arrivals.recv().await
+        {
+            return arrival;
+        }
+        std::future::pending().await
+    }
+
+    /// Takes this arrival and those behind it, at most [`BATCH`], and says how many.
+    pub(crate) fn take(&mut self, first: Arrival, now: Now, deliver: &mut dyn FnMut(&[u8])) -> usize {
+        self.arrived(first, now, deliver);
+        let mut taken = 1;
+        while taken < BATCH
+            && let Some(Ok(arrival)) = self.port.as_mut().map(|port| port.arrivals.try_recv())
+        {
+            self.arrived(arrival, now, deliver);
+            taken += 1;
+        }
+        self.carry_out(now);
+        taken
+    }
+
+    /// The client sent a packet over the control channel.
+    pub(crate) fn client_uses_control(&mut self, now: Now) {
+        if self.machine.is_up() {
+            self.machine.client_uses_control();
+            self.carry_out(now);
+        }
+    }
+
+    /// Whether packets to the client take this channel.
+    pub(crate) fn is_up(&self) -> bool {
+        self.machine.is_up()
+    }
+
+    /// The largest packet it carries, in bytes, while packets take it.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        self.machine.mtu()
+    }
+
+    /// Sends a packet, if the data channel is to carry it.
+    pub(crate) fn send(&mut self, packet: &[u8], now: Now) -> Fate {
+        let Some((endpoint, record)) = self.machine.send(packet, now) else {
+            return Fate::NotHere;
+        };
+        let length = record.len();
+        match self.room.send(endpoint, record) {
+            Ok(()) => Fate::Sent,
+            Err(SendFault::TooBig) => {
+                self.machine.refused(length, now);
+                self.carry_out(now);
+                Fate::NotHere
+            }
+            Err(SendFault::Full | SendFault::Unreachable(_) | SendFault::SourceGone(_) | SendFault::Other(_)) => {
+                Fate::Refused
+            }
+        }
+    }
+
+    /// When to call [`DataPath::handle_timeout`].
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.machine.deadline()
+    }
+
+    /// Handles every timer that is due.
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
+        self.machine.handle_timeout(now);
+        self.carry_out(now);
+    }
+
+    /// Waking time in which the gateway did not run does not count.
+    pub(crate) fn rebase(&mut self, gap: &Gap) {
+        self.machine.rebase(gap, self.room.jump());
+    }
+
+    /// Leaves everything to the tunnel that takes the session over.
+    pub(crate) fn leave(mut self, heir: oneshot::Sender<Inheritance>) {
+        let Some(port) = self.port.take() else { return };
+        let empty = Datagrams::new(self.machine.terms().clone());
+        let datagrams = std::mem::replace(&mut self.machine, empty);
+        if let Err(Inheritance { datagrams, port }) = heir.send(Inheritance { datagrams, port }) {
+            self.room.close(&port, datagrams.keys());
+        }
+    }
+
+    /// Tells the client that the channel is closed, as far as the socket takes it at once.
+    pub(crate) fn close(mut self) {
+        if let Some((endpoint, record)) = self.machine.close_notify() {
+            let _ = self.room.send(endpoint, &record);
+        }
+    }
+
+    fn arrived(&mut self, arrival: Arrival, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        match arrival {
+            Arrival::Hello(hello, mut datagram, endpoint) => {
+                let fresh = self.room.for_a_handshake();
+                self.machine.hello(*hello, &mut datagram, endpoint, fresh, now);
+            }
+            Arrival::Datagram(id, mut datagram, endpoint) => {
+                let challenge = self.room.challenge();
+                self.machine
+                    .received(endpoint, id, &mut datagram, challenge, now, deliver);
+            }
+        }
+    }
+
+    /// Does what the machine wants done.
+    fn carry_out(&mut self, now: Now) {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                GatewayData::Send(endpoint, datagram) => match self.room.send(endpoint, &datagram) {
+                    Ok(()) => {}
+                    Err(SendFault::TooBig) => self.machine.refused(datagram.len(), now),
+                    Err(fault) => debug!(%fault, "a datagram was not sent"),
+                },
+                GatewayData::Claim(key) => {
+                    if let Some(port) = &self.port {
+                        self.room.claim(key, port);
+                    }
+                }
+                GatewayData::Release(key) => {
+                    if let Some(port) = &self.port {
+                        self.room.release(key, port);
+                    }
+                }
+                GatewayData::Up {
+                    endpoint,
+                    suite,
+                    extended_master_secret,
+                    roams,
+                } => debug!(
+                    session = %self.session,
+                    peer = %endpoint.peer(),
+                    suite = suite.name(),
+                    extended_master_secret,
+                    roams,
+                    "packets take the data channel"
+                ),
+                GatewayData::Down(why) => debug!(session = %self.session, why, "packets take the control channel"),
+                GatewayData::Moved { from, to } => {
+                    info!(session = %self.session, from = %from.peer(), to = %to.peer(), "the client has moved");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for DataPath<'_> {
+    /// Nothing arrives for a tunnel that is gone.
+    fn drop(&mut self) {
+        if let Some(port) = &self.port {
+            self.room.close(port, self.machine.keys());
+        }
+    }
+}
