@@ -3,24 +3,70 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use channel::Channel;
+use config::DtlsSuite;
+use dtls::{Psk, Suite};
 use lifecycle::{FailClass, Stage};
 use platform::network::ipv6_available;
 use rustls::Connection;
-use session::client::{Authenticated, ConnectError, Established, Wants};
+use session::client::{Authenticated, ConnectError, Established, Renewal, RenewalBy, Terms, Wants};
+use tracing::debug;
+use wire::offer::{DtlsGrant, Grant, PSK_NEGOTIATE, RekeyMethod};
+use wire::text::escape;
 
 use crate::ClientError;
 use crate::books::Books;
 use crate::caller::{Caller, TlsFacts, facts, peer_of, take_apart};
 use crate::clock;
+use crate::datapath::DataPath;
 use crate::login::log_in;
 use crate::setup::Setup;
+
+/// The least packet that every path of a family carries: RFC 791 (what every host must reassemble), RFC 8200 section 5.
+const LEAST_MTU_V4: u16 = 576;
+const LEAST_MTU_V6: u16 = 1280;
 
 /// A connection over which frames flow, and its session.
 pub(crate) struct Link {
     pub(crate) channel: Channel,
     pub(crate) established: Established,
+    /// What the gateway granted of a data channel, until the pump begins with it.
+    pub(crate) granted: Option<Granted>,
+    /// The data channel, once the pump has begun.
+    pub(crate) data: Option<DataPath>,
+    /// Lower the segment size of TCP connections to what fits.
+    pub(crate) clamp_mss: bool,
+}
+
+impl Link {
+    /// The largest packet that goes into the tunnel now, in bytes.
+    pub(crate) fn mtu(&self) -> u16 {
+        let granted = self.established.grant().mtu;
+        let carried = self.data.as_ref().and_then(DataPath::mtu);
+        carried.map_or(granted, |carried| carried.min(granted))
+    }
+
+    /// Begins with the data channel that was granted, and goes on with what `before` has of the connection before.
+    pub(crate) fn begin_data(&mut self, before: Option<DataPath>) {
+        let now = clock::now();
+        self.data = self.granted.take().map(|granted| {
+            let Granted { terms, gateway, mark } = granted;
+            let mut data = DataPath::new(terms, (gateway, mark), before, now);
+            data.begin(now);
+            data
+        });
+    }
+}
+
+/// A data channel that the gateway granted.
+pub(crate) struct Granted {
+    pub(crate) terms: Terms,
+    /// Its UDP port.
+    pub(crate) gateway: SocketAddr,
+    /// Mark of the tunnel's slot for its sockets.
+    pub(crate) mark: Option<u32>,
 }
 
 /// What an attempt starts from.
@@ -121,6 +167,7 @@ async fn open_tunnel(
     previous: Vec<IpAddr>,
 ) -> Result<(Link, IpAddr, TlsFacts), ClientError> {
     let identity = caller.setup().identity.clone();
+    let datagrams = caller.setup().config.dtls.enabled;
     let mut requesting = None;
     let (head, conversation) = caller
         .ask_for_tunnel(|base_mtu| {
@@ -129,6 +176,7 @@ async fn open_tunnel(
                 v6: ipv6_available(),
                 base_mtu,
                 previous,
+                datagrams,
             };
             let (phase, request) = cookie.request(&identity, &wants);
             requesting = Some(phase);
@@ -143,6 +191,80 @@ async fn open_tunnel(
     }
     let (socket, tls, received) = take_apart(conversation)?;
     let (peer, facts) = (peer_of(&socket)?, facts(&tls));
-    let channel = Channel::new(socket, Connection::Client(tls), received);
-    Ok((Link { channel, established }, peer, facts))
+    let tls = Connection::Client(tls);
+    let granted = granted(caller, established.grant(), &tls, peer);
+    let channel = Channel::new(socket, tls, received);
+    let link = Link {
+        channel,
+        established,
+        granted,
+        data: None,
+        clamp_mss: caller.setup().config.dtls.mss_clamp,
+    };
+    Ok((link, peer, facts))
+}
+
+/// The data channel that goes with a grant; nothing if there is none that we know how to use.
+fn granted(caller: &Caller, grant: &Grant, tls: &Connection, peer: IpAddr) -> Option<Granted> {
+    let config = &caller.setup().config;
+    let dtls = grant.dtls.as_ref().filter(|_| config.dtls.enabled)?;
+    if dtls.cipher != PSK_NEGOTIATE {
+        debug!(
+            cipher = escape(&dtls.cipher),
+            "the gateway grants another kind of data channel"
+        );
+        return None;
+    }
+    let key = channel::data_channel_key(tls).ok()?;
+    let ours = grant.marmot_datagram;
+    let mtu = config
+        .tunnel
+        .mtu
+        .map_or(grant.mtu, |most| most.min(grant.mtu))
+        .min(plan::MAX_MTU);
+    let terms = Terms {
+        psk: Psk::new(key.as_slice())?,
+        app_id: dtls.app_id.clone(),
+        suites: config.dtls.suites.iter().copied().map(suite).collect(),
+        ours,
+        dpd: dtls.dpd,
+        keepalive: dtls.keepalive,
+        mtu,
+        floor: if grant.v6.is_some() { LEAST_MTU_V6 } else { LEAST_MTU_V4 }.min(mtu),
+        path_mtu_discovery: config.dtls.path_mtu_discovery,
+        renewals: renewals(grant, dtls, config.dtls.rekey.filter(|_| ours)),
+    };
+    Some(Granted {
+        terms,
+        gateway: SocketAddr::new(peer, dtls.port),
+        mark: caller.mark(),
+    })
+}
+
+/// When keys are renewed: between our own ends by the configuration, else as the gateway advises. A stock gateway never
+/// insists (measured), and no renegotiation is spoken here: `ssl` is another handshake over UDP, and a new CONNECT for the
+/// control channel.
+fn renewals(grant: &Grant, dtls: &DtlsGrant, own: Option<Duration>) -> Vec<Renewal> {
+    let mut renewals = Vec::new();
+    let advised = grant.rekey.map(|rekey| rekey.time);
+    if let Some(after) = own.into_iter().chain(advised).min() {
+        let by = RenewalBy::Connect;
+        renewals.push(Renewal { after, by });
+    }
+    if let Some(rekey) = dtls.rekey {
+        let by = match rekey.method {
+            RekeyMethod::Ssl => RenewalBy::Handshake,
+            RekeyMethod::NewTunnel => RenewalBy::Connect,
+        };
+        renewals.push(Renewal { after: rekey.time, by });
+    }
+    renewals
+}
+
+fn suite(suite: DtlsSuite) -> Suite {
+    match suite {
+        DtlsSuite::Aes128Gcm => Suite::Aes128GcmSha256,
+        DtlsSuite::ChaCha20Poly1305 => Suite::Chacha20Poly1305Sha256,
+        DtlsSuite::Aes256Gcm => Suite::Aes256GcmSha384,
+    }
 }

@@ -65,6 +65,11 @@ impl Caller {
         &self.setup
     }
 
+    /// Mark of the tunnel's slot for its sockets.
+    pub(crate) fn mark(&self) -> Option<u32> {
+        self.mark
+    }
+
     /// Addresses for the next attempt, the one that answered first.
     pub(crate) fn known(&self) -> &[SocketAddr] {
         &self.known

@@ -149,6 +149,7 @@ fn tunnel(tunnel: &TunnelStatus) -> api::Tunnel {
         interface: tunnel.interface.clone(),
         addresses: words(&tunnel.addresses),
         mtu: tunnel.mtu,
+        data_channel: tunnel.data_channel.map(str::to_owned),
         routes: words(&tunnel.routes),
         session,
         epoch,

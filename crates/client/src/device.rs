@@ -89,6 +89,14 @@ impl Device {
         }
     }
 
+    /// Sets the largest packet of the kernel's device, in bytes.
+    pub(crate) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        match self {
+            Self::Tun(tun) => tun.set_mtu(mtu),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
     /// Whether this error means that the device is gone for good.
     pub(crate) fn is_gone(error: &io::Error) -> bool {
         tun::is_gone(error) || error.kind() == io::ErrorKind::BrokenPipe

@@ -23,6 +23,7 @@ mod chores;
 mod cleanup;
 mod clock;
 mod daemon;
+mod datapath;
 mod device;
 mod dial;
 mod effects;

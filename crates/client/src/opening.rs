@@ -105,7 +105,7 @@ impl Shell {
     pub(crate) async fn prepared(&mut self, opening: Opening, prepared: Prepared) {
         let Opening { g, setup, opened, .. } = opening;
         let Opened {
-            link,
+            mut link,
             cookie,
             peer,
             tls,
@@ -143,11 +143,13 @@ impl Shell {
         self.ticket = Some(Ticket { cookie, setup });
 
         // The connection that this one replaces goes silently: its session goes on, here.
+        let mut before = self.data.take();
         if let Some((_, mut pump)) = self.pump.take() {
             pump.stop(Stop::Silently);
             let finished = pump.finished().await;
-            self.keep(finished);
+            before = self.keep(finished).and_then(|(_, link)| link.data);
         }
+        link.begin_data(before);
         let Some(device) = self.device.take() else {
             return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
         };

@@ -1,10 +1,12 @@
 //! The pump: packets between the device and the control channel, in a task of its own.
 //!
 //! ```text
-//!   device --recv--> Established::outgoing --> Channel::queue --> TLS record --> TCP
-//!   device <--try_send-- Established::received <-- Channel::next <-- TLS record <-- TCP
+//!   device --recv--> Established::outgoing --+--> DataPath::send --> DTLS record --> UDP
+//!                                            +--> Channel::queue --> TLS record --> TCP      (while there is no data channel)
+//!   device <--try_send-- Established::incoming <--+-- DataPath::receive <-- UDP
+//!                                                 +-- Channel::next <-- TCP
 //! ```
-//! It owns device and channel alone. Each wake-up looks at the clocks first: after a gap nothing old is forwarded, and no
+//! It owns the device and both channels alone. Each wake-up looks at the clocks first: after a gap nothing old is forwarded, and no
 //! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
 
 use std::io;
@@ -15,8 +17,8 @@ use channel::Closed;
 use lifecycle::LossKind;
 use now::{Awake, Gap, GapDetector, Now};
 use packet::DropReason;
-use session::client::Established;
-use session::{EndReason, Output, Received, Traffic};
+use session::client::{Established, PathId};
+use session::{EndReason, Fit, Fitter, Output, Received, Traffic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
@@ -24,6 +26,7 @@ use wire::cstp::{Frame, Kind};
 
 use crate::attempt::Link;
 use crate::clock;
+use crate::datapath::{DataPath, Fate, News};
 use crate::device::Device;
 
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
@@ -52,6 +55,9 @@ const MAX_STALE: usize = 4096;
 /// Gaps that the shell has not heard of yet; one more is dropped, it would say nothing new.
 const MAX_GAPS: usize = 4;
 
+/// News of the data channel that the shell has not heard of yet. It has its turn after every [`TURNS`].
+const MAX_NEWS: usize = 32;
+
 /// Why the pump stopped.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -77,6 +83,7 @@ pub(crate) struct Finished {
 pub(crate) struct Pump {
     stop: Option<oneshot::Sender<Stop>>,
     gaps: mpsc::Receiver<Gap>,
+    news: mpsc::Receiver<News>,
     traffic: watch::Receiver<Traffic>,
     task: JoinHandle<Box<Finished>>,
 }
@@ -95,11 +102,13 @@ impl Pump {
     pub(crate) fn start(device: Device, link: Link, discard: bool) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (gap_queue, gaps) = mpsc::channel(MAX_GAPS);
+        let (news_queue, news) = mpsc::channel(MAX_NEWS);
         let (traffic_now, traffic) = watch::channel(Traffic::default());
-        let worker = Worker::new(device, link, gap_queue, traffic_now);
+        let worker = Worker::new(device, link, (gap_queue, news_queue), traffic_now);
         Self {
             stop: Some(stop),
             gaps,
+            news,
             traffic,
             task: tokio::spawn(worker.run(stopped, discard)),
         }
@@ -117,6 +126,7 @@ impl Pump {
         tokio::select! {
             biased;
             Some(gap) = self.gaps.recv() => PumpEvent::Gap(gap),
+            Some(news) = self.news.recv() => PumpEvent::Data(news),
             finished = &mut self.task => PumpEvent::Finished(finished.ok()),
             Ok(()) = self.traffic.changed() => PumpEvent::Traffic(*self.traffic.borrow_and_update()),
         }
@@ -132,6 +142,8 @@ impl Pump {
 pub(crate) enum PumpEvent {
     /// The process did not run for a while.
     Gap(Gap),
+    /// Something about the data channel.
+    Data(News),
     /// What went through this connection so far.
     Traffic(Traffic),
     /// It stopped. `None` if it broke an invariant; then the device is lost.
@@ -142,10 +154,14 @@ struct Worker {
     device: Device,
     link: Link,
     gaps: mpsc::Sender<Gap>,
+    news: mpsc::Sender<News>,
     traffic: watch::Sender<Traffic>,
     detector: GapDetector,
     timer: Pin<Box<Sleep>>,
     last_traffic: Awake,
+    fitter: Fitter,
+    /// What the device was told to be the largest packet; nothing before the first time.
+    device_mtu: Option<u16>,
     buffer: Box<[u8]>,
     /// Turns since the shell had its own.
     turns: usize,
@@ -154,21 +170,31 @@ struct Worker {
 enum Woken {
     Stop(Stop),
     Frame(Result<Frame, Closed>),
+    Datagram(PathId),
     Packet(io::Result<usize>),
     Timer,
 }
 
 impl Worker {
-    fn new(device: Device, link: Link, gaps: mpsc::Sender<Gap>, traffic: watch::Sender<Traffic>) -> Self {
+    fn new(
+        device: Device,
+        link: Link,
+        (gaps, news): (mpsc::Sender<Gap>, mpsc::Sender<News>),
+        traffic: watch::Sender<Traffic>,
+    ) -> Self {
         let now = clock::now();
+        let fitter = Fitter::new(link.clamp_mss);
         Self {
             device,
             link,
             gaps,
+            news,
             traffic,
             detector: GapDetector::new(now, ACTIVE_TICK),
             timer: Box::pin(sleep(ACTIVE_TICK)),
             last_traffic: now.awake,
+            fitter,
+            device_mtu: None,
             buffer: vec![0; BUFFER].into_boxed_slice(),
             turns: 0,
         }
@@ -206,11 +232,13 @@ impl Worker {
             buffer,
             ..
         } = self;
-        let room = link.channel.has_room();
+        let Link { channel, data, .. } = link;
+        let room = channel.has_room() || data.as_ref().is_some_and(DataPath::is_up);
         let woken = tokio::select! {
             // A shell that is gone wants nothing any more.
             how = stopped => Woken::Stop(how.unwrap_or(Stop::Silently)),
-            frame = link.channel.next() => Woken::Frame(frame),
+            frame = channel.next() => Woken::Frame(frame),
+            path = readable(data) => Woken::Datagram(path),
             packet = device.recv(buffer), if room => Woken::Packet(packet),
             () = timer => Woken::Timer,
         };
@@ -219,14 +247,25 @@ impl Worker {
         match woken {
             Woken::Stop(how) => return Err(self.stop(how, now)),
             Woken::Frame(frame) => self.frames(frame.map_err(lost)?, now)?,
+            Woken::Datagram(path) => self.datagrams(path, now)?,
             Woken::Packet(Ok(_)) if gap => self.link.established.drop_packet(DropReason::Stale),
             Woken::Packet(packet) => self.packets(packet, now)?,
-            Woken::Timer => self.tell_traffic(),
+            Woken::Timer => {
+                self.tell_traffic();
+                if let Some(data) = &mut self.link.data {
+                    data.look_at_address(now);
+                }
+            }
         }
         if gap {
             self.discard_waiting();
         }
         self.link.established.handle_timeout(now);
+        if let Some(data) = &mut self.link.data {
+            data.handle_timeout(now);
+        }
+        self.tell_news();
+        self.tell_mtu();
         Ok(())
     }
 
@@ -246,7 +285,8 @@ impl Worker {
     /// Sets the timer if it fired, or would fire too late.
     fn arm(&mut self) {
         let mut next = self.detector.due();
-        if let Some(deadline) = self.link.established.deadline() {
+        let data = self.link.data.as_ref().and_then(DataPath::deadline);
+        for deadline in self.link.established.deadline().into_iter().chain(data) {
             next = next.min(deadline.at);
         }
         let (instant, awake) = (Instant::now(), clock::now().awake);
@@ -265,6 +305,9 @@ impl Worker {
             return false;
         };
         self.link.established.rebase(&gap);
+        if let Some(data) = &mut self.link.data {
+            data.rebase(&gap);
+        }
         let _ = self.gaps.try_send(gap);
         true
     }
@@ -287,15 +330,31 @@ impl Worker {
             Received::Packet => {}
         }
         self.last_traffic = now.awake;
-        match self.device.try_send(&frame.payload) {
-            Ok(()) => {}
-            Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.link.established.drop_packet(DropReason::QueueFull);
+        to_host(&self.device, &mut self.link.established, &frame.payload)
+    }
+
+    /// Takes what has arrived over a path of the data channel, and is done with it or has more to do at once.
+    fn datagrams(&mut self, path: PathId, now: Now) -> Result<(), Outcome> {
+        let Self { device, link, .. } = self;
+        let Link { established, data, .. } = link;
+        let Some(data) = data else { return Ok(()) };
+        let (mut gone, mut packets) = (Ok(()), false);
+        let more = data.receive(path, now, &mut |packet| match established.incoming(packet) {
+            Received::Packet => {
+                packets = true;
+                if let Err(outcome) = to_host(device, established, packet) {
+                    gone = Err(outcome);
+                }
             }
-            Err(_) => self.link.established.drop_packet(DropReason::DeviceRefused),
+            Received::Nothing | Received::Dropped(_) => {}
+        });
+        if packets {
+            self.last_traffic = now.awake;
         }
-        Ok(())
+        if more {
+            self.turns = TURNS;
+        }
+        gone
     }
 
     fn packets(&mut self, first: io::Result<usize>, now: Now) -> Result<(), Outcome> {
@@ -311,7 +370,7 @@ impl Worker {
                 self.turns = TURNS;
                 break;
             }
-            if !self.link.channel.has_room() {
+            if !self.has_room() {
                 break;
             }
             received = self.device.try_recv(&mut self.buffer);
@@ -322,10 +381,52 @@ impl Worker {
     fn packet(&mut self, length: usize, now: Now) -> Result<(), Outcome> {
         self.last_traffic = now.awake;
         let packet = &self.buffer[..length];
-        if self.link.established.outgoing(packet, now).is_ok() {
-            self.link.channel.queue(Kind::Data, packet).map_err(lost)?;
+        let link = &mut self.link;
+        let mtu = link.mtu();
+        match self.fitter.fit(packet, mtu, now.awake) {
+            Fit::AsIs => send(link, packet, now),
+            Fit::Clamped(packet) => send(link, packet, now),
+            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(link, piece, now)),
+            Fit::Answer(answer) => {
+                link.established.drop_packet(DropReason::TooBig);
+                // Whoever does not take it sends as much again.
+                let _ = self.device.try_send(answer);
+                Ok(())
+            }
+            Fit::Dropped(reason) => {
+                link.established.drop_packet(reason);
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    /// Whether a packet of the host can go anywhere.
+    fn has_room(&self) -> bool {
+        self.link.channel.has_room() || self.link.data.as_ref().is_some_and(DataPath::is_up)
+    }
+
+    /// Tells the device what the path carries, so that most packets fit before they come here. While packets take the control
+    /// channel, which carries any, the device stays as it is.
+    fn tell_mtu(&mut self) {
+        let Some(mtu) = self.link.data.as_ref().and_then(DataPath::mtu) else {
+            return;
+        };
+        let mtu = mtu.min(self.link.established.grant().mtu);
+        if self.device_mtu.replace(mtu) == Some(mtu) {
+            return;
+        }
+        match self.device.set_mtu(mtu) {
+            Ok(()) => tracing::debug!(mtu, "the device takes packets as large as the path"),
+            Err(error) => tracing::debug!(%error, mtu, "the device keeps its mtu"),
+        }
+    }
+
+    /// Tells the shell what it is to know of the data channel.
+    fn tell_news(&mut self) {
+        let Some(data) = &mut self.link.data else { return };
+        while let Some(news) = data.news() {
+            let _ = self.news.try_send(news);
+        }
     }
 
     /// Says what went through, if that is news.
@@ -348,7 +449,12 @@ impl Worker {
     /// delivers what it has received.
     fn stop(&mut self, how: Stop, now: Now) -> Outcome {
         match how {
-            Stop::WithGoodbye => say_goodbye(&mut self.link),
+            Stop::WithGoodbye => {
+                if let Some(data) = &mut self.link.data {
+                    data.close();
+                }
+                say_goodbye(&mut self.link);
+            }
             Stop::Silently => {
                 while let Ok(Some(frame)) = self.link.channel.try_next() {
                     if frame.kind == Kind::Data && self.frame(&frame, now).is_err() {
@@ -359,6 +465,46 @@ impl Worker {
         }
         Outcome::Stopped
     }
+}
+
+/// Waits for a datagram of the data channel, for ever where there is none.
+async fn readable(data: &Option<DataPath>) -> PathId {
+    match data {
+        Some(data) => data.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends a packet that fits over the channel that packets take now.
+fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
+    let Link {
+        channel,
+        established,
+        data,
+        ..
+    } = link;
+    if established.outgoing(packet, now).is_err() {
+        return Ok(());
+    }
+    match data.as_mut().map_or(Fate::NotHere, |data| data.send(packet, now)) {
+        Fate::Sent => Ok(()),
+        Fate::NotHere => channel.queue(Kind::Data, packet).map_err(lost),
+        Fate::Refused => {
+            established.drop_packet(DropReason::QueueFull);
+            Ok(())
+        }
+    }
+}
+
+/// Hands a packet of the gateway to the host, or counts why not.
+fn to_host(device: &Device, established: &mut Established, packet: &[u8]) -> Result<(), Outcome> {
+    match device.try_send(packet) {
+        Ok(()) => {}
+        Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => established.drop_packet(DropReason::QueueFull),
+        Err(_) => established.drop_packet(DropReason::DeviceRefused),
+    }
+    Ok(())
 }
 
 /// Ends the session at the gateway, as far as TCP takes the words at once.

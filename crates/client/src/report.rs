@@ -159,6 +159,7 @@ impl SessionLog {
             started_unix_ms: clock::millis(self.begun.wall.since_origin()),
             addresses: self.plan.addresses.clone(),
             mtu: self.plan.mtu,
+            data_channel: None,
             routes: self.routes().collect(),
             session: self.marmot.as_ref().map(|marmot| (marmot.id.clone(), marmot.epoch)),
         }

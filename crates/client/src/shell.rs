@@ -43,6 +43,7 @@ use crate::books::Books;
 use crate::chores::AGAIN;
 use crate::clock;
 use crate::daemon;
+use crate::datapath::{DataPath, News};
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
@@ -152,6 +153,8 @@ pub(crate) struct Shell {
     pub(crate) release: Option<Boxed<Released>>,
     /// The device while no pump has it.
     pub(crate) device: Option<Device>,
+    /// The data channel of a connection that was lost, while no pump has it.
+    pub(crate) data: Option<DataPath>,
     /// The connection of a pump that stopped by itself, while it is decided what follows.
     pub(crate) parting: Option<Link>,
     /// A granted connection that was never used, while it is decided what follows.
@@ -248,6 +251,7 @@ impl Shell {
             pump: None,
             release: None,
             device: None,
+            data: None,
             parting: None,
             orphan: None,
             leaving: Leaving::default(),
@@ -406,6 +410,17 @@ impl Shell {
                 status.session_traffic = self.carried;
                 status.session_traffic.add(&traffic);
             }),
+            Event::Pump(PumpEvent::Data(News::Channel(suite))) => self.counter.status.send_modify(|status| {
+                if let Some(tunnel) = &mut status.tunnel {
+                    tunnel.data_channel = suite;
+                }
+            }),
+            Event::Pump(PumpEvent::Data(News::Renew(why))) => {
+                debug!(why, "a new connection in the background is asked for");
+                if let Some((g, _)) = self.pump {
+                    self.feed(Input::Renew(g));
+                }
+            }
             // With a deadline of its own the machine hears of gaps from that.
             Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
             Event::Pump(PumpEvent::Gap(_)) => {}
@@ -451,9 +466,10 @@ impl Shell {
     fn pump_ended(&mut self, finished: Option<Box<Finished>>) {
         let Some((g, _)) = self.pump.take() else { return };
         self.lost_at = Some(clock::now().awake);
-        let Some((outcome, link)) = self.keep(finished) else {
+        let Some((outcome, mut link)) = self.keep(finished) else {
             return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
         };
+        self.data = link.data.take();
         self.parting = Some(link);
         match outcome {
             pump::Outcome::DeviceGone(error) => self.cancel(ClientError::DeviceGone(error)),
@@ -487,6 +503,7 @@ impl Shell {
             self.leaving.link = Some(finished.link);
         }
         self.leaving.device = self.device.take();
+        self.data = None;
         self.end_session();
         if !proof.residue().is_empty() {
             warn!(

@@ -49,6 +49,8 @@ pub struct TunnelStatus {
     pub addresses: Vec<IpNet>,
     /// MTU in bytes.
     pub mtu: u16,
+    /// The DTLS cipher suite that packets are sealed with; `None` while they take the control channel.
+    pub data_channel: Option<&'static str>,
     /// Routes into the tunnel.
     pub routes: Vec<IpNet>,
     /// Session and epoch, if the gateway is one of ours.

@@ -30,6 +30,7 @@ use wire::text::escape;
 
 use crate::admission::{LINGER, Refused, Source};
 use crate::authentication::{Admitted, Answer, Question};
+use crate::datagrams::Port;
 use crate::sessions::{Left, Seat};
 use crate::settings::Settings;
 use crate::shell::Shared;
@@ -51,7 +52,7 @@ pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, 
         arrived = arrival => arrived,
         _ = stopping.wait_for(|stopping| *stopping) => None,
     };
-    let Some((Tunnel { seat, grant }, mut exchange)) = arrived else {
+    let Some((Tunnel { seat, grant, mtu, port }, mut exchange)) = arrived else {
         return;
     };
     // From here on the session counts as connected, until this task says otherwise.
@@ -65,7 +66,10 @@ pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, 
     }
     let (stream, received) = exchange.into_parts();
     let (socket, tls) = stream.into_inner();
-    tunnel::carry(shared, seat, Channel::new(socket, Connection::Server(tls), received)).await;
+    let tls = Connection::Server(tls);
+    let data =
+        port.and_then(|(port, ours)| grant::data_channel(&settings.config, &seat.connected, &tls, port, (ours, mtu)));
+    tunnel::carry(shared, seat, Channel::new(socket, tls, received), data, mtu).await;
 }
 
 /// The TLS handshake. `None` if it came to nothing.
@@ -136,6 +140,10 @@ type Stream = TlsStream<TcpStream>;
 struct Tunnel {
     seat: Seat,
     grant: Vec<u8>,
+    /// The largest packet that is granted, in bytes.
+    mtu: u16,
+    /// Where datagrams arrive if a data channel is granted, and whether the client is one of ours.
+    port: Option<(Port, bool)>,
 }
 
 /// The HTTP part of a connection.
@@ -301,12 +309,27 @@ impl Dialogue<'_> {
         };
         let (id, epoch) = (seat.connected.id, seat.connected.epoch);
         let token = offer.session.then(|| self.shared.sessions.logout_token(id, epoch));
-        let grant = grant::grant(&self.settings.config, &seat.connected, offer, token, self.peer.ip());
+        let mut grant = grant::grant(&self.settings.config, &seat.connected, offer, token, self.peer.ip());
+        let port = grant::datagrams(
+            &self.settings.config,
+            &self.shared.datagrams,
+            offer,
+            self.tcp_port(),
+            &mut grant,
+        );
         // Not sent here: this future can be dropped at its deadline, and then nobody would give the seat back.
         Some(Tunnel {
             seat,
             grant: grant.encode(),
+            mtu: grant.mtu,
+            port: port.map(|port| (port, offer.marmot_datagram)),
         })
+    }
+
+    /// The port that the client came to.
+    fn tcp_port(&self) -> u16 {
+        let (socket, _) = self.exchange.stream().get_ref();
+        socket.local_addr().map_or(0, |address| address.port())
     }
 
     /// Tells a client what was wrong with its HTTP, if that is what went wrong.

@@ -2,11 +2,19 @@
 
 use std::net::IpAddr;
 
+use config::DtlsSuite;
 use config::gateway::GatewayConfig;
+use dtls::{Psk, Suite};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use session::gateway::{Connected, Lease};
+use rustls::Connection;
+use session::gateway::{Connected, DatagramTerms, Lease};
 use wire::Secret;
-use wire::offer::{Grant, MarmotSession, Offer};
+use wire::offer::{DtlsGrant, Grant, MarmotSession, Offer, PSK_NEGOTIATE, Rekey, RekeyMethod};
+
+use crate::datagrams::{DatagramRoom, Granted, Port};
+
+/// Bytes around a packet in the data channel: UDP, DTLS record header, connection id, explicit nonce, kind, inner type, tag.
+const DATAGRAM_OVERHEAD: u16 = 8 + 13 + 8 + 8 + 1 + 1 + 16;
 
 /// Bytes around a packet in the tunnel: TCP with timestamps, one TLS record at its worst (TLS 1.2 with AES-GCM: 5 header,
 /// 8 nonce, 16 tag), one CSTP header. The IP header comes on top.
@@ -66,6 +74,69 @@ pub(crate) fn grant(
     }
 }
 
+/// Adds a data channel to a grant, if the client wants one: its datagrams then arrive at the port returned.
+pub(crate) fn datagrams(
+    config: &GatewayConfig,
+    room: &DatagramRoom,
+    offer: &Offer,
+    tcp_port: u16,
+    grant: &mut Grant,
+) -> Option<Port> {
+    let udp_port = room
+        .port_beside(tcp_port)
+        .filter(|_| config.dtls.enabled && offer.dtls)?;
+    let port = room.port();
+    grant.dtls = Some(DtlsGrant {
+        port: udp_port,
+        app_id: port.app_id().to_vec(),
+        cipher: PSK_NEGOTIATE.to_owned(),
+        mtu: None,
+        dpd: Some(config.dtls.dpd),
+        keepalive: Some(config.dtls.keepalive),
+        rekey: None,
+    });
+    grant.marmot_datagram = offer.marmot_datagram;
+    grant.rekey = config.dtls.rekey.map(|time| Rekey {
+        time,
+        method: RekeyMethod::NewTunnel,
+    });
+    Some(port)
+}
+
+/// What tunnel and client have agreed on for the data channel. Nothing if `tls` has no key to lend, which then costs the client
+/// only the attempt.
+pub(crate) fn data_channel(
+    config: &GatewayConfig,
+    connected: &Connected,
+    tls: &Connection,
+    port: Port,
+    (ours, mtu): (bool, u16),
+) -> Option<Granted> {
+    let key = channel::data_channel_key(tls).ok()?;
+    let least = if connected.lease.v6.is_some() {
+        MIN_MTU.1
+    } else {
+        MIN_MTU.0
+    };
+    let terms = DatagramTerms {
+        psk: Psk::new(key.as_slice())?,
+        suites: config.dtls.suites.iter().copied().map(suite).collect(),
+        ours,
+        mtu,
+        floor: least.min(mtu),
+        path_mtu_discovery: config.dtls.path_mtu_discovery,
+    };
+    Some(Granted { terms, port })
+}
+
+fn suite(suite: DtlsSuite) -> Suite {
+    match suite {
+        DtlsSuite::Aes128Gcm => Suite::Aes128GcmSha256,
+        DtlsSuite::ChaCha20Poly1305 => Suite::Chacha20Poly1305Sha256,
+        DtlsSuite::Aes256Gcm => Suite::Aes256GcmSha384,
+    }
+}
+
 /// The networks behind the tunnel. On the wire "none of a family" means all of it. So where routes are configured, but
 /// none of a family that the client has an address of, the pool stands for that family: the rest of it was not asked for.
 fn include(config: &GatewayConfig, lease: &Lease) -> Vec<IpNet> {
@@ -112,7 +183,7 @@ fn tunnel_mtu(configured: u16, base_mtu: u16, peer: IpAddr, lease: &Lease) -> u1
     let ip_header = if peer.to_canonical().is_ipv4() { 20 } else { 40 };
     let least = if lease.v6.is_some() { MIN_MTU.1 } else { MIN_MTU.0 };
     base_mtu
-        .saturating_sub(ip_header + OVERHEAD)
+        .saturating_sub(ip_header + OVERHEAD.max(DATAGRAM_OVERHEAD))
         .min(configured)
         .max(least.min(configured))
 }

@@ -20,6 +20,8 @@ mod authentication;
 mod certificate;
 mod clock;
 mod connection;
+mod datagrams;
+mod datapath;
 mod device;
 mod error;
 mod grant;

@@ -32,6 +32,7 @@ use wire::text::escape;
 
 use crate::accounts::{Account, Accounts};
 use crate::admission::SESSION_QUEUE;
+use crate::datagrams::Inheritance;
 use crate::switch::Switch;
 
 /// Random bytes of a cookie: it is all a client shows at CONNECT, and nobody may guess it.
@@ -41,10 +42,11 @@ const COOKIE_BYTES: usize = 32;
 pub(crate) const STOPPING: &str = "the gateway stops";
 
 /// What a connected session's tunnel is told from outside. At most one is ever sent: each ends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Order {
-    /// A newer connection of the same session took over: close without a word, the client is on the other one.
-    GiveWay,
+    /// A newer connection of the same session took over: close without a word, the client is on the other one, and leave it
+    /// the data channel.
+    GiveWay(oneshot::Sender<Inheritance>),
     /// The session is over: tell the client, then close.
     End(EndReason),
 }
@@ -68,6 +70,8 @@ pub(crate) struct Seat {
     pub(crate) packets: mpsc::Receiver<Bytes>,
     /// What happens to the session from outside.
     pub(crate) orders: oneshot::Receiver<Order>,
+    /// The data channel of the connection before, if there was one.
+    pub(crate) estate: Option<oneshot::Receiver<Inheritance>>,
 }
 
 /// What is kept of a session beside its entry in the table, from its first connection on.
@@ -171,15 +175,18 @@ impl SessionRoom {
         record.lease = connected.lease;
         record.account.peer = peer.ip().to_canonical();
         record.epoch = connected.epoch;
-        if let Some(old) = record.tunnel.replace(tunnel) {
+        let estate = record.tunnel.replace(tunnel).map(|old| {
+            let (heir, estate) = oneshot::channel();
             // Whoever is gone already needs no order.
-            let _ = old.send(Order::GiveWay);
-        }
+            let _ = old.send(Order::GiveWay(heir));
+            estate
+        });
         warn_of_missed(&connected);
         Ok(Seat {
             connected,
             packets,
             orders,
+            estate,
         })
     }
 
@@ -458,7 +465,7 @@ mod tests {
         let cookie = login(&room);
         let mut first = connect(&room, &cookie, 1);
         let second = connect(&room, &cookie, 2);
-        assert_eq!(first.orders.try_recv(), Ok(Order::GiveWay));
+        assert!(matches!(first.orders.try_recv(), Ok(Order::GiveWay(_))));
         assert_eq!(first.connected.lease, second.connected.lease);
 
         let id = first.connected.id;
@@ -472,7 +479,7 @@ mod tests {
         let room = room();
         let mut seat = connect(&room, &login(&room), 1);
         room.expire(at(3600));
-        assert_eq!(seat.orders.try_recv(), Ok(Order::End(EndReason::AuthExpired)));
+        assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::AuthExpired))));
         assert_eq!((room.len(), records(&room)), (0, 1));
         room.left(seat.connected.id, 1, &Traffic::default(), Left::Ordered, at(3601));
         assert_eq!(records(&room), 0);

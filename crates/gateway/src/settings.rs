@@ -95,6 +95,8 @@ impl Settings {
             ("[pool]", old.pool == new.pool),
             ("network.interface", old.network.interface == new.network.interface),
             ("network.mtu", old.network.mtu == new.network.mtu),
+            ("dtls.enabled", old.dtls.enabled == new.dtls.enabled),
+            ("dtls.port", old.dtls.port == new.dtls.port),
             ("[storage]", old.storage == new.storage),
             ("[housekeeping]", old.housekeeping == new.housekeeping),
             ("[log]", old.log == new.log),

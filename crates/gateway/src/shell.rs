@@ -36,6 +36,7 @@ use crate::accounts::{self, Accounts, Shelf};
 use crate::admission::Admission;
 use crate::authentication::Authenticator;
 use crate::clock::{Clock, TICK, instant};
+use crate::datagrams::DatagramRoom;
 use crate::device::{self, Device, Reader, Writer};
 use crate::housekeep;
 use crate::listener::{self, Guests};
@@ -57,6 +58,7 @@ pub struct Gateway {
     device: Device,
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    datagrams: DatagramRoom,
     reloads: (mpsc::Sender<()>, mpsc::Receiver<()>),
     shelf: Option<Shelf>,
     manager: Option<Manager>,
@@ -83,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) authenticator: Authenticator,
     pub(crate) sessions: SessionRoom,
     pub(crate) switch: Rc<Switch>,
+    pub(crate) datagrams: Rc<DatagramRoom>,
     pub(crate) tallies: Tallies,
     /// True once the gateway stops.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -118,6 +121,8 @@ impl Gateway {
                 what: "ask for the address of a listening socket",
                 source,
             })?;
+        let dtls = &settings.config.dtls;
+        let datagrams = DatagramRoom::open(&listeners, dtls.enabled.then_some(dtls.port))?;
         // After the sockets: of a gateway that was started twice, the port is the better known.
         let shelf = accounts::ledger(&settings.config)?.map(Shelf::take).transpose()?;
         Ok(Self {
@@ -126,6 +131,7 @@ impl Gateway {
             device,
             listeners,
             addresses,
+            datagrams,
             reloads: mpsc::channel(1),
             shelf,
             manager: None,
@@ -166,6 +172,7 @@ impl Gateway {
             device,
             listeners,
             addresses,
+            datagrams,
             reloads,
             shelf,
             manager,
@@ -184,12 +191,16 @@ impl Gateway {
             config_path,
             leases,
             (writer, pools),
+            datagrams,
             stopping,
             accounts,
         ));
 
         for listener in listeners {
             spawn_local(listener::accept_all(listener, Rc::clone(&shared)));
+        }
+        for socket in 0..shared.datagrams.sockets() {
+            spawn_local(receive(socket, Rc::clone(&shared)));
         }
         spawn_local(end_sessions(Rc::clone(&shared)));
         spawn_local(watch_the_clock(Rc::clone(&shared)));
@@ -214,6 +225,7 @@ impl Gateway {
             let _ = timeout(GRACE + STOP, housekeeper).await;
         }
         shared.tallies.write();
+        shared.datagrams.write_strays();
         info!(lost = %shared.switch.drops(), "gateway stopped");
         outcome
     }
@@ -225,6 +237,7 @@ impl Shared {
         config_path: Option<PathBuf>,
         leases: Leases,
         (writer, pools): (Writer, Vec<IpNet>),
+        datagrams: DatagramRoom,
         stopping: watch::Receiver<bool>,
         accounts: Accounts,
     ) -> Self {
@@ -237,6 +250,7 @@ impl Shared {
             authenticator: Authenticator::start(settings.users.clone()),
             sessions: SessionRoom::new(table, Rc::clone(&switch), accounts),
             switch,
+            datagrams: Rc::new(datagrams),
             tallies: Tallies::default(),
             stopping,
             exhausted: Throttle::default(),
@@ -357,6 +371,12 @@ fn warn_if_not_forwarding(addresses: &[IpNet]) {
     }
 }
 
+/// Hands out the datagrams of one socket.
+async fn receive(socket: usize, shared: Rc<Shared>) {
+    let error = shared.datagrams.receive(socket, || shared.clock.now()).await;
+    error!(%error, "a UDP socket failed; its clients use the control channel");
+}
+
 /// Ends each session when its time is over.
 async fn end_sessions(shared: Rc<Shared>) {
     loop {
@@ -386,6 +406,7 @@ async fn watch_the_clock(shared: Rc<Shared>) {
         }
         if now.awake.since(written.awake) >= PERIOD {
             shared.tallies.write();
+            shared.datagrams.write_strays();
             written = now;
         }
     }

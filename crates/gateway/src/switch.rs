@@ -122,6 +122,11 @@ impl Switch {
         }
     }
 
+    /// Hands the device what a packet of its is answered with. Whoever does not get it sends as much again.
+    pub(crate) fn answer(&self, packet: Bytes) {
+        let _ = self.writer.try_send(packet);
+    }
+
     /// Reads the device until it is gone, and says why.
     pub(crate) async fn run(&self, mut reader: Reader) -> io::Error {
         loop {

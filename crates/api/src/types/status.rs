@@ -140,6 +140,8 @@ pub struct Tunnel {
     pub addresses: Vec<String>,
     /// MTU in bytes.
     pub mtu: u16,
+    /// The DTLS cipher suite that packets are sealed with; `None` while they take the TLS control channel.
+    pub data_channel: Option<String>,
     /// Networks that go into the tunnel.
     pub routes: Vec<String>,
     /// Session, if the gateway names one.

@@ -100,6 +100,11 @@ fn headline(status: &Status, now_unix_ms: u64) -> String {
 fn tunnel(tunnel: &Tunnel, now_unix_ms: u64, line: &mut impl FnMut(&str, String)) {
     let device = tunnel.interface.as_deref().unwrap_or("in memory");
     line("device", format!("{device}, mtu {}", tunnel.mtu));
+    let channel = match &tunnel.data_channel {
+        Some(suite) => format!("DTLS, {}", words::plain(suite)),
+        None => "TLS".to_owned(),
+    };
+    line("packets", format!("over {channel}"));
     line("addresses", tunnel.addresses.join(", "));
     let mut routes = tunnel.routes.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if tunnel.routes.len() > SHOWN {
@@ -185,6 +190,7 @@ mod tests {
                 interface: Some("mm-work".to_owned()),
                 addresses: vec!["10.78.0.2/32".to_owned(), "fd00::2/128".to_owned()],
                 mtu: 1400,
+                data_channel: Some("TLS_PSK_WITH_AES_128_GCM_SHA256".to_owned()),
                 routes: (0..10).map(|n| format!("10.{n}.0.0/16")).collect(),
                 session: Some("s1".to_owned()),
                 epoch: Some(3),
@@ -209,6 +215,7 @@ mod tests {
 work is up for 3 h 12 min (process 4711)
   gateway      vpn.example.com:443 as alice
   device       mm-work, mtu 1400
+  packets      over DTLS, TLS_PSK_WITH_AES_128_GCM_SHA256
   addresses    10.78.0.2/32, fd00::2/128
   routes       10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, 10.4.0.0/16, 10.5.0.0/16, 10.6.0.0/16, 10.7.0.0/16 and 2 more
   session      s1, epoch 3, 4 min 10 s
