@@ -337,6 +337,8 @@ fn a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone_wherever_they_are(
     let _gateway = gateway(lab)?;
     let settings = client_settings(lab, lab.site())?.with("tunnel.name", "victim");
     let first = start_client(lab, lab.client(), "first", &settings)?;
+    // What the daemon does at its start, it has done.
+    first.wait_for("ledger recovered", PATIENCE)?;
     let (control, spool) = (Control::of(lab, "victim"), Spool::of(lab, "victim"));
     let (with_tunnel, files) = (lab.client().snapshot()?, spool.files()?);
     let second = spawn_client(lab, lab.client(), "second", &settings)?;
@@ -369,7 +371,8 @@ fn a_second_daemon_and_a_cleanup_leave_a_running_tunnel_alone_wherever_they_are(
         with_tunnel.changes(&lab.client().snapshot()?).is_empty(),
         "the host is as it was"
     );
-    ensure!(spool.files()? == files, "so is the ledger");
+    let now = spool.files()?;
+    ensure!(now == files, "so is the ledger: {files:?} before, {now:?} now");
     ensure!(
         control.get("/v1/status")?["pid"] == first.pid().as_raw_nonzero().get(),
         "the first answers"
