@@ -132,6 +132,14 @@ impl PathMtu {
         }
     }
 
+    /// Assumes that the path carries what one to the same peer did, instead of the ceiling, until the search knows better.
+    #[must_use]
+    pub fn assuming(mut self, size: u16) -> Self {
+        self.assumed = size.clamp(self.ladder.floor, self.ladder.ceiling);
+        self.reported = self.assumed;
+        self
+    }
+
     /// The largest inner packet to be sent now.
     pub fn current(&self) -> u16 {
         let confirmed = self.ladder.confirmed().unwrap_or(self.ladder.floor);
@@ -141,7 +149,8 @@ impl PathMtu {
         }
     }
 
-    /// [`PathMtu::current`], if it is not what this said last. It starts as the ceiling.
+    /// [`PathMtu::current`], if it is not what this said last. It starts as what is assumed: the ceiling, or
+    /// [`PathMtu::assuming`].
     pub fn changed(&mut self) -> Option<u16> {
         let current = self.current();
         let is_new = current != self.reported;

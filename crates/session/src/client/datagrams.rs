@@ -12,15 +12,19 @@
 //! a new socket ([`Datagrams::roam`]), and over a new CONNECT the old link serves until the new one stands
 //! ([`Datagrams::after`]).
 
+mod terms;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use dtls::{Client, ClientConfig, Content, Established, OpenHalf, Psk, SealHalf, Suite};
+use dtls::{Client, ClientConfig, Content, Established, OpenHalf, SealHalf, Suite};
 use now::{Awake, Deadline, Gap, Now};
 use wire::cstp::Kind;
 
 use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, seal_into, sealed, split};
 use crate::path_mtu::{PathMtu, parse_probe, probe_payload};
+
+pub use terms::{DataOutput, PathId, Renewal, RenewalBy, Terms};
 
 /// Identity sent with the key; gateways ignore it (protocol draft).
 const IDENTITY: &[u8] = b"psk";
@@ -49,79 +53,6 @@ const MAX_PATHS: usize = 10;
 
 /// Answers and probes that may wait to be sent.
 const MAX_OUTPUTS: usize = 64;
-
-/// A socket of its own to the gateway's UDP port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PathId(u32);
-
-/// When new keys are due, and how one gets them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renewal {
-    /// This long after the start of this epoch, in waking time.
-    pub after: Duration,
-    /// By which means.
-    pub by: RenewalBy,
-}
-
-/// How keys are renewed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RenewalBy {
-    /// Another handshake on the same key: fresh keys, no forward secrecy. What a stock gateway means by `ssl`.
-    Handshake,
-    /// A CONNECT in the background, which takes the session over: forward secrecy.
-    Connect,
-}
-
-/// What one CONNECT agreed on.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// Exported from the TLS connection of the CONNECT.
-    pub psk: Psk,
-    /// `X-DTLS-App-ID`.
-    pub app_id: Vec<u8>,
-    /// In order of preference.
-    pub suites: Vec<Suite>,
-    /// The gateway is one of ours: connection ids, and old keys stay good over a take-over.
-    pub ours: bool,
-    /// Ask a silent path after this long.
-    pub dpd: Option<Duration>,
-    /// Send a keepalive after this long without sending.
-    pub keepalive: Option<Duration>,
-    /// The largest packet of the tunnel, in bytes.
-    pub mtu: u16,
-    /// The least that every path carries: 1280 with IPv6 in the tunnel, else 576.
-    pub floor: u16,
-    /// Find out what the path really carries.
-    pub path_mtu_discovery: bool,
-    /// When to renew keys.
-    pub renewals: Vec<Renewal>,
-}
-
-/// What is to be done next.
-#[derive(Debug)]
-pub enum DataOutput {
-    /// Open a socket for this path, then [`Datagrams::opened`] or [`Datagrams::not_opened`].
-    Open(PathId),
-    /// Close it.
-    Close(PathId),
-    /// Send this datagram.
-    Send(PathId, Vec<u8>),
-    /// Packets take the data channel from now on.
-    Up {
-        /// What it is sealed with.
-        suite: Suite,
-        /// Whether its keys are bound to the whole handshake (RFC 7627).
-        extended_master_secret: bool,
-        /// Whether records carry a connection id.
-        roams: bool,
-    },
-    /// Packets take the control channel from now on.
-    Down(&'static str),
-    /// The largest packet that the data channel carries has become this, in bytes.
-    Mtu(u16),
-    /// The session is to be connected anew, in the background.
-    Renew(&'static str),
-}
 
 /// Which keys opened a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -540,10 +471,13 @@ impl Datagrams {
         self.failures = 0;
         self.next_attempt = None;
         let early = std::mem::take(&mut established.facts.early);
+        // The next path to a gateway is mostly as wide as the one before.
+        let before = self.link.as_ref().and_then(|link| link.mtu.as_ref());
+        let assumed = before.map_or(self.terms.mtu, PathMtu::current);
         let mtu = self
             .terms
             .path_mtu_discovery
-            .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now.awake));
+            .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now.awake).assuming(assumed));
         let keys = LinkKeys::from(established);
         let up = keys.up();
         let link = Link {

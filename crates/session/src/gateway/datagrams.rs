@@ -130,6 +130,8 @@ struct Link<E> {
 struct Shaking<E> {
     server: Box<Server>,
     endpoint: E,
+    /// What the client's records will carry, if it agrees. Its last message of the handshake does already.
+    id: ConnectionId,
     since: Awake,
 }
 
@@ -166,9 +168,7 @@ impl<E: Copy + Eq> Datagrams<E> {
 
     /// The terms of another CONNECT hold from now on. Links under the keys before serve until the new ones carry data.
     pub fn renew(&mut self, terms: DatagramTerms) {
-        if let Some(shaking) = self.shaking.take() {
-            self.release_endpoint(shaking.endpoint);
-        }
+        self.give_up_shaking();
         if !(terms.ours && self.terms.ours) {
             self.up = false;
             while let Some(link) = self.links.pop() {
@@ -207,12 +207,13 @@ impl<E: Copy + Eq> Datagrams<E> {
         let shaking = Shaking {
             server: Box::new(server),
             endpoint,
+            id,
             since: now.awake,
         };
-        if let Some(before) = self.shaking.replace(shaking) {
-            self.release_endpoint(before.endpoint);
-        }
+        self.give_up_shaking();
+        self.shaking = Some(shaking);
         self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
+        self.outputs.push_back(GatewayData::Claim(Key::Id(id)));
         self.go_on();
     }
 
@@ -374,8 +375,9 @@ impl<E: Copy + Eq> Datagrams<E> {
     pub fn keys(&self) -> impl Iterator<Item = Key<E>> + '_ {
         let ids = self.links.iter().filter_map(|link| link.id.map(Key::Id));
         let links = self.links.iter().map(|link| Key::From(link.endpoint));
-        ids.chain(links)
-            .chain(self.shaking.iter().map(|shaking| Key::From(shaking.endpoint)))
+        let shaking = self.shaking.iter();
+        let shaking = shaking.flat_map(|shaking| [Key::Id(shaking.id), Key::From(shaking.endpoint)]);
+        ids.chain(links).chain(shaking)
     }
 
     /// The record that tells the client that the channel is closed.
@@ -394,6 +396,7 @@ impl<E: Copy + Eq> Datagrams<E> {
 
     fn give_up_shaking(&mut self) {
         if let Some(shaking) = self.shaking.take() {
+            self.outputs.push_back(GatewayData::Release(Key::Id(shaking.id)));
             self.release_endpoint(shaking.endpoint);
         }
     }
@@ -417,7 +420,7 @@ impl<E: Copy + Eq> Datagrams<E> {
         let Some(established) = shaking.server.established() else {
             return;
         };
-        let endpoint = shaking.endpoint;
+        let (endpoint, id) = (shaking.endpoint, shaking.id);
         self.shaking = None;
         let Established {
             seal,
@@ -425,8 +428,8 @@ impl<E: Copy + Eq> Datagrams<E> {
             tail,
             facts,
         } = established;
-        if let Some(id) = facts.own_connection_id {
-            self.outputs.push_back(GatewayData::Claim(Key::Id(id)));
+        if facts.own_connection_id.is_none() {
+            self.outputs.push_back(GatewayData::Release(Key::Id(id)));
         }
         let link = Link {
             id: facts.own_connection_id,
@@ -485,8 +488,11 @@ impl<E: Copy + Eq> Datagrams<E> {
         }
         if !std::mem::replace(&mut link.proven, true) {
             let mut link = self.links.remove(index);
+            // The next path to a client is mostly as wide as the one before.
+            let before = self.links.first().and_then(|link| link.mtu.as_ref());
+            let assumed = before.map_or(self.terms.mtu, PathMtu::current);
             link.mtu = (self.terms.path_mtu_discovery && self.terms.ours)
-                .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now));
+                .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now).assuming(assumed));
             for before in &mut self.links {
                 before.until = before.until.or(Some(now.plus(FADING)));
             }

@@ -44,8 +44,6 @@ pub(crate) struct Net {
     /// A record of the client that is withheld, if it is to be.
     pub(crate) withhold: bool,
     pub(crate) withheld: Option<Vec<u8>>,
-    /// Every so many-th datagram is lost.
-    pub(crate) lose_every: u64,
     pub(crate) at_gateway: Vec<Vec<u8>>,
     pub(crate) at_client: Vec<Vec<u8>>,
     pub(crate) told: Vec<String>,
@@ -107,7 +105,6 @@ impl Net {
             longest: usize::MAX,
             withhold: false,
             withheld: None,
-            lose_every: u64::MAX,
             at_gateway: Vec::new(),
             at_client: Vec::new(),
             told: Vec::new(),
@@ -166,7 +163,7 @@ impl Net {
             .map(|(path, record)| (path, record.to_vec()));
         match sent {
             Some((path, record)) => {
-                self.to_gateway(path, record);
+                self.uplink(path, record);
                 true
             }
             None => false,
@@ -267,7 +264,7 @@ impl Net {
                 self.client.opened(path, random, self.now);
             }
             DataOutput::Close(path) => _ = self.sockets.remove(&path),
-            DataOutput::Send(path, datagram) => self.to_gateway(path, datagram),
+            DataOutput::Send(path, datagram) => self.uplink(path, datagram),
             DataOutput::Up { suite, roams, .. } => self.told.push(format!("client up {} {roams}", suite.name())),
             DataOutput::Down(why) => self.told.push(format!("client down: {why}")),
             DataOutput::Mtu(size) => self.told.push(format!("client mtu {size}")),
@@ -278,7 +275,10 @@ impl Net {
     fn gateway_output(&mut self, output: GatewayData<Address>) {
         match output {
             GatewayData::Send(to, datagram) => self.launch(Flight::ToClient(to, datagram)),
-            GatewayData::Claim(key) => self.claimed.push(key),
+            GatewayData::Claim(key) => {
+                self.claimed.retain(|claimed| *claimed != key);
+                self.claimed.push(key);
+            }
             GatewayData::Release(key) => self.claimed.retain(|claimed| *claimed != key),
             GatewayData::Up { .. } => self.told.push("gateway up".to_owned()),
             GatewayData::Down(why) => self.told.push(format!("gateway down: {why}")),
@@ -286,7 +286,7 @@ impl Net {
         }
     }
 
-    fn to_gateway(&mut self, path: PathId, datagram: Vec<u8>) {
+    fn uplink(&mut self, path: PathId, datagram: Vec<u8>) {
         let Some(address) = self.sockets.get(&path).copied() else {
             return;
         };
@@ -300,7 +300,7 @@ impl Net {
     fn launch(&mut self, flight: Flight) {
         self.sent += 1;
         let (Flight::ToGateway(_, datagram) | Flight::ToClient(_, datagram)) = &flight;
-        if self.blocked || datagram.len() > self.longest || self.sent % self.lose_every == 0 {
+        if self.blocked || datagram.len() > self.longest {
             return;
         }
         self.flights.push((self.clock() + DELAY, self.sent, flight));
