@@ -1,4 +1,5 @@
 //! Both ends of the data channel, told as stories in virtual time.
+#![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
 
 mod net;
 
