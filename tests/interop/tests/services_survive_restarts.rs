@@ -189,7 +189,9 @@ fn keeps_the_tunnel(lab: &Lab, name: &str, end: impl Fn(&Service<'_>) -> Result<
         service.output.wait_for_line(mark, &["session.unpark"], PATIENCE)?;
         pulse.wait_answered(AROUND)?;
         ping_both(lab.client(), lab.site().plan)?;
-        let Tally { sent, lost, longest } = pulse.end()?;
+        let Tally {
+            sent, lost, longest, ..
+        } = pulse.end()?;
         lab.note(&format!(
             "{name} {round}: {lost} of {sent} packets lost, one took {} ms",
             ms(longest)

@@ -10,11 +10,12 @@
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
-//!   nat, roam   what happens to addresses on the way
+//!   nat, roam   what happens to addresses on the way      capture  datagrams, written down
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
+mod capture;
 mod control;
 mod devices;
 mod figures;
@@ -45,6 +46,7 @@ mod transfer;
 mod wait;
 mod wireguard;
 
+pub use capture::Capture;
 pub use control::{Control, Events, answer};
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};

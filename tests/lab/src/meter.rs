@@ -32,13 +32,23 @@ impl<'a> Meter<'a> {
     /// # Errors
     /// If nft does not say.
     pub fn packets(&self) -> Result<Vec<u64>> {
+        self.counts("packets ")
+    }
+
+    /// The bytes of each rule so far, IP headers included.
+    ///
+    /// # Errors
+    /// If nft does not say.
+    pub fn bytes(&self) -> Result<Vec<u64>> {
+        self.counts("bytes ")
+    }
+
+    fn counts(&self, what: &str) -> Result<Vec<u64>> {
         let script = self.lab.file("meter.nft", "list table inet arrivals\n")?;
         let table = self.nft(&script.display().to_string(), "")?;
-        let counts = table
-            .lines()
-            .filter_map(|line| line.split_once("counter packets "))
-            .map(|(_, rest)| rest);
-        let counts = counts.map(|rest| rest.split(' ').next().unwrap_or_default().parse());
+        let counters = table.lines().filter_map(|line| line.split_once("counter "));
+        let counts = counters.filter_map(|(_, counter)| counter.split_once(what));
+        let counts = counts.map(|(_, rest)| rest.split(' ').next().unwrap_or_default().parse());
         counts.collect::<Result<_, _>>().context("a counter is a number")
     }
 

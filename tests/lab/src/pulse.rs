@@ -1,4 +1,9 @@
 //! A flow that does not wait: an echo request every 10 ms whatever becomes of those before, as `ping -i 0.01` sends them.
+//!
+//! ```text
+//!   request  1 2 3 4 5 6 7 8 9     every 10 ms, or as often as wanted
+//!   answer   1 2 - - - - 7 8 9     4 lost; silence: from the answer 2 to the answer 7
+//! ```
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +17,7 @@ use platform::netns::Namespace;
 
 use crate::{PATIENCE, Ping, Tally, until};
 
-/// Between two requests.
+/// Between two requests, unless told otherwise.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long the last answers may take when it ends.
@@ -32,13 +37,21 @@ impl Pulse {
     /// # Errors
     /// If the namespace cannot be held.
     pub fn start(from: &Namespace, to: impl Into<IpAddr>) -> Result<Self> {
+        Self::every(INTERVAL, from, to)
+    }
+
+    /// The same with another time between two requests.
+    ///
+    /// # Errors
+    /// As [`Pulse::start`].
+    pub fn every(interval: Duration, from: &Namespace, to: impl Into<IpAddr>) -> Result<Self> {
         let (from, to) = (from.try_clone().context("cannot hold a namespace")?, to.into());
         let over = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
         let (bell, count) = (Arc::clone(&over), Arc::clone(&answered));
         let thread = thread::Builder::new()
             .name("pulse".into())
-            .spawn(move || beat(&from, to, &bell, &count));
+            .spawn(move || beat(interval, &from, to, &bell, &count));
         Ok(Self {
             over,
             answered,
@@ -74,11 +87,12 @@ impl Drop for Pulse {
     }
 }
 
-fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool, answered: &AtomicU64) -> Result<Tally> {
+fn beat(interval: Duration, from: &Namespace, to: IpAddr, over: &AtomicBool, answered: &AtomicU64) -> Result<Tally> {
     let mut series = Ping::new(from, to).series()?;
     let mut tally = Tally::default();
     let mut open: BTreeMap<u16, Instant> = BTreeMap::new();
     let mut next = Instant::now();
+    let mut heard = None;
     let mut end = None;
     loop {
         let now = Instant::now();
@@ -90,8 +104,8 @@ fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool, answered: &AtomicU64) -
                 open.insert(series.send(), now);
                 tally.sent += 1;
                 // One that comes late is not made up for by two at once.
-                next = now + INTERVAL;
-                INTERVAL
+                next = now + interval;
+                interval
             }
             None => next - now,
             Some(end) if now >= end || open.is_empty() => break,
@@ -100,6 +114,10 @@ fn beat(from: &Namespace, to: IpAddr, over: &AtomicBool, answered: &AtomicU64) -
         if let Some(sent) = series.answer(wait)?.and_then(|number| open.remove(&number)) {
             answered.fetch_add(1, Ordering::Relaxed);
             tally.longest = tally.longest.max(sent.elapsed());
+            let now = Instant::now();
+            if let Some(before) = heard.replace(now) {
+                tally.silence = tally.silence.max(now - before);
+            }
         }
     }
     tally.lost = open.len() as u64;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use platform::netns::Namespace;
 
-use crate::Ping;
+use crate::{Ping, ms};
 
 /// How long an answer may take before its request or it is lost.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -33,6 +33,24 @@ pub struct Tally {
     pub lost: u64,
     /// The longest round trip.
     pub longest: Duration,
+    /// The longest time between two answers; of a [`Pulse`](crate::Pulse) only.
+    pub silence: Duration,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            sent,
+            lost,
+            longest,
+            silence,
+        } = self;
+        let (longest, silence) = (ms(*longest), ms(*silence));
+        write!(
+            f,
+            "{lost} of {sent} lost, longest round trip {longest} ms, longest silence {silence} ms"
+        )
+    }
 }
 
 impl Steady {
