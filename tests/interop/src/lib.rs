@@ -1,5 +1,6 @@
 //! Stories that several test programs tell: traffic through a tunnel, ends of sessions, and what must hold around them.
 
+mod channel;
 mod daemon;
 mod service;
 
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, client_settings, marmot, transfer};
 use platform::netns::Namespace;
 
+pub use channel::{MOVED, SUITES, TO_CONTROL, TO_DATA, channel_becomes, channel_in_status, data_channel, nobody_moved};
 pub use daemon::{Daemon, sessions};
 pub use service::{CLIENT, Service};
 
