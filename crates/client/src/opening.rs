@@ -103,7 +103,13 @@ impl Shell {
 
     /// The host is ready: pumps over the new connection.
     pub(crate) async fn prepared(&mut self, opening: Opening, prepared: Prepared) {
-        let Opening { g, setup, opened, .. } = opening;
+        let Opening {
+            g,
+            setup,
+            opened,
+            fresh,
+            ..
+        } = opening;
         let Opened {
             mut link,
             cookie,
@@ -149,7 +155,8 @@ impl Shell {
             let finished = pump.finished().await;
             before = self.keep(finished).and_then(|(_, link)| link.data);
         }
-        link.begin_data(before);
+        // The keys of a session that is over are of no use to another one.
+        link.begin_data(before.filter(|_| fresh.is_none()));
         let Some(device) = self.device.take() else {
             return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
         };

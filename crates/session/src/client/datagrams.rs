@@ -153,6 +153,8 @@ impl Datagrams {
         this.link = old.link.filter(|link| old.terms.ours && this.terms.ours && link.alive);
         this.paths = old.paths;
         this.next_path = old.next_path;
+        // Without a record over it the gateway takes us for another process, which knows nothing of this link.
+        this.send_control(Kind::DpdRequest, &[], now.awake);
         this.begin(now.awake);
         this
     }

@@ -166,11 +166,12 @@ impl<E: Copy + Eq> Datagrams<E> {
         &self.terms
     }
 
-    /// The terms of another CONNECT hold from now on. Links under the keys before serve until the new ones carry data.
+    /// The terms of another CONNECT hold from now on. Links under the keys before serve until the new ones carry data, if the
+    /// client has kept them: packets to it take the control channel until it is heard over one, as it may be another process.
     pub fn renew(&mut self, terms: DatagramTerms) {
         self.give_up_shaking();
+        self.up = false;
         if !(terms.ours && self.terms.ours) {
-            self.up = false;
             while let Some(link) = self.links.pop() {
                 self.forget(&link);
             }
