@@ -48,8 +48,13 @@ impl<'a> DataPath<'a> {
         }
     }
 
-    /// Goes on with what the tunnel before leaves, if it leaves anything.
-    pub(crate) async fn inherit(&mut self, estate: oneshot::Receiver<Inheritance>, now: Now) {
+    /// Goes on with what the tunnel before leaves, if it leaves anything. Packets that wait there go to `deliver`.
+    pub(crate) async fn inherit(
+        &mut self,
+        estate: oneshot::Receiver<Inheritance>,
+        now: Now,
+        deliver: &mut dyn FnMut(&[u8]),
+    ) {
         let Ok(Ok(Inheritance { datagrams, mut port })) = timeout(ESTATE, estate).await else {
             return;
         };
@@ -70,8 +75,7 @@ impl<'a> DataPath<'a> {
             waiting.push(arrival);
         }
         for arrival in waiting {
-            // A packet of the moment between two tunnels; whose counters it belongs to is undecided, and few it is.
-            self.arrived(arrival, now, &mut |_| {});
+            self.arrived(arrival, now, deliver);
         }
         self.carry_out(now);
     }

@@ -44,9 +44,20 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, mut channel: Channel,
     let mut established = Established::new(lease, mtu, idle, shared.clock.now());
     let mut data = granted.map(|granted| DataPath::new(&shared.datagrams, granted, id));
     if let (Some(data), Some(estate)) = (&mut data, seat.estate.take()) {
-        data.inherit(estate, shared.clock.now()).await;
+        let now = shared.clock.now();
+        data.inherit(estate, now, &mut |packet| uplink(shared, &mut established, packet, now))
+            .await;
     }
-    let (left, last_word) = match run(shared, &mut seat, &mut channel, &mut established, &mut data).await {
+    let over = run(shared, &mut seat, &mut channel, &mut established, &mut data).await;
+    // A client that connected anew closes the connection before: who sees that first must not miss the order.
+    let over = match over {
+        Over::Detached(why) => seat
+            .orders
+            .try_recv()
+            .map_or(Over::Detached(why), |order| ordered(Some(order))),
+        over @ (Over::Ended(_) | Over::GivenWay(_) | Over::EndedFromOutside(_) | Over::Stopping) => over,
+    };
+    let (left, last_word) = match over {
         Over::Detached(why) => (Left::Detached(why), LastWord::None),
         Over::Ended(EndReason::UserStop) => (Left::Ended(EndReason::UserStop), LastWord::Close),
         Over::Ended(reason) => (Left::Ended(reason.clone()), LastWord::Reason(reason)),
@@ -169,7 +180,20 @@ async fn run(
             }
             // The switch has let go of this tunnel; with that comes the order that says why.
             Event::Packet(None) => return ordered((&mut seat.orders).await.ok()),
-            Event::Order(over) => return over,
+            Event::Order(over) => {
+                if let Over::GivenWay(_) = &over {
+                    let mut downlink = Downlink {
+                        shared,
+                        fitter: &mut fitter,
+                        channel,
+                        established,
+                        data,
+                        now,
+                    };
+                    downlink.rest(&mut seat.packets);
+                }
+                return over;
+            }
             Event::Timer => {
                 established.handle_timeout(now);
                 if let Some(data) = data {
@@ -211,13 +235,16 @@ fn take_arrivals(
     now: Now,
 ) -> usize {
     let Some(data) = data else { return 0 };
-    data.take(first, now, &mut |packet| {
-        if established.incoming(packet, now) == Received::Packet
-            && let Err(reason) = shared.switch.uplink(Bytes::copy_from_slice(packet))
-        {
-            established.drop_packet(reason);
-        }
-    })
+    data.take(first, now, &mut |packet| uplink(shared, established, packet, now))
+}
+
+/// Hands a packet of the data channel to the switch.
+fn uplink(shared: &Shared, established: &mut Established, packet: &[u8], now: Now) {
+    if established.incoming(packet, now) == Received::Packet
+        && let Err(reason) = shared.switch.uplink(Bytes::copy_from_slice(packet))
+    {
+        established.drop_packet(reason);
+    }
 }
 
 /// Takes this frame and those that have arrived with it, at most [`BATCH`], and says how many.
@@ -275,6 +302,15 @@ impl Downlink<'_, '_> {
             next = queue.try_recv().ok();
         }
         Ok(())
+    }
+
+    /// Sends what has come for the client before it connected anew. Nothing comes behind it.
+    fn rest(&mut self, queue: &mut mpsc::Receiver<Bytes>) {
+        while let Ok(packet) = queue.try_recv() {
+            if self.packets(packet, queue).is_err() {
+                return;
+            }
+        }
     }
 
     /// Makes a packet fit, and sends it.
