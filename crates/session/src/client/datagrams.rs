@@ -150,7 +150,9 @@ impl Datagrams {
     /// as long as the new one does not stand, if both are with a gateway of ours.
     pub fn after(old: Self, terms: Terms, now: Now) -> Self {
         let mut this = Self::at_rest(terms, now);
-        this.link = old.link.filter(|link| old.terms.ours && this.terms.ours && link.alive);
+        let goes_on = old.terms.ours && this.terms.ours;
+        this.link = old.link.filter(|link| goes_on && link.alive);
+        this.fading = old.fading.filter(|_| goes_on);
         this.paths = old.paths;
         this.next_path = old.next_path;
         // Without a record over it the gateway takes us for another process, which knows nothing of this link.
