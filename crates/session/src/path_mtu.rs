@@ -233,7 +233,15 @@ impl PathMtu {
         }
     }
 
-    /// A packet went out. A size that is in use is confirmed every minute; an idle channel stays silent.
+    /// What was sent brought nothing back, a small probe did. One probe of the size in use tells whether that was the reason.
+    /// Ignored as [`PathMtu::suspect`] is, and while nothing is sent.
+    pub fn doubt(&mut self, now: Awake) {
+        if self.search == Search::Settled && now >= self.allowed() && self.is_in_use() {
+            self.confirm(now);
+        }
+    }
+
+    /// A packet went out. A size that is in use is confirmed again and again; an idle channel stays silent.
     pub fn traffic(&mut self, now: Awake) {
         self.traffic = Some(now);
     }
@@ -265,11 +273,7 @@ impl PathMtu {
                     self.raise = None;
                     self.ladder.climb();
                 }
-                Some((_, Errand::Confirm)) => {
-                    self.begin(now);
-                    self.sent.clear();
-                    self.ladder.verify();
-                }
+                Some((_, Errand::Confirm)) => self.confirm(now),
                 None => {}
             },
         }
@@ -291,6 +295,18 @@ impl PathMtu {
         self.search = Search::Probing;
         self.began = now;
         self.spent = 0;
+    }
+
+    fn confirm(&mut self, now: Awake) {
+        self.begin(now);
+        self.sent.clear();
+        self.ladder.verify();
+    }
+
+    /// Has something been sent since a size above the floor was confirmed?
+    fn is_in_use(&self) -> bool {
+        let is_used = self.traffic.is_some_and(|traffic| traffic > self.confirmed);
+        is_used && self.ladder.confirmed() > Some(self.ladder.floor)
     }
 
     fn advance(&mut self, now: Awake) {
@@ -321,9 +337,9 @@ impl PathMtu {
 
     /// What is to be done next, and when.
     fn errand(&self) -> Option<(Awake, Errand)> {
-        let is_used = self.traffic.is_some_and(|traffic| traffic > self.confirmed);
-        let is_known = self.ladder.confirmed() > Some(self.ladder.floor);
-        let confirm = (is_used && is_known).then(|| (self.confirmed.plus(Self::CONFIRM_AFTER), Errand::Confirm));
+        let confirm = self
+            .is_in_use()
+            .then(|| (self.confirmed.plus(Self::CONFIRM_AFTER), Errand::Confirm));
         let raise = self.raise.map(|at| (at, Errand::Raise));
         let (at, errand) = raise.into_iter().chain(confirm).min_by_key(|(at, _)| *at)?;
         Some((at.max(self.allowed()), errand))

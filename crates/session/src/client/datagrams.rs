@@ -527,7 +527,10 @@ impl Datagrams {
     /// Something authentic arrived: a link that was given up is used again.
     fn heard(&mut self, now: Awake) {
         let Some(link) = &mut self.link else { return };
-        link.watch.heard(now);
+        let asked_for = link.watch.heard(now);
+        if let Some(mtu) = link.mtu.as_mut().filter(|_| asked_for) {
+            mtu.doubt(now);
+        }
         if !std::mem::replace(&mut link.alive, true) {
             self.outputs.push_back(link.keys.up());
         }

@@ -63,11 +63,11 @@ impl PathWatch {
         }
     }
 
-    /// Something authentic arrived.
-    pub fn heard(&mut self, now: Awake) {
+    /// Something authentic arrived. Whether it took a probe: what was sent before had brought nothing back.
+    pub fn heard(&mut self, now: Awake) -> bool {
         self.heard = now;
         self.asked = None;
-        self.steps = 0;
+        std::mem::take(&mut self.steps) > 0
     }
 
     /// When to look again.

@@ -483,7 +483,10 @@ impl<E: Copy + Eq> Datagrams<E> {
     /// Something authentic arrived over a link. The first time it becomes the one that packets take. Returns where it is now.
     fn heard(&mut self, index: usize, now: Awake) -> usize {
         let link = &mut self.links[index];
-        link.watch.heard(now);
+        let asked_for = link.watch.heard(now);
+        if let Some(mtu) = link.mtu.as_mut().filter(|_| asked_for) {
+            mtu.doubt(now);
+        }
         if link.proven && index > 0 {
             return index;
         }

@@ -288,6 +288,24 @@ fn a_used_path_is_confirmed_with_one_probe_a_minute() {
 }
 
 #[test]
+fn a_doubt_costs_one_probe_and_finds_a_path_that_shrank() {
+    let mut world = World::settled(1434);
+    world.search.doubt(world.now);
+    world.settle(100);
+    assert_eq!(world.sent.len(), 0, "an idle channel has no doubts");
+    world.use_for(1);
+    world.search.doubt(world.now);
+    world.settle(200);
+    assert_eq!((world.sent.len(), world.changes.len()), (1, 0));
+    world.run(10_000);
+    world.mtu = 1350;
+    world.search.traffic(world.now);
+    world.search.doubt(world.now);
+    world.settle(3000);
+    world.assert_found();
+}
+
+#[test]
 fn suspicion_is_settled_within_two_seconds() {
     let mut world = World::settled(1420);
     world.mtu = 1280;

@@ -204,6 +204,29 @@ fn a_black_hole_for_large_packets_is_found_in_two_seconds() {
 }
 
 #[test]
+fn a_black_hole_in_the_middle_is_found_while_large_packets_are_repeated() {
+    for up in [true, false] {
+        let mut net = Net::new(true);
+        net.up();
+        net.run(10 * S);
+        net.longest = 1350;
+        // As TCP does that hears of nothing it sent.
+        for wait in [200, 400, 800, 1600, 3200] {
+            // Whether it still fits is what this is about.
+            let _ = if up {
+                net.up_packet(&[0; 1390])
+            } else {
+                net.down_packet(&[0; 1390])
+            };
+            net.run(Duration::from_millis(wait));
+        }
+        let mtu = if up { net.client.mtu() } else { net.gateway.mtu() };
+        assert!((1250..1350).contains(&mtu.expect("up")), "{mtu:?}");
+        assert!(!net.told.iter().any(|told| told.contains("nothing comes back")));
+    }
+}
+
+#[test]
 fn new_keys_are_asked_for_when_they_are_due_and_again() {
     let renewals = vec![Renewal {
         after: 3600 * S,
