@@ -82,7 +82,8 @@ fn every_external_crate_has_its_reason() {
 fn members_inherit_lints_and_versions() {
     let members = |file: &File| {
         let folder = file.path.starts_with("crates/") || file.path.starts_with("tests/");
-        let apart = file.path.starts_with("tests/fuzz/") || file.path.starts_with("tests/bench/");
+        let apart = ["tests/bench/", "tests/differential/", "tests/fuzz/"];
+        let apart = apart.iter().any(|folder| file.path.starts_with(folder));
         let member = folder && file.path.ends_with("/Cargo.toml") && !apart;
         if member { documents::unpinned(file) } else { Vec::new() }
     };
