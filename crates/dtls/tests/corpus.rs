@@ -3,6 +3,10 @@
     clippy::disallowed_methods,
     reason = "the inputs are files; the crate itself reads none"
 )]
+#![expect(
+    clippy::disallowed_macros,
+    reason = "a fuzz target keeps connections from one input to the next"
+)]
 
 use std::path::{Path, PathBuf};
 

@@ -9,6 +9,8 @@ use dtls::{
     ServerConfig, Suite, peek,
 };
 use now::Awake;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Largest datagram that either side sends.
@@ -184,10 +186,19 @@ pub fn dtls_peek(data: &[u8]) {
     }
 }
 
-/// Records to both ends of an established connection: strangers' ones, true ones, changed ones and old ones.
+thread_local! {
+    /// Connections for [`dtls_open`], by suite and id. A handshake costs as much as fifty records.
+    static CONNECTIONS: RefCell<BTreeMap<u8, (SealHalf, OpenHalf)>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Records to both ends of an established connection: strangers' ones, true ones, changed ones and old ones. A connection
+/// serves many inputs, unless one has used up a part of its numbers.
 pub fn dtls_open(data: &[u8]) {
     let (first, rest) = data.split_first().unwrap_or((&0, &[]));
-    let (mut seal, mut open) = connection(Suite::ALL[usize::from(first % 3)], first & 4 == 0);
+    let which = first % 3 + 3 * u8::from(first & 4 == 0);
+    let known = CONNECTIONS.with_borrow_mut(|known| known.remove(&which));
+    let (mut seal, mut open) = known.unwrap_or_else(|| connection(Suite::ALL[usize::from(first % 3)], first & 4 == 0));
+    let mut fresh = true;
     let mut last = None;
     for mut step in datagrams(rest) {
         let operation = step.pop().unwrap_or(0);
@@ -215,8 +226,12 @@ pub fn dtls_open(data: &[u8]) {
             _ => {
                 let by = step.iter().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
                 let _ = seal.skip(by % (1 << 40));
+                fresh = false;
             }
         }
+    }
+    if fresh && !seal.is_worn() {
+        CONNECTIONS.with_borrow_mut(|known| known.insert(which, (seal, open)));
     }
 }
 
