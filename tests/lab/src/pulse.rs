@@ -20,7 +20,7 @@ use crate::{PATIENCE, Ping, Tally, until};
 /// Between two requests, unless told otherwise.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long the last answers may take when it ends.
+/// How long an answer may take when it ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A flow that runs until it is asked how it went.
@@ -93,23 +93,22 @@ fn beat(interval: Duration, from: &Namespace, to: IpAddr, over: &AtomicBool, ans
     let mut open: BTreeMap<u16, Instant> = BTreeMap::new();
     let mut next = Instant::now();
     let mut heard = None;
-    let mut end = None;
     loop {
         let now = Instant::now();
-        if end.is_none() && over.load(Ordering::Relaxed) {
-            end = Some(now + LAST_ANSWERS);
-        }
-        let wait = match end {
-            None if now >= next => {
+        let wait = if !over.load(Ordering::Relaxed) {
+            if now >= next {
                 open.insert(series.send(), now);
                 tally.sent += 1;
                 // One that comes late is not made up for by two at once.
                 next = now + interval;
-                interval
             }
-            None => next - now,
-            Some(end) if now >= end || open.is_empty() => break,
-            Some(end) => end - now,
+            next - now
+        } else {
+            let youngest = open.values().max();
+            match youngest.and_then(|sent| (*sent + LAST_ANSWERS).checked_duration_since(now)) {
+                Some(wait) => wait,
+                None => break,
+            }
         };
         if let Some(sent) = series.answer(wait)?.and_then(|number| open.remove(&number)) {
             answered.fetch_add(1, Ordering::Relaxed);
