@@ -7,6 +7,7 @@
 //!   another address      the same; TLS follows in the background  the same, and TLS follows
 //! ```
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,7 +20,7 @@ use interop::{
 use lab::{
     Hole, Lab, Mark, Nat, Ocserv, PATIENCE, Ping, Process, Pulse, Server, Settings, Signal, StockFigures, StockLogin,
     Tally, client_interface, client_settings, eventually, gateway_settings, move_client, ms, start_client,
-    start_gateway, transfer,
+    start_gateway, transfer, until,
 };
 
 /// Between two requests of a train of them.
@@ -39,6 +40,12 @@ const AGAIN: Duration = Duration::from_secs(40);
 
 /// What a path without a word carries, IP header included, in bytes.
 const NARROW: u16 = 1400;
+
+/// What headers of IP, UDP and DTLS take of it: at least this with IPv4 and a short connection id.
+const HEADERS: u16 = 66;
+
+/// And at most this with IPv6 and a long one.
+const MORE_HEADERS: u16 = 100;
 
 /// It is found out within this long once packets take the data channel.
 const MEASURED: Duration = Duration::from_secs(2);
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
             another_address_costs_ocserv_a_handshake,
             a_narrow_path_is_found_out_over_ipv4,
             a_narrow_path_is_found_out_over_ipv6,
+            a_path_that_becomes_narrow_is_found_out_by_the_client,
+            a_path_that_becomes_narrow_is_found_out_by_the_gateway,
             thirty_new_keys_cost_no_packet,
         ],
     )
@@ -230,14 +239,13 @@ fn narrow(lab: &Lab, change: impl FnOnce(Settings) -> Settings) -> Result<()> {
     let client = start_client(lab, lab.client(), "client", &change(client_settings(lab, lab.site())?))?;
     data_channel(&client, Mark::default())?;
     let began = Instant::now();
-    // 66 bytes and more go to headers of IP, UDP and DTLS.
     let mtu = eventually("a device as narrow as the path", PATIENCE, || {
-        Ok(Some(device_mtu(lab)?).filter(|mtu| *mtu <= NARROW - 66))
+        Ok(Some(device_mtu(lab)?).filter(|mtu| *mtu <= NARROW - HEADERS))
     })?;
     let took = began.elapsed();
     let plan = lab.site().plan;
-    // At most 100 do; a search is content with less than 16 bytes too few.
-    ensure!(mtu >= NARROW - 116, "{mtu} of {NARROW}");
+    // A search is content with less than 16 bytes too few.
+    ensure!(mtu >= NARROW - MORE_HEADERS - 16, "{mtu} of {NARROW}");
     ensure!(took <= MEASURED, "found out after {} ms", ms(took));
     Ping::new(lab.client(), plan.host_v4())
         .packet_size(mtu.into())
@@ -250,6 +258,43 @@ fn narrow(lab: &Lab, change: impl FnOnce(Settings) -> Settings) -> Result<()> {
     ));
     ensure!(!client.output().contains(TO_CONTROL), "packets must not need TLS");
     Ok(())
+}
+
+fn a_path_that_becomes_narrow_is_found_out_by_the_client(lab: &Lab) -> Result<()> {
+    let mtu = becomes_narrow(lab, lab.site().plan.host_v4().into(), BULK / 4)?;
+    ensure!(mtu <= NARROW - HEADERS, "the device must know: {mtu}");
+    Ok(())
+}
+
+fn a_path_that_becomes_narrow_is_found_out_by_the_gateway(lab: &Lab) -> Result<()> {
+    // Nothing large goes up meanwhile, so that the client's device may stay as it is.
+    becomes_narrow(lab, lab.site().plan.host_v6().into(), BULK + BULK / 4).map(drop)
+}
+
+/// A transfer under which the path becomes narrow after so many bytes, of which the first [`BULK`] go up. Returns what the
+/// client's device takes in the end.
+fn becomes_narrow(lab: &Lab, to: IpAddr, after: u64) -> Result<u16> {
+    let server = Server::start(&lab.site().lan)?;
+    let _gateway = gateway(lab)?;
+    let client = client(lab)?;
+    data_channel(&client, Mark::default())?;
+    let wide = device_mtu(lab)?;
+    let (hole, rates) = thread::scope(|scope| -> Result<_> {
+        let rates = scope.spawn(|| transfer(lab.client(), to, BULK));
+        until("a part of the transfer", PATIENCE, || Ok(server.moved() > after))?;
+        let hole = Hole::for_large_udp(lab, NARROW)?;
+        ensure!(server.moved() < after + BULK / 2, "the transfer must be under way");
+        let rates = rates.join().unwrap_or_else(|_| Err(anyhow!("the transfer panicked")))?;
+        Ok((hole, rates))
+    })?;
+    let narrow = device_mtu(lab)?;
+    ensure!(!client.output().contains(TO_CONTROL), "packets must not need TLS");
+    drop(hole);
+    lab.note(&format!(
+        "narrow after {} MB of 40: {rates}; the client's device takes {narrow} bytes after {wide}",
+        after / 1_000_000
+    ));
+    Ok(narrow)
 }
 
 fn thirty_new_keys_cost_no_packet(lab: &Lab) -> Result<()> {
