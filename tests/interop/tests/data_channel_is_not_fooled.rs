@@ -3,6 +3,7 @@
 //! ```text
 //!   client --record--> internet --x      gateway        withheld, so it is newer than all that the gateway knows
 //!   third host --------the same record-->               nothing moves: one small challenge, which it cannot answer
+//!   third host --------hello, cookie--->                a handshake that ends nowhere, beside the client's link
 //!   third host --------100,000 hellos--->               no memory, no answer longer than its question
 //! ```
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use interop::{MOVED, TO_CONTROL, data_channel, nobody_moved, ping_both};
 use lab::{
-    Capture, Hole, Lab, Mark, Meter, PATIENCE, Ping, Process, Pulse, client_settings, gateway_settings, ms,
+    Capture, Hole, Lab, Mark, Meter, PATIENCE, Ping, Process, Pulse, Signal, client_settings, gateway_settings, ms,
     start_client, start_gateway,
 };
 use platform::netns::Namespace;
@@ -22,6 +23,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Where the gateway listens.
 const PORT: u16 = 443;
+
+/// Handshakes that somebody begins who has not the key.
+const STRANGERS: u32 = 100;
 
 /// Hellos that nobody meant, in all.
 const HELLOS: u32 = 100_000;
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         &["ip", "nft", "tcpdump"],
         lab::tests![
             a_withheld_record_from_elsewhere_moves_nothing,
+            a_stranger_who_saw_the_app_id_disturbs_nobody,
             a_hundred_thousand_hellos_leave_no_trace,
         ],
     )
@@ -106,6 +111,40 @@ fn a_withheld_record_from_elsewhere_moves_nothing(lab: &Lab) -> Result<()> {
     nobody_moved(&gateway, mark)?;
     ensure!(!client.output().contains(TO_CONTROL), "the client noticed nothing");
     Ok(())
+}
+
+fn a_stranger_who_saw_the_app_id_disturbs_nobody(lab: &Lab) -> Result<()> {
+    let gateway = gateway(lab)?;
+    let third = lab.add_client()?;
+    let capture = captured(lab)?;
+    let client = client(lab)?;
+    data_channel(&client, Mark::default())?;
+    let hello = first_hello(&capture)?;
+    let pulse = Pulse::start(lab.client(), lab.site().plan.host_v4())?;
+    pulse.wait_answered(20)?;
+    for _ in 0..STRANGERS {
+        let stranger = socket(lab, &third)?;
+        let cookie = cookie(&stranger, &hello)?;
+        // It can receive, so that the gateway begins a handshake; without the key it gets no further.
+        ensure!(
+            replay(&stranger, &with_cookie(&hello, &cookie))? > 0,
+            "a handshake begins"
+        );
+        stranger.send(&[HANDSHAKE; 100])?;
+    }
+    pulse.wait_answered(20)?;
+    let mark = client.mark();
+    client.signal(Signal::USR2)?;
+    client.wait_for_line(mark, &["path.back"], PATIENCE)?;
+    data_channel(&client, mark)?;
+    pulse.wait_answered(20)?;
+    let tally = pulse.end()?;
+    lab.note(&format!("{STRANGERS} handshakes of strangers, then new keys: {tally}"));
+    ensure!(tally.lost == 0, "{tally}");
+    for end in [&client, &gateway] {
+        ensure!(!end.output().contains(TO_CONTROL), "{} needed TLS", end.name());
+    }
+    nobody_moved(&gateway, Mark::default())
 }
 
 fn a_hundred_thousand_hellos_leave_no_trace(lab: &Lab) -> Result<()> {
@@ -247,6 +286,30 @@ fn first_hello(capture: &Capture) -> Result<Vec<u8>> {
         datagram.first() == Some(&HANDSHAKE) && datagram.get(BEFORE_SESSION_ID + 1 + APP_ID) == Some(&0)
     };
     capture.last(no_cookie)
+}
+
+/// What the gateway wants to see in a hello from this socket: behind the headers of record and message, a version of two
+/// bytes, and a length.
+fn cookie(socket: &UdpSocket, hello: &[u8]) -> Result<Vec<u8>> {
+    socket.send(hello).context("cannot send")?;
+    let mut answer = [0; 2048];
+    let length = socket.recv(&mut answer).context("no question for a cookie")?;
+    let cookie = answer[..length].get(13 + 12 + 2 + 1..);
+    Ok(cookie.context("a question has a cookie")?.to_vec())
+}
+
+/// A client's second hello: with a cookie, the numbers of record and message one higher, and three lengths greater.
+fn with_cookie(hello: &[u8], cookie: &[u8]) -> Vec<u8> {
+    let mut second = hello.to_vec();
+    let at = BEFORE_SESSION_ID + 1 + APP_ID;
+    second[at] = cookie.len() as u8;
+    second.splice(at + 1..at + 1, cookie.iter().copied());
+    (second[10], second[18]) = (1, 1);
+    for length in [11, 15, 23] {
+        let was = u16::from_be_bytes([second[length], second[length + 1]]);
+        second[length..length + 2].copy_from_slice(&(was + cookie.len() as u16).to_be_bytes());
+    }
+    second
 }
 
 /// A socket of its own on a host, to the gateway.
