@@ -285,7 +285,11 @@ fn a_used_path_is_confirmed_with_one_probe_each_time() {
     world.use_for(600);
     // From the answer of each to the next.
     let times = 600 / usize::try_from(PathMtu::CONFIRM_AFTER.as_secs()).expect("small");
-    assert!((times - times / 10..=times).contains(&world.sent.len()), "{}", world.sent.len());
+    assert!(
+        (times - times / 10..=times).contains(&world.sent.len()),
+        "{}",
+        world.sent.len()
+    );
     assert!(world.sent.iter().all(|(_, probe)| probe.size == CEILING));
 }
 
