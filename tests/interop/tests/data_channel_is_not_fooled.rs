@@ -83,8 +83,8 @@ fn a_withheld_record_from_elsewhere_moves_nothing(lab: &Lab) -> Result<()> {
 
     let mark = gateway.mark();
     let thief = socket(lab, &third)?;
-    let challenge = replay(&thief, &withheld)?;
-    ensure!(challenge > 0, "the newest record is worth a challenge");
+    // The newest record is worth a challenge.
+    let challenge = answer(&thief, &withheld)?.len();
     ensure!(
         challenge <= AMPLIFICATION * withheld.len(),
         "{challenge} bytes for {}",
@@ -291,10 +291,8 @@ fn first_hello(capture: &Capture) -> Result<Vec<u8>> {
 /// What the gateway wants to see in a hello from this socket: behind the headers of record and message, a version of two
 /// bytes, and a length.
 fn cookie(socket: &UdpSocket, hello: &[u8]) -> Result<Vec<u8>> {
-    socket.send(hello).context("cannot send")?;
-    let mut answer = [0; 2048];
-    let length = socket.recv(&mut answer).context("no question for a cookie")?;
-    let cookie = answer[..length].get(13 + 12 + 2 + 1..);
+    let answer = answer(socket, hello)?;
+    let cookie = answer.get(13 + 12 + 2 + 1..);
     Ok(cookie.context("a question has a cookie")?.to_vec())
 }
 
@@ -316,17 +314,27 @@ fn with_cookie(hello: &[u8], cookie: &[u8]) -> Vec<u8> {
 fn socket(lab: &Lab, host: &Namespace) -> Result<UdpSocket> {
     let socket = host.run(|| UdpSocket::bind("0.0.0.0:0"))??;
     socket.connect((lab.site().plan.gateway_v4(), PORT))?;
-    socket.set_read_timeout(Some(SILENCE))?;
     Ok(socket)
+}
+
+/// Sends a datagram that must be answered, and returns the first answer.
+fn answer(socket: &UdpSocket, datagram: &[u8]) -> Result<Vec<u8>> {
+    let answer = ask(socket, datagram, PATIENCE)?;
+    answer.context("the gateway does not answer")
 }
 
 /// Sends a datagram, and counts the bytes of the first answer, or of nothing.
 fn replay(socket: &UdpSocket, datagram: &[u8]) -> Result<usize> {
+    Ok(ask(socket, datagram, SILENCE)?.map_or(0, |answer| answer.len()))
+}
+
+fn ask(socket: &UdpSocket, datagram: &[u8], within: Duration) -> Result<Option<Vec<u8>>> {
+    socket.set_read_timeout(Some(within))?;
     socket.send(datagram).context("cannot send")?;
     let mut buffer = [0; 2048];
     match socket.recv(&mut buffer) {
-        Ok(length) => Ok(length),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Ok(length) => Ok(Some(buffer[..length].to_vec())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error).context("cannot receive"),
     }
 }
