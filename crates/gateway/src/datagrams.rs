@@ -53,6 +53,20 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
+    /// One of a socket that is not there.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Self {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 4711));
+        Self {
+            socket: 0,
+            at: platform::udp::Endpoint {
+                peer,
+                local: peer.ip(),
+                interface: 0,
+            },
+        }
+    }
+
     /// The client's address.
     pub(crate) fn peer(self) -> SocketAddr {
         self.at.peer
@@ -219,6 +233,12 @@ impl DatagramRoom {
         for key in keys {
             self.release(key, port);
         }
+    }
+
+    /// App-IDs and keys that lead somewhere.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> (usize, usize) {
+        (self.by_app_id.borrow().len(), self.by_key.borrow().len())
     }
 
     /// Random bytes for a handshake, and a connection id.

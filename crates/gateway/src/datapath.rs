@@ -58,14 +58,13 @@ impl<'a> DataPath<'a> {
         let Ok(Ok(Inheritance { datagrams, mut port })) = timeout(ESTATE, estate).await else {
             return;
         };
+        // Whatever does not go on is forgotten here: nobody knows the old port afterwards.
+        self.room.close(&port, datagrams.keys());
         let terms = self.machine.terms().clone();
-        let mut machine = datagrams;
-        machine.renew(terms);
-        self.room.close(&port, machine.keys());
-        self.machine = machine;
-        let keys: Vec<_> = self.machine.keys().collect();
+        self.machine = datagrams;
+        self.machine.renew(terms);
         if let Some(own) = &self.port {
-            for key in keys {
+            for key in self.machine.keys() {
                 self.room.claim(key, own);
             }
         }
@@ -234,6 +233,69 @@ impl Drop for DataPath<'_> {
     fn drop(&mut self) {
         if let Some(port) = &self.port {
             self.room.close(port, self.machine.keys());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dtls::{Client, ClientConfig, Peek, Psk, Suite, peek};
+    use session::gateway::DatagramTerms;
+
+    fn terms(ours: bool) -> DatagramTerms {
+        DatagramTerms {
+            psk: Psk::new(&[1; 32]).expect("a key"),
+            suites: vec![Suite::Aes128GcmSha256],
+            ours,
+            mtu: 1400,
+            floor: 576,
+            path_mtu_discovery: false,
+        }
+    }
+
+    fn path(room: &DatagramRoom, ours: bool) -> DataPath<'_> {
+        let granted = Granted {
+            terms: terms(ours),
+            port: room.port(),
+        };
+        DataPath::new(room, granted, SessionId([1; 16]))
+    }
+
+    /// A client's hello, from somewhere.
+    fn hello(now: Now) -> Arrival {
+        let config = ClientConfig {
+            psk: Psk::new(&[1; 32]).expect("a key"),
+            identity: b"psk".to_vec(),
+            session_id: vec![7; 32],
+            suites: vec![Suite::Aes128GcmSha256],
+            extended_master_secret: true,
+            connection_ids: true,
+            mtu: 1200,
+        };
+        let datagram = Client::new(config, [3; 32], now.awake).poll().expect("a hello");
+        let Peek::Hello(view) = peek(&datagram, 8) else {
+            panic!("no hello")
+        };
+        let proven = Box::new(view.without_cookie());
+        Arrival::Hello(proven, datagram, Endpoint::nowhere())
+    }
+
+    #[tokio::test]
+    async fn a_take_over_leaves_no_key_that_leads_nowhere() {
+        let room = DatagramRoom::open(&[], None).expect("without sockets");
+        let now = platform::clock::now();
+        for ours in [true, false] {
+            let mut old = path(&room, ours);
+            old.take(hello(now), now, &mut |_| {});
+            assert_eq!(room.known(), (1, 2), "an App-ID; an address and an id");
+            let (heir, estate) = oneshot::channel();
+            let mut new = path(&room, ours);
+            old.leave(heir);
+            new.inherit(estate, now, &mut |_| {}).await;
+            assert_eq!(room.known(), (1, 0), "the handshake under the old key is over");
+            drop(new);
+            assert_eq!(room.known(), (0, 0));
         }
     }
 }
