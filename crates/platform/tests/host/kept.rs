@@ -275,27 +275,31 @@ const BUDGET: Duration = Duration::from_millis(250);
 fn release_is_fast() {
     let lab = Lab::new();
     for (routes, traffic) in [(2, false), (100, false), (1000, false), (2, true), (1000, true)] {
-        let mut times = lab.on_host(|| releases(routes, traffic));
+        let (mut times, mut applied) = lab.on_host(|| releases(routes, traffic));
         times.sort();
+        applied.sort();
+        let apply = applied[applied.len() / 2];
         let (median, worst, count) = (times[times.len() / 2], times[times.len() - 1], times.len());
         let load = if traffic { " under traffic" } else { "" };
-        println!("release with {routes} routes{load}: median {median:?}, worst {worst:?} of {count}");
-        // 0.3 to 12 ms on an idle machine. What is held is what a stop needs: half of its budget, on any machine.
-        assert!(median < BUDGET / 2, "{median:?}");
+        println!("release with {routes} routes{load}: median {median:?}, worst {worst:?} of {count}; apply {apply:?}");
+        // A tenth of what a stop may take; on a machine that is busy just now, as long as applying the same took there.
+        let bound = (BUDGET / 10).max(apply);
+        assert!(median < bound && median < BUDGET, "{median:?}, applied in {apply:?}");
     }
 }
 
-async fn releases(routes: u32, traffic: bool) -> Vec<Duration> {
+/// How long each release took, and each application before it.
+async fn releases(routes: u32, traffic: bool) -> (Vec<Duration>, Vec<Duration>) {
     const ROUNDS: usize = 11;
     let network = Network::open().await.expect("network");
-    let mut times = Vec::new();
+    let (mut times, mut applied) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let device = tun("marmot0");
-        network
-            .apply(&slot(0), device.index(), &many(routes))
-            .await
-            .expect("apply");
         let flood = traffic.then(Flood::start);
+        let plan = many(routes);
+        let began = Instant::now();
+        network.apply(&slot(0), device.index(), &plan).await.expect("apply");
+        applied.push(began.elapsed());
         let began = Instant::now();
         let restored = network.release(&slot(0), device.index()).await;
         times.push(began.elapsed());
@@ -309,7 +313,7 @@ async fn releases(routes: u32, traffic: bool) -> Vec<Duration> {
             tokio::task::yield_now().await;
         }
     }
-    times
+    (times, applied)
 }
 
 /// A program that sends as fast as it can, whether anybody takes it or not; in the namespace of the thread that starts it.
