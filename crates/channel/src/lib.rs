@@ -17,4 +17,4 @@ mod key;
 
 pub use exchange::{Exchange, ExchangeError, Limits, Request, Response};
 pub use frames::{Channel, Closed, MAX_PENDING};
-pub use key::data_channel_key;
+pub use key::{data_channel_key, resume_binding_at_client, resume_binding_at_gateway};

@@ -1,8 +1,8 @@
-//! The key of the data channel, from both ends of real TLS connections in memory.
+//! What TLS connections export, from both ends of real ones in memory.
 
 use std::sync::Arc;
 
-use channel::data_channel_key;
+use channel::{data_channel_key, resume_binding_at_client, resume_binding_at_gateway};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
@@ -86,11 +86,24 @@ fn both_get_the_same(version: &'static SupportedProtocolVersion, expected: Proto
     assert_eq!(key, data_channel_key(&client).expect("established"));
     assert!(key.iter().any(|byte| *byte != 0));
 
+    let binding = binding(&client, &server);
+
     let (again, server) = ends.connect();
     assert_eq!(again.handshake_kind(), Some(HandshakeKind::Resumed));
     let other = data_channel_key(&again).expect("established");
     assert_eq!(other, data_channel_key(&server).expect("established"));
     assert_ne!(key, other);
+    assert_ne!(binding, self::binding(&again, &server));
+}
+
+/// What a proof over a connection is bound to, the same at both ends.
+fn binding(client: &Connection, server: &Connection) -> [u8; 32] {
+    let (Connection::Client(client), Connection::Server(server)) = (client, server) else {
+        panic!("the ends are mixed up")
+    };
+    let binding = resume_binding_at_client(client).expect("established");
+    assert_eq!(resume_binding_at_gateway(server), Ok(binding));
+    binding
 }
 
 #[test]

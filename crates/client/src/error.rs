@@ -178,6 +178,8 @@ impl ClientError {
             Self::Login(error) => class_of_login(error),
             Self::Connect(error) => match error {
                 ConnectError::CookieRefused => FailClass::CookieRefused,
+                // The cookie is good, and the next try comes with a higher epoch.
+                ConnectError::Stale(_) => FailClass::Network,
                 ConnectError::Unavailable(_) => FailClass::Unavailable,
                 ConnectError::Refused(status, _) if *status >= 500 => FailClass::Unavailable,
                 ConnectError::Redirect(_) | ConnectError::Refused(..) | ConnectError::Grant(_) => FailClass::Fatal,

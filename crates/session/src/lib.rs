@@ -16,6 +16,7 @@ mod fit;
 pub mod gateway;
 mod liveness;
 mod path_mtu;
+pub mod resume;
 mod timers;
 mod traffic;
 

@@ -37,6 +37,15 @@ pub enum Kind {
     Compressed,
     /// The gateway ends the session.
     Terminate,
+    /// The client is about to sleep: eight bytes, which the answer repeats. With the three below one of our own, sent only
+    /// after a grant of parking ([`crate::offer::Grant::park`]).
+    Park,
+    /// The answer to [`Kind::Park`]; the gateway is silent from now on.
+    ParkAnswer,
+    /// The client is awake for good: eight bytes, which the answer repeats.
+    Awake,
+    /// The answer to [`Kind::Awake`], to an address that has proven to be the client's.
+    AwakeAnswer,
     /// Anything else. Stock `ocserv` ignores it, stock `openconnect` quits: never send one unasked.
     Unknown(u8),
 }
@@ -52,6 +61,10 @@ impl Kind {
             Self::Keepalive => 7,
             Self::Compressed => 8,
             Self::Terminate => 9,
+            Self::Park => 0x41,
+            Self::ParkAnswer => 0x42,
+            Self::Awake => 0x43,
+            Self::AwakeAnswer => 0x44,
             Self::Unknown(byte) => byte,
         }
     }
@@ -66,6 +79,10 @@ impl Kind {
             7 => Self::Keepalive,
             8 => Self::Compressed,
             9 => Self::Terminate,
+            0x41 => Self::Park,
+            0x42 => Self::ParkAnswer,
+            0x43 => Self::Awake,
+            0x44 => Self::AwakeAnswer,
             other => Self::Unknown(other),
         }
     }

@@ -68,5 +68,11 @@ pub const MAX_SESSION_ID: usize = 64;
 /// Longest body of a logout, in bytes: session id, epoch (20 digits), token (32 digits) and two separators are 118.
 pub const MAX_LOGOUT: usize = 200;
 
+/// Longest time that a grant of parking is taken for. A login lives a day or a week; a month is longer than any.
+pub const MAX_PARK: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
+
+/// Longest ticket, in characters: about 300 bytes are sealed, and a cookie takes 4,096 (RFC 6265 section 6.1).
+pub const MAX_TICKET: usize = 1024;
+
 /// Longest peer text that [`crate::text::escape`] lets through, in characters.
 pub const MAX_ESCAPED: usize = 256;

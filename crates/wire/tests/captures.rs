@@ -221,6 +221,8 @@ fn openconnect_asks_for_a_tunnel() {
         dtls: false,
         session: false,
         marmot_datagram: false,
+        park: None,
+        resume: None,
     };
     assert_eq!(offer("connect"), expected);
     assert!(offer("connect-dtls").dtls);

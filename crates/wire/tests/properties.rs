@@ -15,7 +15,9 @@ use wire::cstp::{self, Decoder, Kind};
 use wire::http::{BodyDecoder, Headers, Method, RequestHead, ResponseHead, parse_request, parse_response};
 use wire::limits::{MAX_BODY, MAX_CONNECT_HEAD, MAX_HEAD};
 use wire::offer::parse_connect_reply;
-use wire::offer::{ConnectRefused, DtlsGrant, Grant, MarmotSession, Offer, Refusal, Rekey, RekeyMethod};
+use wire::offer::{
+    ConnectRefused, DtlsGrant, Grant, MarmotSession, Offer, ParkKey, Refusal, Rekey, RekeyMethod, Resume,
+};
 
 /// Text without spaces around it, which are not kept, and not empty, which counts as absent.
 fn words() -> impl Strategy<Value = String> {
@@ -124,6 +126,18 @@ fn cookie() -> impl Strategy<Value = Secret> {
     "[A-Za-z0-9+/]{1,44}={0,2}".prop_map(Secret::new)
 }
 
+fn marmot_session() -> impl Strategy<Value = MarmotSession> {
+    ("[0-9a-zA-Z]{1,64}", any::<u64>()).prop_map(|(id, epoch)| MarmotSession { id, epoch })
+}
+
+prop_compose! {
+    fn resume()(session in marmot_session(), halves in any::<[[u8; 32]; 2]>()) -> Resume {
+        let mut signature = [0; 64];
+        signature.copy_from_slice(&halves.concat());
+        Resume { session, signature }
+    }
+}
+
 prop_compose! {
     fn offer()(
         host in header_text(),
@@ -137,10 +151,13 @@ prop_compose! {
         dtls in any::<bool>(),
         session in any::<bool>(),
         marmot_datagram in any::<bool>(),
+        park in of(any::<[u8; 32]>().prop_map(ParkKey)),
+        resume in of(resume()),
     ) -> Offer {
         let (want_v4, want_v6) = (families & 1 != 0, families & 2 != 0);
         Offer {
             host, user_agent, cookie, hostname, base_mtu, mtu, want_v4, want_v6, previous, dtls, session, marmot_datagram,
+            park, resume,
         }
     }
 }
@@ -204,17 +221,22 @@ prop_compose! {
         switches in any::<[bool; 5]>(),
         texts in (of(header_text()), of(header_text()), of(header_text())),
         dtls in of(dtls(mtu)),
-        session in of(("[0-9a-zA-Z]{1,64}", any::<u64>()).prop_map(|(id, epoch)| MarmotSession { id, epoch })),
+        session in of(marmot_session()),
         token in of("[0-9a-f]{32}"),
+        park in of((1u64..=2_592_000).prop_map(Duration::from_secs)),
+        ticket in of("[0-9a-zA-Z_-]{1,400}"),
     ) -> Grant {
         let (dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout) = timers;
         let [tunnel_all_dns, client_bypass, keep, dyndns, marmot_datagram] = switches;
         let (banner, hostname, server_name) = texts;
         let logout = token.filter(|_| session.is_some()).map(Secret::from);
+        let ticket = ticket.filter(|_| session.is_some()).map(Secret::from);
+        let park = park.filter(|_| session.is_some());
         Grant {
             v4, v6, dns, nbns, default_domains: names.0, split_dns: names.1, include: routes.0, exclude: routes.1,
             dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout, rekey, base_mtu, mtu,
             tunnel_all_dns, client_bypass, keep, dyndns, banner, hostname, server_name, dtls, marmot_datagram, session, logout,
+            park, ticket,
         }
     }
 }
@@ -222,9 +244,10 @@ prop_compose! {
 fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
         Just(Refusal::Cookie),
+        marmot_session().prop_map(Refusal::Stale),
         of(header_text()).prop_map(Refusal::Unavailable),
         header_text().prop_map(Refusal::Redirect),
-        (402u16..503, "[a-zA-Z ]{0,20}").prop_map(|(status, words)| Refusal::Other(status, words.trim().to_owned())),
+        (410u16..503, "[a-zA-Z ]{0,20}").prop_map(|(status, words)| Refusal::Other(status, words.trim().to_owned())),
     ]
 }
 

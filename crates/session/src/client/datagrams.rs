@@ -549,6 +549,10 @@ impl Datagrams {
             | Kind::Keepalive
             | Kind::Compressed
             | Kind::Terminate
+            | Kind::Park
+            | Kind::ParkAnswer
+            | Kind::Awake
+            | Kind::AwakeAnswer
             | Kind::Unknown(_) => {}
         }
     }

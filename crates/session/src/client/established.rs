@@ -83,7 +83,13 @@ impl Established {
             Kind::Disconnect => self.over(disconnected(&frame.payload)),
             Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
-            Kind::DpdResponse | Kind::Keepalive | Kind::Unknown(_) => {}
+            Kind::DpdResponse
+            | Kind::Keepalive
+            | Kind::Park
+            | Kind::ParkAnswer
+            | Kind::Awake
+            | Kind::AwakeAnswer
+            | Kind::Unknown(_) => {}
         }
         Received::Nothing
     }
@@ -361,7 +367,7 @@ mod tests {
     fn unknown_frames_are_ignored_and_count_as_life() {
         let mut session = established(20);
         session.handle_timeout(now(20));
-        session.received(&frame(Kind::Unknown(0x42), b"?"), now(21));
+        session.received(&frame(Kind::Unknown(0x77), b"?"), now(21));
         assert_eq!(session.deadline().map(|deadline| deadline.at), Some(now(41).awake));
     }
 

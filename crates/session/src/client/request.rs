@@ -38,6 +38,9 @@ pub enum ConnectError {
     /// Sent elsewhere, which is not followed.
     #[error("the gateway redirects the tunnel to {0}, which is not followed")]
     Redirect(String),
+    /// A newer connection of the session exists, of this epoch: to be asked for again with a higher one.
+    #[error("the gateway knows a newer connection of this session (epoch {0})")]
+    Stale(u64),
     /// Any other status.
     #[error("the gateway refused the tunnel with status {0} {1}")]
     Refused(u16, String),
@@ -51,6 +54,7 @@ impl From<ConnectRefused> for ConnectError {
         match refused {
             ConnectRefused::Grant(error) => Self::Grant(error),
             ConnectRefused::Refused(Refusal::Cookie) => Self::CookieRefused,
+            ConnectRefused::Refused(Refusal::Stale(session)) => Self::Stale(session.epoch),
             ConnectRefused::Refused(Refusal::Unavailable(reason)) => {
                 Self::Unavailable(reason.as_deref().map_or_else(|| "no reason given".to_owned(), escape))
             }
@@ -92,6 +96,8 @@ impl Authenticated {
             dtls: wants.datagrams,
             session: true,
             marmot_datagram: wants.datagrams,
+            park: None,
+            resume: None,
         };
         (Requesting(()), offer.encode())
     }

@@ -532,6 +532,10 @@ impl<E: Copy + Eq> Datagrams<E> {
             | Kind::Keepalive
             | Kind::Compressed
             | Kind::Terminate
+            | Kind::Park
+            | Kind::ParkAnswer
+            | Kind::Awake
+            | Kind::AwakeAnswer
             | Kind::Unknown(_) => {}
         }
     }

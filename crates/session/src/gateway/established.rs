@@ -79,7 +79,14 @@ impl Established {
                 Goodbye::Temporary | Goodbye::Other(_) => self.over(Output::Dead("the client left for now")),
             },
             Kind::Compressed => return self.dropped(DropReason::Malformed),
-            Kind::DpdResponse | Kind::Keepalive | Kind::Terminate | Kind::Unknown(_) => {}
+            Kind::DpdResponse
+            | Kind::Keepalive
+            | Kind::Terminate
+            | Kind::Park
+            | Kind::ParkAnswer
+            | Kind::Awake
+            | Kind::AwakeAnswer
+            | Kind::Unknown(_) => {}
         }
         Received::Nothing
     }

@@ -4,13 +4,14 @@
 //! client                                        gateway
 //!   Offer: CONNECT /CSCOSSLC/tunnel, cookie -->
 //!         <--  Grant: 200 CONNECTED, addresses, routes, timers  -- then CSTP on the same connection
-//!         <--  Refusal: 401 cookie is dead, 503 come back, 30x elsewhere
+//!         <--  Refusal: 401 cookie is dead, 409 epoch is old, 503 come back, 30x elsewhere
 //! ```
 //! Header names of the reply are compared with case, as both stock peers do. Source: protocol draft section 2.2,
 //! openconnect 9.01 and ocserv 1.1.6 (captures).
 
 mod grant;
 mod logout;
+mod park;
 mod read;
 mod refusal;
 mod request;
@@ -19,5 +20,6 @@ mod write;
 
 pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
 pub use logout::{LOGOUT_PATH, Logout};
+pub use park::{KEY_BYTES, ParkKey, Resume, SIGNATURE_BYTES};
 pub use refusal::{ConnectRefused, Refusal, parse_connect_reply};
 pub use request::{Offer, PSK_NEGOTIATE, TUNNEL_PATH, user_agent};

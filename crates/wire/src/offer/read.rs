@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::park::{PARK, TICKET, read_park, read_ticket};
 use super::request::DATAGRAM;
 use super::values::{self, Malformed};
 use super::{DtlsGrant, Grant, Logout, MarmotSession, Rekey, RekeyMethod};
@@ -82,6 +83,14 @@ impl Draft {
             Some(("X-DTLS-", rest)) => self.dtls(rest, value),
             _ if name == DATAGRAM => {
                 self.grant.marmot_datagram = values::is_version_1(value);
+                Ok(())
+            }
+            _ if name == PARK => {
+                self.grant.park = read_park(value).of(PARK)?;
+                Ok(())
+            }
+            _ if name == TICKET => {
+                self.grant.ticket = Some(read_ticket(value).of(TICKET)?);
                 Ok(())
             }
             _ if name == "X-Marmot-Session" => {
@@ -207,7 +216,11 @@ impl Draft {
         grant.mtu = self.mtu.max(self.dtls_mtu).ok_or(GrantError::NoMtu)?;
         grant.session_timeout = grant.session_timeout.or(self.session_timeout);
         grant.rekey = self.rekey.finish();
-        grant.logout = grant.logout.filter(|_| grant.session.is_some());
+        if grant.session.is_none() {
+            grant.logout = None;
+            grant.ticket = None;
+            grant.park = None;
+        }
         if let (Some(port), Some(app_id), Some(cipher)) = (self.port, self.app_id, self.cipher) {
             grant.dtls = Some(DtlsGrant {
                 port,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::Grant;
+use super::{Grant, MarmotSession};
 use crate::error::GrantError;
 use crate::http::{Headers, ResponseHead};
 use crate::text;
@@ -14,6 +14,8 @@ use crate::text;
 pub enum Refusal {
     /// 401: the cookie is unknown, expired or revoked. Final: the stock client exits. Never sent for lost state.
     Cookie,
+    /// 409: the proof was good, but the epoch was not higher than this newest one. Try again with a higher one.
+    Stale(MarmotSession),
     /// 503, with the `X-Reason` if there was one; peer text. Come back later.
     Unavailable(Option<String>),
     /// 30x to this place; peer text.
@@ -39,6 +41,10 @@ impl Refusal {
         let mut headers = Headers::new();
         let (status, reason) = match self {
             Self::Cookie => (401, "Cookie is not acceptable"),
+            Self::Stale(MarmotSession { id, epoch }) => {
+                headers.push("X-Marmot-Session", format!("{id};{epoch}"));
+                (409, "Conflict")
+            }
             Self::Unavailable(reason) => {
                 if let Some(reason) = reason {
                     headers.push("X-Reason", reason.as_str());
@@ -68,8 +74,10 @@ impl Refusal {
                 .filter(|value| !value.is_empty())
                 .map(str::to_owned)
         };
+        let newest = || MarmotSession::parse(head.headers.get("X-Marmot-Session")?);
         match (head.status, text("Location")) {
             (401, _) => Self::Cookie,
+            (409, _) if let Some(session) = newest() => Self::Stale(session),
             (503, _) => Self::Unavailable(text("X-Reason")),
             (300..=399, Some(place)) => Self::Redirect(place),
             (status, _) => Self::Other(status, head.reason.clone()),
@@ -81,6 +89,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cookie => f.write_str("its cookie is no longer valid; log in again"),
+            Self::Stale(_) => f.write_str("a newer connection of this session exists; try again"),
             Self::Unavailable(Some(reason)) => write!(f, "it is not available now: {}", text::escape(reason)),
             Self::Unavailable(None) => f.write_str("it is not available now"),
             Self::Redirect(place) => write!(f, "it points to {}", text::escape(place)),
@@ -115,6 +124,10 @@ mod tests {
     fn every_refusal_reads_back() {
         for refusal in [
             Refusal::Cookie,
+            Refusal::Stale(MarmotSession {
+                id: "a1".into(),
+                epoch: 9,
+            }),
             Refusal::Unavailable(None),
             Refusal::Unavailable(Some("server is full".into())),
             Refusal::Redirect("https://other.test/".into()),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::park::{PARK, ParkKey, RESUME, Resume};
 use super::values;
 use crate::auth::COOKIE;
 use crate::error::OfferError;
@@ -51,6 +52,10 @@ pub struct Offer {
     pub session: bool,
     /// `X-Marmot-Datagram: v=1`: its DTLS channel is of our kind, see [`super::Grant::marmot_datagram`].
     pub marmot_datagram: bool,
+    /// `X-Marmot-Park`: it can park, and this is its key for the session.
+    pub park: Option<ParkKey>,
+    /// `X-Marmot-Resume`: it goes on with a session.
+    pub resume: Option<Resume>,
 }
 
 impl Offer {
@@ -91,6 +96,12 @@ impl Offer {
         }
         if self.marmot_datagram {
             headers.push(DATAGRAM, values::VERSION_1);
+        }
+        if let Some(key) = &self.park {
+            headers.push(PARK, key.write());
+        }
+        if let Some(resume) = &self.resume {
+            headers.push(RESUME, resume.write());
         }
         RequestHead {
             method: Method::Connect,
@@ -133,6 +144,15 @@ impl Offer {
                 .any(|word| word == PSK_NEGOTIATE),
             session: headers.get("X-Marmot-Session") == Some("1"),
             marmot_datagram: headers.get(DATAGRAM).is_some_and(values::is_version_1),
+            park: match headers.get(PARK) {
+                Some(value) => ParkKey::parse(value).map_err(|_| OfferError::Header(PARK))?,
+                None => None,
+            },
+            resume: headers
+                .get(RESUME)
+                .map(Resume::parse)
+                .transpose()
+                .map_err(|_| OfferError::Header(RESUME))?,
         })
     }
 }
@@ -190,12 +210,15 @@ mod tests {
             dtls: true,
             session: true,
             marmot_datagram: true,
+            park: Some(ParkKey([0xab; 32])),
+            resume: None,
         };
         let expected = "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: gw.test:8443\r\nUser-Agent: OpenConnect VPN Agent (marmot 0.1)\r\n\
             Cookie: webvpn=YWJj==\r\nX-CSTP-Version: 1\r\nX-CSTP-Hostname: burrow\r\nX-CSTP-Base-MTU: 1500\r\n\
             X-CSTP-Address-Type: IPv6,IPv4\r\nX-CSTP-Full-IPv6-Capability: true\r\nX-CSTP-Address: 10.0.0.2\r\n\
-            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1\r\n\r\n";
-        assert_eq!(String::from_utf8(offer.encode()).as_deref(), Ok(expected));
+            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Park: v=1;key={}\r\n\r\n";
+        let expected = expected.replace("{}", &"ab".repeat(32));
+        assert_eq!(String::from_utf8(offer.encode()), Ok(expected));
         let (head, _) = parse_request(&offer.encode(), MAX_HEAD)
             .expect("valid")
             .expect("complete");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::park::{PARK, TICKET};
 use super::request::DATAGRAM;
 use super::values;
 use super::{DtlsGrant, Grant, Rekey, RekeyMethod};
@@ -35,6 +36,10 @@ impl Grant {
             out.push("X-Marmot-Session", format!("{};{}", session.id, session.epoch));
             if let Some(token) = &self.logout {
                 out.push("X-Marmot-Logout", token.expose());
+            }
+            push_seconds(&mut out, PARK, self.park);
+            if let Some(ticket) = &self.ticket {
+                out.push(TICKET, ticket.expose());
             }
         }
         ResponseHead {
