@@ -15,6 +15,7 @@ mod end;
 mod fit;
 pub mod gateway;
 mod liveness;
+pub mod park;
 mod path_mtu;
 pub mod resume;
 mod timers;
