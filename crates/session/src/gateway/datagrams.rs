@@ -9,35 +9,27 @@
 //! The client decides when to shake hands; nothing here begins one. A client that sends packets over the control channel
 //! gets its packets there, until it is heard here again: it knows best which of its paths work.
 
+mod handshake;
+mod roaming;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use dtls::{
-    ConnectionId, Content, Established, OpenHalf, ProvenHello, Psk, SealHalf, Server, ServerConfig, Suite, Tail,
-};
+use dtls::{ConnectionId, Content, OpenHalf, Psk, SealHalf, Suite, Tail};
 use now::{Awake, Deadline, Gap, Now};
 use wire::cstp::Kind;
 
 use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, seal_into, sealed, split};
-use crate::path_mtu::{PathMtu, parse_probe, probe_payload};
+use crate::path_mtu::{PathMtu, probe_payload};
 
-/// Largest datagram of a handshake: fits any path that carries IPv6.
-const HANDSHAKE_MTU: usize = 1200;
+use handshake::Shaking;
+use roaming::Candidate;
 
 /// Links at a time: the one in use, one that has just been shaken hands for, one that fades.
 const MAX_LINKS: usize = 3;
 
 /// How long links before the current one still take what was on its way.
 const FADING: Duration = Duration::from_secs(5);
-
-/// A hello from the address of the handshake under way is a repetition for this long; afterwards it begins anew.
-const REPETITION: Duration = Duration::from_secs(2);
-
-/// A new address is challenged at most this often: whoever forwards a withheld record gets no more than that out of us.
-const BETWEEN_CHALLENGES: Duration = Duration::from_millis(100);
-
-/// What an address that has proven nothing is sent, in bytes for each byte that came from it (RFC 9000 section 8 has the same).
-const AMPLIFICATION: usize = 3;
 
 /// Answers and probes that may wait to be sent.
 const MAX_OUTPUTS: usize = 64;
@@ -99,16 +91,6 @@ pub enum GatewayData<E> {
     },
 }
 
-/// An address that has shown a fresh record, and nothing more.
-#[derive(Debug)]
-struct Candidate<E> {
-    endpoint: E,
-    challenge: [u8; 8],
-    received: usize,
-    sent: usize,
-    at: Awake,
-}
-
 #[derive(Debug)]
 struct Link<E> {
     id: Option<ConnectionId>,
@@ -124,15 +106,6 @@ struct Link<E> {
     proven: bool,
     until: Option<Awake>,
     candidate: Option<Candidate<E>>,
-}
-
-#[derive(Debug)]
-struct Shaking<E> {
-    server: Box<Server>,
-    endpoint: E,
-    /// What the client's records will carry, if it agrees. Its last message of the handshake does already.
-    id: ConnectionId,
-    since: Awake,
 }
 
 /// The data channel of one session. See the module.
@@ -177,45 +150,6 @@ impl<E: Copy + Eq> Datagrams<E> {
             }
         }
         self.terms = terms;
-    }
-
-    /// A hello from an address that has proven to be the sender's. `random` and `id` must never have been used before.
-    pub fn hello(
-        &mut self,
-        hello: ProvenHello,
-        datagram: &mut [u8],
-        endpoint: E,
-        (random, id): ([u8; 32], ConnectionId),
-        now: Now,
-    ) {
-        if let Some(shaking) = &mut self.shaking
-            && shaking.endpoint == endpoint
-            && now.awake.since(shaking.since) < REPETITION
-        {
-            let _ = shaking.server.received(datagram, now.awake);
-            return self.go_on();
-        }
-        let config = ServerConfig {
-            psk: self.terms.psk.clone(),
-            suites: self.terms.suites.clone(),
-            extended_master_secret: true,
-            connection_id: Some(id),
-            mtu: HANDSHAKE_MTU,
-        };
-        let Ok(server) = Server::new(config, hello, random, now.awake) else {
-            return;
-        };
-        let shaking = Shaking {
-            server: Box::new(server),
-            endpoint,
-            id,
-            since: now.awake,
-        };
-        self.give_up_shaking();
-        self.shaking = Some(shaking);
-        self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
-        self.outputs.push_back(GatewayData::Claim(Key::Id(id)));
-        self.go_on();
     }
 
     /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked. `challenge` must be random; it is used at
@@ -387,79 +321,6 @@ impl<E: Copy + Eq> Datagrams<E> {
         Some((link.endpoint, link.seal.seal_close()?))
     }
 
-    fn go_on(&mut self) {
-        if let Some(Shaking { server, endpoint, .. }) = &mut self.shaking {
-            while let Some(datagram) = server.poll() {
-                self.outputs.push_back(GatewayData::Send(*endpoint, datagram));
-            }
-        }
-    }
-
-    fn give_up_shaking(&mut self) {
-        if let Some(shaking) = self.shaking.take() {
-            self.outputs.push_back(GatewayData::Release(Key::Id(shaking.id)));
-            self.release_endpoint(shaking.endpoint);
-        }
-    }
-
-    fn hand_to_handshake(&mut self, endpoint: E, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        if let Some(shaking) = &mut self.shaking
-            && shaking.endpoint == endpoint
-        {
-            let outcome = shaking.server.received(datagram, now.awake);
-            self.go_on();
-            match outcome {
-                Ok(()) => self.stand(now, deliver),
-                Err(_) => self.give_up_shaking(),
-            }
-        }
-    }
-
-    /// A link of its own, if the handshake is done.
-    fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        let Some(shaking) = &mut self.shaking else { return };
-        let Some(established) = shaking.server.established() else {
-            return;
-        };
-        let (endpoint, id) = (shaking.endpoint, shaking.id);
-        self.shaking = None;
-        let Established {
-            seal,
-            open,
-            tail,
-            facts,
-        } = established;
-        if facts.own_connection_id.is_none() {
-            self.outputs.push_back(GatewayData::Release(Key::Id(id)));
-        }
-        let link = Link {
-            id: facts.own_connection_id,
-            endpoint,
-            seal,
-            open,
-            tail,
-            suite: facts.suite,
-            extended_master_secret: facts.extended_master_secret,
-            watch: PathWatch::new(None, now.awake),
-            mtu: None,
-            proven: false,
-            until: None,
-            candidate: None,
-        };
-        // Behind the link in use until the client has used it.
-        let index = usize::from(self.links.first().is_some_and(|first| first.proven));
-        self.links.insert(index, link);
-        while self.links.len() > MAX_LINKS {
-            if let Some(link) = self.links.pop() {
-                self.forget(&link);
-            }
-        }
-        for record in facts.early {
-            let index = self.heard(index, now.awake);
-            self.record_in(index, endpoint, &record, now, deliver);
-        }
-    }
-
     /// Opens the first record of `datagram` with the keys that its id or its origin names. `None` if there are none.
     fn open(&mut self, endpoint: E, id: Option<ConnectionId>, datagram: &mut [u8]) -> Option<(usize, dtls::Record)> {
         let mut last = None;
@@ -548,57 +409,6 @@ impl<E: Copy + Eq> Datagrams<E> {
         let Some(link) = self.links.get_mut(index) else { return };
         if let Some(record) = sealed(&mut link.seal, Kind::DpdResponse, payload) {
             self.outputs.push_back(GatewayData::Send(link.endpoint, record));
-        }
-    }
-
-    /// Asks an address that a fresh record came from whether it can hear us.
-    fn challenge(&mut self, endpoint: E, received: usize, challenge: [u8; 8], now: Awake) {
-        let Some(link) = self.links.first_mut().filter(|link| link.id.is_some()) else {
-            return;
-        };
-        let candidate = match &mut link.candidate {
-            Some(known) if known.endpoint == endpoint => {
-                known.received += received;
-                known
-            }
-            Some(other) if now.since(other.at) < BETWEEN_CHALLENGES => return,
-            slot => slot.insert(Candidate {
-                endpoint,
-                challenge,
-                received,
-                sent: 0,
-                at: Awake::default(),
-            }),
-        };
-        let due = candidate.sent == 0 || now.since(candidate.at) >= BETWEEN_CHALLENGES;
-        let length = link.seal.overhead() + 1 + candidate.challenge.len();
-        if !due || candidate.sent + length > candidate.received * AMPLIFICATION {
-            return;
-        }
-        if let Some(record) = sealed(&mut link.seal, Kind::DpdRequest, &candidate.challenge) {
-            candidate.sent += record.len();
-            candidate.at = now;
-            self.outputs.push_back(GatewayData::Send(endpoint, record));
-        }
-    }
-
-    fn answered(&mut self, endpoint: E, payload: &[u8], now: Awake) {
-        let Some(link) = self.links.first_mut() else { return };
-        let proves =
-            |candidate: &mut Candidate<E>| candidate.endpoint == endpoint && candidate.challenge[..] == *payload;
-        if link.candidate.take_if(proves).is_some() {
-            let from = std::mem::replace(&mut link.endpoint, endpoint);
-            if let Some(mtu) = &mut link.mtu {
-                mtu.suspect(now);
-            }
-            self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
-            self.outputs.push_back(GatewayData::Moved { from, to: endpoint });
-            self.release_endpoint(from);
-            return self.look_at_mtu(now);
-        }
-        if let (Some(id), Some(mtu)) = (parse_probe(payload), &mut link.mtu) {
-            mtu.answered(id, u16::try_from(payload.len()).unwrap_or(u16::MAX), now);
-            self.look_at_mtu(now);
         }
     }
 
