@@ -138,7 +138,7 @@ impl<E: Copy + Eq> Datagrams<E> {
         }
         for record in facts.early {
             let index = self.heard(index, now.awake);
-            self.record_in(index, endpoint, &record, now, deliver);
+            self.record_in((index, true), endpoint, &record, now, deliver);
         }
     }
 }

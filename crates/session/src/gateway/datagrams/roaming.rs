@@ -5,8 +5,10 @@ use std::time::Duration;
 use now::Awake;
 use wire::cstp::Kind;
 
+use super::presence::Owed;
 use super::{Datagrams, GatewayData, Key};
 use crate::datagrams::sealed;
+use crate::park::Via;
 use crate::path_mtu::parse_probe;
 
 /// A new address is challenged at most this often: whoever forwards a withheld record gets no more than that out of us.
@@ -23,6 +25,8 @@ pub(super) struct Candidate<E> {
     pub(super) received: usize,
     pub(super) sent: usize,
     pub(super) at: Awake,
+    /// What came from there and is answered once the address is proven.
+    pub(super) owed: Option<Owed>,
 }
 
 impl<E: Copy + Eq> Datagrams<E> {
@@ -43,6 +47,7 @@ impl<E: Copy + Eq> Datagrams<E> {
                 received,
                 sent: 0,
                 at: Awake::default(),
+                owed: None,
             }),
         };
         let due = candidate.sent == 0 || now.since(candidate.at) >= BETWEEN_CHALLENGES;
@@ -61,7 +66,7 @@ impl<E: Copy + Eq> Datagrams<E> {
         let Some(link) = self.links.first_mut() else { return };
         let proves =
             |candidate: &mut Candidate<E>| candidate.endpoint == endpoint && candidate.challenge[..] == *payload;
-        if link.candidate.take_if(proves).is_some() {
+        if let Some(Candidate { owed, .. }) = link.candidate.take_if(proves) {
             let from = std::mem::replace(&mut link.endpoint, endpoint);
             if let Some(mtu) = &mut link.mtu {
                 mtu.suspect(now);
@@ -69,6 +74,9 @@ impl<E: Copy + Eq> Datagrams<E> {
             self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
             self.outputs.push_back(GatewayData::Moved { from, to: endpoint });
             self.release_endpoint(from);
+            if let Some(owed) = owed {
+                self.settle(0, owed, Via::Rebind);
+            }
             return self.look_at_mtu(now);
         }
         if let (Some(id), Some(mtu)) = (parse_probe(payload), &mut link.mtu) {
