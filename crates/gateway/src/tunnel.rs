@@ -22,7 +22,7 @@ use wire::cstp::{Frame, Kind};
 use crate::clock::instant;
 use crate::datagrams::{Arrival, Granted, Inheritance};
 use crate::datapath::{DataPath, Fate};
-use crate::sessions::{Left, Order, STOPPING, Seat};
+use crate::sessions::{Left, Order, Seat};
 use crate::shell::Shared;
 
 /// Frames or packets handled before the other direction, and after as many frames the other tasks, get their turn.
@@ -68,7 +68,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, mut channel: Channel,
             (Left::Ordered, LastWord::Close)
         }
         Over::EndedFromOutside(reason) => (Left::Ordered, LastWord::Reason(reason)),
-        Over::Stopping => (Left::Ended(EndReason::Admin(STOPPING.to_owned())), LastWord::Close),
+        Over::Stopping => (Left::Stopping, LastWord::Close),
     };
     if let Some(data) = data {
         data.close();
