@@ -105,7 +105,9 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("login", old.login != new.login),
         ("tls", old.tls != new.tls),
         ("tcp", old.tcp != new.tcp),
+        ("dtls", old.dtls != new.dtls),
         ("session", old.session != new.session),
+        ("sleep", old.sleep != new.sleep),
         ("reconnect", old.reconnect != new.reconnect),
         ("api", old.api != new.api),
         ("housekeeping", old.housekeeping != new.housekeeping),
@@ -127,8 +129,11 @@ mod tests {
     fn changes_are_named_by_section() {
         let pki = Pki::new("vpn.test");
         let old = client_config(&pki, "");
-        let new = client_config(&pki, "[login]\nuser = \"bob\"\n[reconnect]\nmax_s = 60");
-        assert_eq!(changed_sections(&old, &new), ["login", "reconnect"]);
+        let new = client_config(
+            &pki,
+            "[login]\nuser = \"bob\"\n[sleep]\nstale_s = 5\n[reconnect]\nmax_s = 60",
+        );
+        assert_eq!(changed_sections(&old, &new), ["login", "sleep", "reconnect"]);
         assert!(changed_sections(&old, &old).is_empty());
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, TlsVersion, dtls, housekeeping, log,
-    names, transport,
+    ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, dtls,
+    housekeeping, log, names, sleep, transport,
 };
 
 /// A checked `client.toml`.
@@ -30,6 +30,8 @@ pub struct ClientConfig {
     pub dtls: Dtls,
     /// `[session]`
     pub session: Session,
+    /// `[sleep]`
+    pub sleep: Sleep,
     /// `[reconnect]`
     pub reconnect: Reconnect,
     /// `[api]`
@@ -235,6 +237,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     };
     let dtls = udp(document);
     let session = session(document);
+    let sleep = sleep::sleep(document);
     let reconnect = reconnect(document);
     let api = document.section("api");
     let api = Api {
@@ -252,6 +255,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         tcp,
         dtls,
         session,
+        sleep: sleep?,
         reconnect,
         api,
         housekeeping: housekeeping?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::document::{Document, Key};
-use crate::{ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, TlsVersion};
+use crate::{ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, Park, TlsVersion};
 
 mod read;
 
@@ -28,6 +28,8 @@ pub struct GatewayConfig {
     pub dtls: Dtls,
     /// `[session]`
     pub session: Session,
+    /// `[park]`
+    pub park: Park,
     /// `[tcp]`
     pub tcp: Tcp,
     /// `[limits]`

@@ -17,6 +17,7 @@ mod names;
 mod pin;
 mod routes;
 mod section;
+mod sleep;
 mod suggest;
 mod transport;
 mod url;
@@ -31,6 +32,7 @@ pub use housekeeping::{Housekeeping, Run};
 pub use kind::Kind;
 pub use log::{Log, LogFormat, LogLevel};
 pub use pin::Pin;
+pub use sleep::{MaintenanceTraffic, Park, PowerSource, Sleep};
 pub use transport::{Keepalive, TlsVersion};
 pub use url::{CollectorUrl, GatewayUrl, Host};
 

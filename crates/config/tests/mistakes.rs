@@ -203,6 +203,54 @@ client.toml:4:9: log.level: `verbose` is not known here; expected: "error", "war
 }
 
 #[test]
+fn words_and_limits_of_sleep_are_told() {
+    client(
+        r#"
+[sleep]
+maintenance_traffic = "block"
+power_source = "logind"
+unknown_wake_s = 0
+maintenance_limit = 60
+"#,
+        URL,
+        r#"
+client.toml:2:23: sleep.maintenance_traffic: `block` is not known here; expected: "pass", "hold", "drop"
+  2 | maintenance_traffic = "block"
+    |                       ^^^^^^^
+client.toml:3:16: sleep.power_source: `logind` is not known here; expected: "auto", "off"
+  3 | power_source = "logind"
+    |                ^^^^^^^^
+client.toml:4:18: sleep.unknown_wake_s: out of range; allowed: 1 to 600
+  4 | unknown_wake_s = 0
+    |                  ^
+client.toml:5:1: sleep.maintenance_limit: unknown key in [sleep]; did you mean `maintenance_limit_s`?
+  5 | maintenance_limit = 60
+    | ^^^^^^^^^^^^^^^^^
+"#,
+    );
+}
+
+#[test]
+fn parking_lasts_a_minute_to_thirty_days() {
+    gateway(
+        r#"
+[park]
+ttl_s = 2592001
+per_user = 0
+"#,
+        REQUIRED,
+        r#"
+gateway.toml:2:9: park.ttl_s: out of range; allowed: 0, or 60 to 2592000
+  2 | ttl_s = 2592001
+    |         ^^^^^^^
+gateway.toml:3:12: park.per_user: out of range; allowed: 1 to 65536
+  3 | per_user = 0
+    |            ^
+"#,
+    );
+}
+
+#[test]
 fn the_first_wait_is_not_above_the_longest() {
     client(
         r#"

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use config::client::ClientConfig;
 use config::gateway::GatewayConfig;
-use config::{DtlsSuite, Key};
+use config::{DtlsSuite, Key, MaintenanceTraffic, PowerSource};
 
 /// One `key = value` of a sample with its section and the comment above it.
 struct Entry {
@@ -108,6 +108,21 @@ fn zero_is_a_value_where_the_sample_says_what_it_means() {
     let gateway = GatewayConfig::parse(GATEWAY, "gateway.toml", base).expect("valid").dtls;
     assert_eq!((gateway.port, gateway.rekey), (None, None));
     assert_eq!(gateway.suites, DtlsSuite::DEFAULT);
+}
+
+#[test]
+fn a_sleeping_client_is_kept_for_a_working_day_unless_the_gateway_says_otherwise() {
+    let base = Path::new("/etc/marmot");
+    let gateway = |ttl: &str| {
+        let text = GATEWAY.replace("ttl_s = 28800", ttl);
+        GatewayConfig::parse(&text, "gateway.toml", base).expect("valid").park
+    };
+    assert_eq!(gateway("").ttl, Some(Duration::from_secs(8 * 3600)));
+    assert_eq!(gateway("ttl_s = 0").ttl, None);
+    let sleep = ClientConfig::parse(CLIENT, "client.toml", base).expect("valid").sleep;
+    assert_eq!(sleep.maintenance_traffic, MaintenanceTraffic::Pass);
+    assert_eq!(sleep.power_source, PowerSource::Auto);
+    assert_eq!(sleep.unknown_wake, Duration::from_secs(20));
 }
 
 #[test]

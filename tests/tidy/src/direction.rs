@@ -102,6 +102,7 @@ const SYSTEM_LIBRARIES: &[&str] = &[
     "signal-hook",
     "signal-hook-tokio",
     "tun-rs",
+    "zbus",
 ];
 
 /// The test library that builds namespaces. It may be a dev-dependency of whatever is not pure.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::document::Document;
 use crate::section::Section;
-use crate::{dtls, housekeeping, log, names, routes, transport, url};
+use crate::{dtls, housekeeping, log, names, routes, sleep, transport, url};
 
 /// Sockets to listen on.
 const MAX_LISTENERS: usize = 16;
@@ -33,6 +33,7 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
     let network = network(document, &pool, &listen);
     let dtls = udp(document);
     let session = session(document);
+    let park = sleep::park(document);
     let tcp = document.section("tcp");
     let tcp = Tcp {
         keepalive: transport::keepalive(&tcp),
@@ -52,6 +53,7 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         network: network?,
         dtls,
         session,
+        park,
         tcp,
         limits,
         storage,
