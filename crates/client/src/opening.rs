@@ -169,7 +169,7 @@ impl Shell {
             .take()
             .is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
         self.keep_for_restart(device.descriptor());
-        self.pump = Some((g, Pump::start(device, link, stale)));
+        self.pump = Some((g, Pump::start(device, link, crate::pump::Mode::Awake, stale)));
     }
 
     /// Leaves with the service manager what the next process needs, whether this one is told to end or killed.
@@ -186,7 +186,7 @@ impl Shell {
         }
         store.keep_ticket(RestartTicket::new(
             &ticket.setup.config,
-            ticket.cookie.cookie(),
+            &ticket.cookie,
             account.record.id,
             &self.addresses,
             &self.known,

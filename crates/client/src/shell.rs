@@ -50,7 +50,7 @@ use crate::opening::{Opening, Prepared};
 use crate::orders::Asker;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Order, Refused, Stopped};
-use crate::pump::{self, Finished, Pump, PumpEvent};
+use crate::pump::{self, Command, Finished, Pump, PumpEvent};
 use crate::quiet::Quiet;
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
@@ -410,17 +410,7 @@ impl Shell {
                 status.session_traffic = self.carried;
                 status.session_traffic.add(&traffic);
             }),
-            Event::Pump(PumpEvent::Data(News::Channel(suite))) => self.counter.status.send_modify(|status| {
-                if let Some(tunnel) = &mut status.tunnel {
-                    tunnel.data_channel = suite;
-                }
-            }),
-            Event::Pump(PumpEvent::Data(News::Renew(why))) => {
-                debug!(why, "a new connection in the background is asked for");
-                if let Some((g, _)) = self.pump {
-                    self.feed(Input::Renew(g));
-                }
-            }
+            Event::Pump(PumpEvent::Told(news)) => self.pump_told(news),
             // With a deadline of its own the machine hears of gaps from that.
             Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
             Event::Pump(PumpEvent::Gap(_)) => {}
@@ -435,6 +425,28 @@ impl Shell {
         }
     }
 
+    fn pump_told(&mut self, news: News) {
+        let Some((g, _)) = self.pump else { return };
+        match news {
+            News::Channel(suite) => self.counter.status.send_modify(|status| {
+                if let Some(tunnel) = &mut status.tunnel {
+                    tunnel.data_channel = suite;
+                }
+            }),
+            News::Renew(why) => {
+                debug!(why, "a new connection in the background is asked for");
+                self.feed(Input::Renew(g));
+            }
+            News::ControlLost(kind, why) => {
+                debug!(%kind, "the control channel is gone, packets take the data channel: {why}");
+                self.feed(Input::ControlLost { g, kind });
+            }
+            News::PathChange | News::Parked | News::Unparked(_) | News::Alive | News::Silent | News::Demand => {
+                debug!(?news, "told by the pump")
+            }
+        }
+    }
+
     fn gap(&mut self, gap: Gap) {
         info!(kind = ?gap.kind, seconds = gap.length.as_secs_f32(), "clock.gap");
         self.tell(Happening::ClockGap {
@@ -446,6 +458,9 @@ impl Shell {
             account.record.facts.wakes += 1;
         }
         self.feed(Input::ClockGap(gap));
+        if let Some((_, pump)) = &self.pump {
+            pump.tell(Command::Woke);
+        }
     }
 
     pub(crate) fn cancel(&mut self, error: ClientError) {
