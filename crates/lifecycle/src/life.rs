@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use now::{Awake, Deadline};
 
-use crate::machine::Turn;
+use crate::machine::{Shift, Turn};
 use crate::sleeping::Park;
 use crate::{Generation, Machine, Mode, NOTICE_AFTER, Proofs, Report, State};
 
@@ -19,8 +19,10 @@ pub(crate) enum Life {
     Unverified,
     /// Asked, or lost, and not heard since.
     Silent {
-        /// When a person is told, if not told yet.
-        notice: Option<Awake>,
+        /// Since when, as far as a person could use the tunnel.
+        since: Awake,
+        /// A person was told.
+        told: bool,
     },
 }
 
@@ -53,8 +55,8 @@ impl<P: Proofs> Machine<P> {
     /// When a person is to be told, while that is of any use to one.
     pub(crate) fn notice_due(&self) -> Option<Deadline> {
         match (self.life, self.mode(), self.tunnel()) {
-            (Life::Silent { notice: Some(at) }, Mode::Awake, Some(_)) => Some(Deadline {
-                at,
+            (Life::Silent { since, told: false }, Mode::Awake, Some(_)) => Some(Deadline {
+                at: since.plus(NOTICE_AFTER),
                 reason: "notice of a silent path",
             }),
             (Life::Silent { .. } | Life::Proven | Life::Unverified, _, _) => None,
@@ -63,7 +65,9 @@ impl<P: Proofs> Machine<P> {
 
     pub(crate) fn give_notice(&mut self, turn: &mut Turn<P>) {
         if let Some(g) = self.tunnel() {
-            self.life = Life::Silent { notice: None };
+            if let Life::Silent { told, .. } = &mut self.life {
+                *told = true;
+            }
             turn.report(Report::Reconnecting(g));
         }
     }
@@ -89,8 +93,8 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn fell_silent(&mut self, now: Awake) {
         match self.life {
             Life::Proven | Life::Unverified => {
-                let notice = Some(now.plus(NOTICE_AFTER));
-                self.life = Life::Silent { notice };
+                let told = false;
+                self.life = Life::Silent { since: now, told };
             }
             Life::Silent { .. } => {}
         }
@@ -99,10 +103,12 @@ impl<P: Proofs> Machine<P> {
     /// Fully awake again: who is asked now has as long as anybody.
     pub(crate) fn listen_again(&mut self, turn: &Turn<P>) {
         match self.life {
-            Life::Proven | Life::Silent { notice: None } => {}
-            Life::Unverified | Life::Silent { notice: Some(_) } => {
-                let notice = Some(turn.now.plus(NOTICE_AFTER));
-                self.life = Life::Silent { notice };
+            Life::Proven | Life::Silent { told: true, .. } => {}
+            Life::Unverified | Life::Silent { told: false, .. } => {
+                self.life = Life::Silent {
+                    since: turn.now,
+                    told: false,
+                };
             }
         }
     }
@@ -114,9 +120,9 @@ impl<P: Proofs> Machine<P> {
         }
     }
 
-    pub(crate) fn rebase_notice(&mut self, by: Duration) {
-        if let Life::Silent { notice: Some(at) } = &mut self.life {
-            *at = at.plus(by);
+    pub(crate) fn rebase_notice(&mut self, shift: Shift) {
+        if let Life::Silent { since, .. } = &mut self.life {
+            *since = shift.since(*since);
         }
     }
 }

@@ -88,6 +88,25 @@ impl<P: Proofs> Turn<P> {
     }
 }
 
+/// What a gap does to deadlines. What was set after it began was set at its end, before anybody told of it, and stays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shift {
+    pub(crate) begun: Awake,
+    pub(crate) by: Duration,
+}
+
+impl Shift {
+    /// A deadline that was set at `set`.
+    pub(crate) fn deadline(self, set: Awake, at: Awake) -> Awake {
+        if set <= self.begun { at.plus(self.by) } else { at }
+    }
+
+    /// The beginning of something that lasts.
+    pub(crate) fn since(self, since: Awake) -> Awake {
+        self.deadline(since, since)
+    }
+}
+
 impl<P: Proofs> Machine<P> {
     /// A tunnel that is down.
     pub fn new(settings: Settings) -> Self {
@@ -306,18 +325,19 @@ impl<P: Proofs> Machine<P> {
     }
 
     /// No verdict counts time in which the process did not run.
-    pub(crate) fn rebase(&mut self, by: Duration) {
-        self.rebase_notice(by);
-        self.rebase_sleep_ack(by);
-        let later = |at: Awake| at.plus(by);
-        let shift = |attempt| match attempt {
-            Attempt::Waiting(how, at) => Attempt::Waiting(how, later(at)),
+    pub(crate) fn rebase(&mut self, shift: Shift, now: Awake) {
+        self.rebase_notice(shift);
+        self.rebase_sleep_ack(shift);
+        // When that was set is not known; no wait is longer than the longest.
+        let longest = now.plus(self.backoff.max());
+        let waiting = |attempt| match attempt {
+            Attempt::Waiting(how, at) => Attempt::Waiting(how, at.plus(shift.by).min(longest.max(at))),
             Attempt::Running(..) => attempt,
         };
         self.state = match self.state {
             State::Starting { g, attempt } => State::Starting {
                 g,
-                attempt: shift(attempt),
+                attempt: waiting(attempt),
             },
             State::Reasserting {
                 g,
@@ -326,13 +346,13 @@ impl<P: Proofs> Machine<P> {
                 lost,
             } => State::Reasserting {
                 g,
-                attempt: shift(attempt),
+                attempt: waiting(attempt),
                 session,
-                lost: later(lost),
+                lost: shift.since(lost),
             },
             State::Up { g, since, replacement } => State::Up {
                 g,
-                since: later(since),
+                since: shift.since(since),
                 replacement,
             },
             State::Stopping {
@@ -344,13 +364,13 @@ impl<P: Proofs> Machine<P> {
                 patience,
             } => {
                 let patience = match patience {
-                    Patience::Budget(at) => Patience::Budget(later(at)),
-                    Patience::Grace(at) => Patience::Grace(later(at)),
+                    Patience::Budget(at) => Patience::Budget(shift.deadline(since, at)),
+                    Patience::Grace(at) => Patience::Grace(shift.deadline(since, at)),
                     Patience::Spent => Patience::Spent,
                 };
                 State::Stopping {
                     g,
-                    since: later(since),
+                    since: shift.since(since),
                     stops,
                     then,
                     phase,

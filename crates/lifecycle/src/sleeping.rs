@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use now::{Awake, Deadline};
 
-use crate::machine::Turn;
+use crate::machine::{Shift, Turn};
 use crate::wake::Power;
 use crate::{
     Attempt, Cause, Effect, EndReason, Generation, Machine, Mode, Origin, Phase, Proofs, Report, State, Then, Trigger,
@@ -38,7 +38,8 @@ pub(crate) enum Park {
 /// A sleep that waits for its acknowledgement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SleepAck {
-    by: Awake,
+    since: Awake,
+    wait: Duration,
     behind: Behind,
 }
 
@@ -70,14 +71,14 @@ impl<P: Proofs> Machine<P> {
                 g.map(|_| (Behind::Park, PARK_WAIT))
             }
         };
-        self.watch.end_trial();
-        self.set_power(Power::Asleep { since: turn.now }, turn);
+        let asleep = self.watch.announced(turn.now);
+        self.set_power(asleep, turn);
         match (self.sleep_ack, waits) {
             // One acknowledgement for all that wait.
             (Some(_), _) => {}
             (None, Some((behind, wait))) => {
-                let by = turn.now.plus(wait);
-                self.sleep_ack = Some(SleepAck { by, behind });
+                let since = turn.now;
+                self.sleep_ack = Some(SleepAck { since, wait, behind });
             }
             (None, None) => turn.push(Effect::AckSleep),
         }
@@ -99,14 +100,14 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn sleep_ack_due(&self) -> Option<Deadline> {
         let ack = self.sleep_ack?;
         Some(Deadline {
-            at: ack.by,
+            at: ack.since.plus(ack.wait),
             reason: "acknowledgement of a sleep",
         })
     }
 
     /// After each input: acknowledges a sleep when what it waits for is there, or cannot be waited for.
     pub(crate) fn acknowledge_sleep(&mut self, turn: &mut Turn<P>) {
-        let Some(SleepAck { by, behind }) = self.sleep_ack else {
+        let Some(SleepAck { since, wait, behind }) = self.sleep_ack else {
             return;
         };
         let done = match behind {
@@ -120,15 +121,15 @@ impl<P: Proofs> Machine<P> {
                 | State::Failed(_) => true,
             },
         };
-        if done || by <= turn.now || self.mode() != Mode::Asleep || self.exiting {
+        if done || since.plus(wait) <= turn.now || self.mode() != Mode::Asleep || self.exiting {
             self.sleep_ack = None;
             turn.push(Effect::AckSleep);
         }
     }
 
-    pub(crate) fn rebase_sleep_ack(&mut self, by: Duration) {
+    pub(crate) fn rebase_sleep_ack(&mut self, shift: Shift) {
         if let Some(ack) = &mut self.sleep_ack {
-            ack.by = ack.by.plus(by);
+            ack.since = shift.since(ack.since);
         }
     }
 

@@ -24,10 +24,11 @@ use std::time::Duration;
 
 use now::{Awake, Boot, Deadline, Gap, GapKind};
 
-use crate::machine::Turn;
+use crate::machine::{Shift, Turn};
 use crate::{Effect, Machine, Proofs, Report};
 
-/// Awake for this long without a word after a sleep was announced: it did not come, or its end was not told.
+/// Awake for this long without a word after a sleep was announced: it did not come, or its end was not told. As long as a
+/// maintenance wake where one is likely: it was announced in one, or the host says that it still prepares.
 pub const SLEEP_DOUBTED_AFTER: Duration = Duration::from_secs(20);
 
 /// Awake for this long in a maintenance wake: somebody uses the host. The event that should say so may never come. The
@@ -162,9 +163,17 @@ impl fmt::Display for Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Power {
     Awake,
-    Asleep { since: Awake },
-    Maintenance { since: Awake },
-    Unsure { since: Awake },
+    Asleep {
+        since: Awake,
+        /// It was announced in a maintenance wake, and is doubted no sooner than that.
+        dark: bool,
+    },
+    Maintenance {
+        since: Awake,
+    },
+    Unsure {
+        since: Awake,
+    },
 }
 
 impl Power {
@@ -177,12 +186,19 @@ impl Power {
         }
     }
 
-    fn later(self, by: Duration) -> Self {
+    fn later(self, shift: Shift) -> Self {
         match self {
             Self::Awake => self,
-            Self::Asleep { since } => Self::Asleep { since: since.plus(by) },
-            Self::Maintenance { since } => Self::Maintenance { since: since.plus(by) },
-            Self::Unsure { since } => Self::Unsure { since: since.plus(by) },
+            Self::Asleep { since, dark } => Self::Asleep {
+                since: shift.since(since),
+                dark,
+            },
+            Self::Maintenance { since } => Self::Maintenance {
+                since: shift.since(since),
+            },
+            Self::Unsure { since } => Self::Unsure {
+                since: shift.since(since),
+            },
         }
     }
 }
@@ -207,7 +223,7 @@ pub(crate) struct Watch {
 /// A wake of which nobody knows the kind, taken for a full one early: it may make one connection.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
-    until: Awake,
+    since: Awake,
     spent: bool,
 }
 
@@ -233,11 +249,12 @@ impl Watch {
     pub(crate) fn doubt(&self) -> Option<Deadline> {
         let (at, reason) = match self.power {
             Power::Awake => return None,
-            Power::Asleep { since } => {
-                // What can be read says that it goes on.
-                let after = match self.surroundings.preparing {
-                    Some(true) => MAINTENANCE_DOUBTED_AFTER,
-                    Some(false) | None => SLEEP_DOUBTED_AFTER,
+            Power::Asleep { since, dark } => {
+                // What can be read may say that it goes on.
+                let after = if dark || self.surroundings.preparing == Some(true) {
+                    MAINTENANCE_DOUBTED_AFTER
+                } else {
+                    SLEEP_DOUBTED_AFTER
                 };
                 (since.plus(after), "end of a sleep that nobody told")
             }
@@ -249,13 +266,19 @@ impl Watch {
 
     /// When a trial may connect again, if it has used up what it may.
     pub(crate) fn tried_until(&self, now: Awake) -> Option<Awake> {
-        self.trial
-            .filter(|trial| trial.spent && now < trial.until)
-            .map(|trial| trial.until)
+        let spent = self.trial.filter(|trial| trial.spent)?;
+        Some(spent.since.plus(UNSURE_FOR)).filter(|until| now < *until)
     }
 
-    pub(crate) fn end_trial(&mut self) {
+    /// A sleep was announced.
+    pub(crate) fn announced(&mut self, now: Awake) -> Power {
         self.trial = None;
+        let dark = match self.power {
+            Power::Awake | Power::Unsure { .. } => false,
+            Power::Asleep { dark, .. } => dark,
+            Power::Maintenance { .. } => true,
+        };
+        Power::Asleep { since: now, dark }
     }
 
     /// A connection is being made.
@@ -273,10 +296,10 @@ impl Watch {
     }
 
     /// No verdict counts time in which the process did not run.
-    fn rebase(&mut self, by: Duration) {
-        self.power = self.power.later(by);
+    fn rebase(&mut self, shift: Shift) {
+        self.power = self.power.later(shift);
         if let Some(trial) = &mut self.trial {
-            trial.until = trial.until.plus(by);
+            trial.since = shift.since(trial.since);
         }
     }
 }
@@ -368,8 +391,12 @@ impl<P: Proofs> Machine<P> {
         if !self.watch.saw(begun, turn.boot) {
             return;
         }
-        self.watch.rebase(gap.awake);
-        self.rebase(gap.awake);
+        let shift = Shift {
+            begun: Awake::from_origin(turn.now.since_origin().saturating_sub(gap.awake)),
+            by: gap.awake,
+        };
+        self.watch.rebase(shift);
+        self.rebase(shift, turn.now);
         self.life_unverified();
         self.watch.gap = self.watch.gap.saturating_add(gap.length);
         match (gap.kind, self.watch.power) {
@@ -424,10 +451,7 @@ impl<P: Proofs> Machine<P> {
     /// Traffic asks for the tunnel.
     pub(crate) fn demand(&mut self, turn: &mut Turn<P>) {
         if let Power::Unsure { since } = self.watch.power {
-            self.watch.trial = Some(Trial {
-                until: since.plus(UNSURE_FOR),
-                spent: false,
-            });
+            self.watch.trial = Some(Trial { since, spent: false });
             self.awake(turn);
         }
     }
