@@ -60,6 +60,7 @@ impl World {
                 format!("housekeeping begins, {stops:?} stops wait")
             });
         }
+        self.check_awake_chore();
         if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L4ChoresLater, || {
                 format!("housekeeping begins while {:?}", self.mode())
@@ -321,6 +322,7 @@ impl World {
                 format!("{} of {id} before its stop is acknowledged", chore.word())
             });
         }
+        self.check_awake_chore();
         if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L4ChoresLater, || {
                 format!("{} of {id} while {:?}", chore.word(), self.mode())
