@@ -36,8 +36,8 @@ pub use daemon::{Daemon, Refused};
 pub use limits::{EVENT_QUEUE, MAX_CONNECTIONS, MAX_HISTORY, MAX_JOBS};
 pub use server::serve;
 pub use types::{
-    Counts, Down, Event, Happening, History, Housekeeping, Job, JobState, Owed, Problem, Session, State, Status,
-    Traffic, Tunnel, Up, UpOrder, Wanted, line,
+    Counts, Down, Event, Happening, History, Housekeeping, Job, JobState, Owed, Problem, Session, Sleep, State, Status,
+    Totals, Traffic, Tunnel, Up, UpOrder, Wanted, line,
 };
 
 /// The version of the JSON, in each answer and in each path.

@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use channel::{Channel, Closed};
-use lifecycle::LossKind;
+use lifecycle::{LossKind, Mode};
 use now::{Awake, Gap, GapDetector, Now};
 use packet::DropReason;
 use session::client::{Established, PathId, Word};
@@ -38,7 +38,7 @@ use crate::device::Device;
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
-pub(crate) use sleep::{Command, Mode};
+pub(crate) use sleep::{Command, LONG_FREEZE};
 
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
 /// 90 kB, a few milliseconds at 100 Mbit/s.

@@ -43,18 +43,19 @@ use crate::books::Books;
 use crate::chores::AGAIN;
 use crate::clock;
 use crate::daemon;
-use crate::datapath::{DataPath, News};
+use crate::datapath::DataPath;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
 use crate::orders::Asker;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Order, Refused, Stopped};
-use crate::pump::{self, Command, Finished, Pump, PumpEvent};
-use crate::quiet::Quiet;
+use crate::pump::{self, Finished, Pump, PumpEvent};
+use crate::quiet::{Quiet, Repeats};
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::store::{RestartTicket, Store};
+use crate::wakes::Absence;
 
 /// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
 const MAX_TOLD: usize = 64;
@@ -211,6 +212,10 @@ pub(crate) struct Shell {
     pub(crate) ended_by: Option<session::EndReason>,
     pub(crate) carried: Traffic,
     pub(crate) quiet: Quiet,
+    /// Events that were told a moment ago.
+    pub(crate) repeats: Repeats,
+    /// What is known of the last silence of this host.
+    pub(crate) absence: Absence,
     pub(crate) failure: Option<ClientError>,
     /// What the machine said to the start that is being handled: whether the tunnel was wanted already.
     pub(crate) started: Result<bool, Refused>,
@@ -288,6 +293,8 @@ impl Shell {
             ended_by: None,
             carried: Traffic::default(),
             quiet: Quiet::default(),
+            repeats: Repeats::default(),
+            absence: Absence::default(),
             failure: None,
             started: Ok(false),
             news: false,
@@ -415,9 +422,7 @@ impl Shell {
                 status.session_traffic.add(&traffic);
             }),
             Event::Pump(PumpEvent::Told(news)) => self.pump_told(news),
-            // With a deadline of its own the machine hears of gaps from that.
-            Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
-            Event::Pump(PumpEvent::Gap(_)) => {}
+            Event::Pump(PumpEvent::Gap(gap)) => self.gap(gap),
             Event::Released(released) => self.released(released),
             Event::Attempted(attempt) => self.attempted(attempt),
             Event::LookAtJobs => {
@@ -426,44 +431,6 @@ impl Shell {
             }
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
-        }
-    }
-
-    fn pump_told(&mut self, news: News) {
-        let Some((g, _)) = self.pump else { return };
-        match news {
-            News::Channel(suite) => self.counter.status.send_modify(|status| {
-                if let Some(tunnel) = &mut status.tunnel {
-                    tunnel.data_channel = suite;
-                }
-            }),
-            News::Renew(why) => {
-                debug!(why, "a new connection in the background is asked for");
-                self.feed(Input::Renew(g));
-            }
-            News::ControlLost(kind, why) => {
-                debug!(%kind, "the control channel is gone, packets take the data channel: {why}");
-                self.feed(Input::ControlLost { g, kind });
-            }
-            News::PathChange | News::Parked | News::Unparked(_) | News::Alive | News::Silent | News::Demand => {
-                debug!(?news, "told by the pump")
-            }
-        }
-    }
-
-    fn gap(&mut self, gap: Gap) {
-        info!(kind = ?gap.kind, seconds = gap.length.as_secs_f32(), "clock.gap");
-        self.tell(Happening::ClockGap {
-            seconds: gap.length.as_secs_f64(),
-            kind: format!("{:?}", gap.kind).to_lowercase(),
-        });
-        self.counter.status.send_modify(|status| status.clock_gaps += 1);
-        if let Some(account) = &mut self.account {
-            account.record.facts.wakes += 1;
-        }
-        self.feed(Input::ClockGap(gap));
-        if let Some((_, pump)) = &self.pump {
-            pump.tell(Command::Woke);
         }
     }
 
@@ -490,6 +457,8 @@ impl Shell {
         };
         self.data = link.data.take();
         self.parting = Some(link);
+        // A session that ended while the pump went on.
+        self.end_session();
         match outcome {
             pump::Outcome::DeviceGone(error) => self.cancel(ClientError::DeviceGone(error)),
             pump::Outcome::Lost(kind, why) => {

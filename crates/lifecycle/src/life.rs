@@ -40,7 +40,7 @@ impl<P: Proofs> Machine<P> {
     }
 
     /// The instance that is up, or was and waits.
-    pub(crate) fn tunnel(&self) -> Option<Generation> {
+    pub fn tunnel(&self) -> Option<Generation> {
         match self.state {
             State::Up { g, .. } | State::Reasserting { g, .. } => Some(g),
             State::Idle | State::Starting { .. } | State::Stopping { .. } | State::Failed(_) => None,

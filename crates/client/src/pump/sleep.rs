@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use config::MaintenanceTraffic;
+use lifecycle::Mode;
 use now::{Gap, GapKind, Now};
 use packet::DropReason;
 use session::Received;
@@ -19,32 +20,14 @@ use crate::datapath::{News, token};
 
 /// A process that stood still for less is one that had no processor: no gateway or router has drawn a conclusion from it. The
 /// first probe of a gateway's kernel comes after 45 s.
-const LONG_FREEZE: Duration = Duration::from_secs(30);
-
-/// What may run now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Everything.
-    Awake,
-    /// Nothing: a sleep was announced.
-    #[expect(dead_code, reason = "the shell is told by nobody yet")]
-    Asleep,
-    /// Nothing of our own.
-    #[expect(dead_code, reason = "the shell is told by nobody yet")]
-    Maintenance,
-    /// Nothing, until traffic asks for the tunnel.
-    #[expect(dead_code, reason = "the shell is told by nobody yet")]
-    Unsure,
-}
+pub(crate) const LONG_FREEZE: Duration = Duration::from_secs(30);
 
 /// What the shell wants of a running pump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// The host is about to sleep: tell the gateway.
-    #[expect(dead_code, reason = "the shell is told by nobody yet")]
     Park,
     /// What may run.
-    #[expect(dead_code, reason = "the shell is told by nobody yet")]
     Mode(Mode),
     /// Somebody is there: ask for proof of life.
     Woke,
