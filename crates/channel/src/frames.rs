@@ -92,6 +92,16 @@ impl Channel {
         self.outgoing.len()
     }
 
+    /// Gives back the memory that a busy channel needs and a silent one does not.
+    pub fn shrink(&mut self) {
+        self.frame = BytesMut::new();
+        for buffer in [&mut self.outgoing, self.incoming.buffer()] {
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+        }
+    }
+
     /// Whether another data frame may be queued.
     pub fn has_room(&self) -> bool {
         self.outgoing.len() < MAX_PENDING

@@ -9,6 +9,7 @@
 //! outlives the connection but what the session room keeps.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,16 +32,19 @@ use wire::text::escape;
 use crate::admission::{LINGER, Refused, Source};
 use crate::authentication::{Admitted, Answer, Question};
 use crate::datagrams::Port;
+use crate::listener::Guest;
 use crate::sessions::{Left, Seat};
 use crate::settings::Settings;
 use crate::shell::Shared;
+use crate::tunnel::{Line, Terms};
 use crate::{certificate, grant, tunnel};
 
 /// How long the reply that grants a tunnel may take to leave. It is a few KiB; who does not read that is not there.
 const GRANT_TIME: Duration = Duration::from_secs(10);
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
+pub(crate) async fn serve(guest: Guest, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
+    let shared = &*Rc::clone(guest.shared());
     let mut stopping = shared.stopping.clone();
     // One and the same from the handshake to the grant, whatever is reloaded meanwhile.
     let settings = shared.settings();
@@ -52,9 +56,16 @@ pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, 
         arrived = arrival => arrived,
         _ = stopping.wait_for(|stopping| *stopping) => None,
     };
-    let Some((Tunnel { seat, grant, mtu, port }, mut exchange)) = arrived else {
+    let Some((tunnel, mut exchange)) = arrived else {
         return;
     };
+    let Tunnel {
+        seat,
+        grant,
+        mtu,
+        parks,
+        port,
+    } = tunnel;
     // From here on the session counts as connected, until this task says otherwise.
     let sent = timeout(GRANT_TIME, exchange.send(&grant)).await;
     if !matches!(sent, Ok(Ok(()))) {
@@ -67,9 +78,14 @@ pub(crate) async fn serve(shared: &Shared, socket: TcpStream, peer: SocketAddr, 
     let (stream, received) = exchange.into_parts();
     let (socket, tls) = stream.into_inner();
     let tls = Connection::Server(tls);
-    let data =
-        port.and_then(|(port, ours)| grant::data_channel(&settings.config, &seat.connected, &tls, port, (ours, mtu)));
-    tunnel::carry(shared, seat, Channel::new(socket, tls, received), data, mtu).await;
+    let data = port.and_then(|(port, ours)| {
+        grant::data_channel(&settings.config, &seat.connected, &tls, port, (ours, parks), mtu)
+    });
+    let line = Line {
+        channel: Channel::new(socket, tls, received),
+        guest,
+    };
+    tunnel::carry(shared, seat, line, data, Terms { mtu, parks }).await;
 }
 
 /// The TLS handshake. `None` if it came to nothing.
@@ -142,6 +158,8 @@ struct Tunnel {
     grant: Vec<u8>,
     /// The largest packet that is granted, in bytes.
     mtu: u16,
+    /// Whether parking is granted.
+    parks: bool,
     /// Where datagrams arrive if a data channel is granted, and whether the client is one of ours.
     port: Option<(Port, bool)>,
 }
@@ -322,6 +340,7 @@ impl Dialogue<'_> {
             seat,
             grant: grant.encode(),
             mtu: grant.mtu,
+            parks: grant.park.is_some(),
             port: port.map(|port| (port, offer.marmot_datagram)),
         })
     }

@@ -1,10 +1,12 @@
 //! The data channel of one tunnel: its machine, its port in the room of datagrams, and what goes between them.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use now::{Deadline, Gap, Now};
 use platform::udp::SendFault;
 use session::gateway::{Datagrams, GatewayData, SessionId};
+use session::park::Via;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -28,6 +30,19 @@ pub(crate) enum Fate {
     Refused,
 }
 
+/// What the data channel tells of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It said something, from where it was or from elsewhere.
+    Heard(Via),
+    /// It is about to sleep.
+    Park,
+    /// It is awake.
+    Awake(Via),
+    /// It is not heard here any more, and packets to it take no channel: ask it over the other one.
+    Silent,
+}
+
 /// See the module.
 pub(crate) struct DataPath<'a> {
     room: &'a DatagramRoom,
@@ -35,6 +50,9 @@ pub(crate) struct DataPath<'a> {
     machine: Datagrams<Endpoint>,
     /// `None` once it was left to another tunnel.
     port: Option<Port>,
+    /// What was heard; the tunnel takes it after each call. Each word costs the client a record, of which [`BATCH`] are taken
+    /// at a time.
+    words: VecDeque<Word>,
 }
 
 impl<'a> DataPath<'a> {
@@ -45,6 +63,7 @@ impl<'a> DataPath<'a> {
             session,
             machine: Datagrams::new(granted.terms),
             port: Some(granted.port),
+            words: VecDeque::new(),
         }
     }
 
@@ -109,6 +128,48 @@ impl<'a> DataPath<'a> {
             self.machine.client_uses_control();
             self.carry_out(now);
         }
+    }
+
+    /// The client answered over the control channel.
+    pub(crate) fn client_answers_on_control(&mut self, now: Now) {
+        if self.machine.is_silent() {
+            self.machine.client_answers_on_control();
+            self.carry_out(now);
+        }
+    }
+
+    /// What was heard of the client, in the order that counts: its words about itself last.
+    pub(crate) fn word(&mut self) -> Option<Word> {
+        let heard = self.machine.take_word().map(Word::Heard);
+        heard.or_else(|| self.words.pop_front())
+    }
+
+    /// Asks the client for a word. `false`: it is to be asked over the control channel.
+    pub(crate) fn ask(&mut self, now: Now) -> bool {
+        let asked = self.machine.ask(now);
+        self.carry_out(now);
+        asked
+    }
+
+    /// The client is parked: nothing more is sent to it that it does not ask for.
+    pub(crate) fn rest(&mut self, now: Now) {
+        self.machine.rest(now);
+    }
+
+    /// The client is back.
+    pub(crate) fn wake(&mut self, now: Now) {
+        self.machine.wake(now);
+        self.carry_out(now);
+    }
+
+    /// Whether packets to the client take no channel.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.machine.is_silent()
+    }
+
+    /// Whether the client may be heard here without a control connection.
+    pub(crate) fn has_link(&self) -> bool {
+        self.machine.has_link()
     }
 
     /// Whether packets to the client take this channel.
@@ -220,6 +281,12 @@ impl<'a> DataPath<'a> {
                     "packets take the data channel"
                 ),
                 GatewayData::Down(why) => debug!(session = %self.session, why, "packets take the control channel"),
+                GatewayData::Silent(why) => {
+                    debug!(session = %self.session, why, "packets take no channel until the client is heard");
+                    self.words.push_back(Word::Silent);
+                }
+                GatewayData::Park => self.words.push_back(Word::Park),
+                GatewayData::Awake(via) => self.words.push_back(Word::Awake(via)),
                 GatewayData::Moved { from, to } => {
                     info!(session = %self.session, from = %from.peer(), to = %to.peer(), "the client has moved");
                 }
@@ -251,6 +318,7 @@ mod tests {
             mtu: 1400,
             floor: 576,
             path_mtu_discovery: false,
+            parks: false,
         }
     }
 

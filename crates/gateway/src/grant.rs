@@ -110,7 +110,8 @@ pub(crate) fn data_channel(
     connected: &Connected,
     tls: &Connection,
     port: Port,
-    (ours, mtu): (bool, u16),
+    (ours, parks): (bool, bool),
+    mtu: u16,
 ) -> Option<Granted> {
     let key = channel::data_channel_key(tls).ok()?;
     let least = if connected.lease.v6.is_some() {
@@ -125,6 +126,7 @@ pub(crate) fn data_channel(
         mtu,
         floor: least.min(mtu),
         path_mtu_discovery: config.dtls.path_mtu_discovery,
+        parks,
     };
     Some(Granted { terms, port })
 }

@@ -1,6 +1,6 @@
 //! Where clients arrive: sockets of our own or of the service manager, and the loop that accepts.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use config::gateway::{Listen, Tcp};
 use platform::listen::{inherited, listen};
-use platform::tcp::{GatewayTcp, Keepalive, configure_gateway};
+use platform::tcp::{
+    GatewayTcp, Keepalive, RETRANSMISSION_TIMEOUT_MAX, configure_gateway, limit_retransmission_timeout,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
@@ -23,6 +25,10 @@ use crate::shell::Shared;
 /// How long nothing is accepted after the system had no descriptor or memory for it. The connection stays in the kernel's
 /// queue, so trying again at once would only burn the processor that has to free something.
 const BACK_OFF: Duration = Duration::from_millis(250);
+
+/// The longest user timeout: routers forget a silent connection after 2 h 4 min at the latest that they may (RFC 5382
+/// section 5), and the session outlives its connection anyway.
+const HELD_MAX: Duration = Duration::from_secs(7200);
 
 /// Opens the configured addresses, or takes over what the service manager opened if none is configured.
 ///
@@ -59,6 +65,8 @@ fn has_ipv4_twin(address: &SocketAddr, all: &[SocketAddr]) -> bool {
 /// Who is in, and what they may do.
 pub(crate) struct Guests {
     admission: RefCell<Admission>,
+    /// Tunnels that go on without a connection. The session table limits them.
+    lone: Cell<usize>,
     /// Somebody left.
     left: Notify,
 }
@@ -68,6 +76,7 @@ impl Guests {
     pub(crate) fn new(admission: Admission) -> Self {
         Self {
             admission: RefCell::new(admission),
+            lone: Cell::new(0),
             left: Notify::new(),
         }
     }
@@ -81,7 +90,7 @@ impl Guests {
     pub(crate) async fn all_left(&self) {
         loop {
             let left = self.left.notified();
-            if self.room().open() == 0 {
+            if self.room().open() == 0 && self.lone.get() == 0 {
                 return;
             }
             left.await;
@@ -90,9 +99,20 @@ impl Guests {
 }
 
 /// A guest, counted until dropped: also when its task ends by a panic.
-struct Guest {
+pub(crate) struct Guest {
     shared: Rc<Shared>,
     source: Source,
+}
+
+/// A tunnel without a connection, which is waited for when the gateway stops and takes no place among the connections.
+pub(crate) struct Lone(Rc<Shared>);
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        let lone = &self.0.guests.lone;
+        lone.set(lone.get() - 1);
+        self.0.guests.left.notify_waiters();
+    }
 }
 
 impl Guest {
@@ -103,6 +123,18 @@ impl Guest {
             shared: Rc::clone(shared),
             source,
         })
+    }
+
+    /// What every part of the gateway may use.
+    pub(crate) fn shared(&self) -> &Rc<Shared> {
+        &self.shared
+    }
+
+    /// The connection is gone; its place is free again, and its tunnel goes on.
+    pub(crate) fn leave_tunnel(self) -> Lone {
+        let lone = &self.shared.guests.lone;
+        lone.set(lone.get() + 1);
+        Lone(Rc::clone(&self.shared))
     }
 }
 
@@ -147,19 +179,21 @@ fn admit(shared: &Rc<Shared>, socket: TcpStream, peer: SocketAddr) {
             return debug!(%peer, limit = refused.word(), "not let in");
         }
     };
-    if let Err(error) = configure_gateway(&socket, &options(&shared.settings().config.tcp)) {
+    let settings = shared.settings();
+    if let Err(error) = configure_gateway(&socket, &options(&settings.config.tcp, settings.config.park.ttl)) {
         return debug!(%peer, %error, "a connection was gone before it was configured");
     }
-    spawn_local(async move {
-        connection::serve(&guest.shared, socket, peer, Instant::now()).await;
-    });
+    // Kernels before 6.15 cannot; what was in flight then arrives later.
+    let _ = limit_retransmission_timeout(&socket, RETRANSMISSION_TIMEOUT_MAX);
+    spawn_local(connection::serve(guest, socket, peer, Instant::now()));
 }
 
-fn options(tcp: &Tcp) -> GatewayTcp {
+/// A connection is held for as long as its client may be silent, but no longer than [`HELD_MAX`].
+fn options(tcp: &Tcp, park_ttl: Option<Duration>) -> GatewayTcp {
     let config::Keepalive { idle, interval, count } = tcp.keepalive;
     GatewayTcp {
         keepalive: Keepalive { idle, interval, count },
-        user_timeout: tcp.user_timeout,
+        user_timeout: tcp.user_timeout.min(park_ttl.unwrap_or(HELD_MAX)).min(HELD_MAX),
     }
 }
 

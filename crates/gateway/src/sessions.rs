@@ -8,6 +8,8 @@
 //! Everything here is done between two awaits of one thread; nothing is borrowed across one. Cookies exist here only until
 //! they are handed out: the table knows their SHA-256.
 
+mod parking;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

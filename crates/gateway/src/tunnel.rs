@@ -1,8 +1,18 @@
 //! One connected client: frames from its channel to the switch, packets from the switch to its channel.
 //!
-//! Nothing here judges silence. A client that says nothing may sleep; its kernel answers the keepalive probes of ours, and
-//! when it stops doing so the socket ends and the session waits for the client to come back.
+//! ```text
+//!   control connection --frames--+                        +-- downlink --> data channel, control connection, or nowhere
+//!   data channel ------records---+--> run(): one at a time +-- presence --> attendance, session room, what may be said
+//!   switch ------------packets---+                        +-- lost() ---> goes on with the data channel alone, or ends
+//! ```
+//! Silence ends nothing here. A client that says nothing may sleep: it is parked, nothing is queued for it, and its keys stay
+//! in memory. The tunnel of a client that can park outlives its control connection for as long as it has a data channel; its
+//! place among the connections is free again at once.
 
+mod downlink;
+mod presence;
+
+use std::collections::VecDeque;
 use std::future::pending;
 use std::net::Shutdown;
 use std::time::Duration;
@@ -10,18 +20,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use channel::{Channel, Closed};
 use now::{Deadline, Now};
-use packet::DropReason;
-use session::gateway::Established;
-use session::{EndReason, Fit, Fitter, Output, Received};
+use platform::tcp::limit_unsent;
+use session::gateway::{Established, SessionId};
+use session::park::Attendance;
+use session::{EndReason, Fitter, Output, Received};
 use socket2::SockRef;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use wire::cstp::{Frame, Kind};
 
 use crate::clock::instant;
 use crate::datagrams::{Arrival, Granted, Inheritance};
-use crate::datapath::{DataPath, Fate};
+use crate::datapath::DataPath;
+use crate::listener::{Guest, Lone};
 use crate::sessions::{Left, Order, STOPPING, Seat};
 use crate::shell::Shared;
 
@@ -35,20 +47,50 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// the client are on their way, and the reset overtakes the frame.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Carries a client's packets, which the grant limits to `mtu` bytes, until its connection or its session ends, and reports it
-/// to the session room.
-pub(crate) async fn carry(shared: &Shared, mut seat: Seat, mut channel: Channel, granted: Option<Granted>, mtu: u16) {
+/// Bytes that the kernel may hold unsent for a client, so that one that does not read costs no more, and a control frame does
+/// not wait behind seconds of data.
+const UNSENT_MAX: u32 = 16 * 1024;
+
+/// A control connection, and its place among the connections.
+pub(crate) struct Line {
+    pub(crate) channel: Channel,
+    pub(crate) guest: Guest,
+}
+
+/// What the client was granted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// The largest packet, in bytes.
+    pub(crate) mtu: u16,
+    /// It may park.
+    pub(crate) parks: bool,
+}
+
+/// Carries a client's packets until its session ends or has to wait, and reports that to the session room.
+pub(crate) async fn carry(shared: &Shared, mut seat: Seat, line: Line, granted: Option<Granted>, terms: Terms) {
     let settings = shared.settings();
     let (id, epoch, lease) = (seat.connected.id, seat.connected.epoch, seat.connected.lease);
     let idle = settings.config.session.idle_timeout;
-    let mut established = Established::new(lease, mtu, idle, shared.clock.now());
-    let mut data = granted.map(|granted| DataPath::new(&shared.datagrams, granted, id));
-    if let (Some(data), Some(estate)) = (&mut data, seat.estate.take()) {
-        let now = shared.clock.now();
-        data.inherit(estate, now, &mut |packet| uplink(shared, &mut established, packet, now))
-            .await;
-    }
-    let over = run(shared, &mut seat, &mut channel, &mut established, &mut data).await;
+    let keepalive = settings.config.tcp.keepalive;
+    let now = shared.clock.now();
+    let _ = limit_unsent(line.channel.socket(), UNSENT_MAX);
+    let mut tunnel = Tunnel {
+        shared,
+        id,
+        epoch,
+        parks: terms.parks,
+        line: Some(line),
+        lone: None,
+        established: Established::new(lease, terms.mtu, idle, now),
+        data: granted.map(|granted| DataPath::new(&shared.datagrams, granted, id)),
+        attendance: Attendance::new(settings.config.park.quiet, keepalive.idle + keepalive.interval, now),
+        question: false,
+        unsaid: VecDeque::new(),
+    };
+    let mut fitter = Fitter::new(settings.config.dtls.mss_clamp);
+    drop(settings);
+    tunnel.inherit(&mut seat).await;
+    let over = tunnel.run(&mut seat, &mut fitter).await;
     // A client that connected anew closes the connection before: who sees that first must not miss the order.
     let over = match over {
         Over::Detached(why) => seat
@@ -57,26 +99,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, mut channel: Channel,
             .map_or(Over::Detached(why), |order| ordered(Some(order))),
         over @ (Over::Ended(_) | Over::GivenWay(_) | Over::EndedFromOutside(_) | Over::Stopping) => over,
     };
-    let (left, last_word) = match over {
-        Over::Detached(why) => (Left::Detached(why), LastWord::None),
-        Over::Ended(EndReason::UserStop) => (Left::Ended(EndReason::UserStop), LastWord::Close),
-        Over::Ended(reason) => (Left::Ended(reason.clone()), LastWord::Reason(reason)),
-        Over::GivenWay(heir) => {
-            if let (Some(data), Some(heir)) = (data.take(), heir) {
-                data.leave(heir);
-            }
-            (Left::Ordered, LastWord::Close)
-        }
-        Over::EndedFromOutside(reason) => (Left::Ordered, LastWord::Reason(reason)),
-        Over::Stopping => (Left::Ended(EndReason::Admin(STOPPING.to_owned())), LastWord::Close),
-    };
-    if let Some(data) = data {
-        data.close();
-    }
-    shared
-        .sessions
-        .left(id, epoch, established.traffic(), left, shared.clock.now());
-    say(last_word, channel).await;
+    tunnel.end(over).await;
 }
 
 /// Why a tunnel is over.
@@ -113,47 +136,83 @@ enum Event {
     Stop,
 }
 
-async fn run(
-    shared: &Shared,
-    seat: &mut Seat,
-    channel: &mut Channel,
-    established: &mut Established,
-    data: &mut Option<DataPath<'_>>,
-) -> Over {
-    let mut stopping = shared.stopping.clone();
-    let mut fitter = Fitter::new(shared.settings().config.dtls.mss_clamp);
-    let mut missed = shared.clock.missed();
-    loop {
-        if let Err(closed) = channel.send_some() {
-            return Over::Detached(closed.to_string());
+struct Tunnel<'a> {
+    shared: &'a Shared,
+    id: SessionId,
+    epoch: u64,
+    parks: bool,
+    /// The control connection, until it is lost.
+    line: Option<Line>,
+    /// Counts the tunnel among those without a connection.
+    lone: Option<Lone>,
+    established: Established,
+    data: Option<DataPath<'a>>,
+    attendance: Attendance,
+    /// The client is to be asked for a word over the control connection, as soon as that may be.
+    question: bool,
+    /// Control frames for a client that is not active, until the one before has been acknowledged.
+    unsaid: VecDeque<(Kind, Vec<u8>)>,
+}
+
+impl Tunnel<'_> {
+    /// Goes on with the data channel of the tunnel before.
+    async fn inherit(&mut self, seat: &mut Seat) {
+        let Self {
+            shared,
+            established,
+            data,
+            ..
+        } = self;
+        if let (Some(data), Some(estate)) = (data, seat.estate.take()) {
+            let now = shared.clock.now();
+            data.inherit(estate, now, &mut |packet| uplink(shared, established, packet, now))
+                .await;
         }
-        let room = has_room(channel, data);
-        let of_data = data.as_ref().and_then(DataPath::deadline);
-        let deadline = Deadline::earliest(established.deadline(), of_data);
-        let timer = async {
-            match deadline {
-                Some(deadline) => sleep_until(instant(deadline.at, platform::clock::now())).await,
-                None => pending().await,
+    }
+
+    async fn run(&mut self, seat: &mut Seat, fitter: &mut Fitter) -> Over {
+        let mut stopping = self.shared.stopping.clone();
+        let mut missed = self.shared.clock.missed();
+        loop {
+            if let Err(closed) = self.send_some()
+                && let Some(over) = self.lost(&closed, self.shared.clock.now())
+            {
+                return over;
             }
-        };
-        let event = tokio::select! {
-            frame = channel.next() => Event::Frame(frame),
-            packet = seat.packets.recv(), if room => Event::Packet(packet),
-            arrival = arrival(data) => Event::Arrival(arrival),
-            order = &mut seat.orders => Event::Order(ordered(order.ok())),
-            () = timer => Event::Timer,
-            _ = stopping.wait_for(|stopping| *stopping) => Event::Stop,
-        };
-        let now = shared.clock.now();
-        if let Some(gap) = shared.clock.gap_since(&mut missed) {
-            established.rebase(&gap);
-            if let Some(data) = data {
-                data.rebase(&gap);
+            let room = self.takes_packets();
+            let deadline = self.deadline();
+            let timer = async {
+                match deadline {
+                    Some(deadline) => sleep_until(instant(deadline.at, platform::clock::now())).await,
+                    None => pending().await,
+                }
+            };
+            let event = tokio::select! {
+                frame = frame(&mut self.line) => Event::Frame(frame),
+                packet = seat.packets.recv(), if room => Event::Packet(packet),
+                arrival = arrival(&mut self.data) => Event::Arrival(arrival),
+                order = &mut seat.orders => Event::Order(ordered(order.ok())),
+                () = timer => Event::Timer,
+                _ = stopping.wait_for(|stopping| *stopping) => Event::Stop,
+            };
+            let now = self.shared.clock.now();
+            if let Some(gap) = self.shared.clock.gap_since(&mut missed) {
+                self.established.rebase(&gap);
+                self.attendance.rebase(&gap, now);
+                if let Some(data) = &mut self.data {
+                    data.rebase(&gap);
+                }
+            }
+            if let Some(over) = self.handle(event, seat, fitter, now).await {
+                return over;
             }
         }
+    }
+
+    async fn handle(&mut self, event: Event, seat: &mut Seat, fitter: &mut Fitter, now: Now) -> Option<Over> {
         let handled = match event {
             Event::Frame(Ok(frame)) => {
-                let taken = take_frames(shared, channel, established, data, frame, now);
+                let taken = self.take_frames(frame, now);
                 if let Ok(BATCH) = taken {
                     // There are likely more: a client that sends without end must not have the only thread to itself.
                     yield_now().await;
@@ -162,50 +221,166 @@ async fn run(
             }
             Event::Frame(Err(closed)) => Err(closed),
             Event::Arrival(arrival) => {
-                if take_arrivals(shared, established, data, arrival, now) == BATCH {
+                if self.take_arrivals(arrival, now) == BATCH {
                     yield_now().await;
                 }
                 Ok(())
             }
-            Event::Packet(Some(packet)) => {
-                let mut downlink = Downlink {
-                    shared,
-                    fitter: &mut fitter,
-                    channel,
-                    established,
-                    data,
-                    now,
-                };
-                downlink.packets(packet, &mut seat.packets)
-            }
+            Event::Packet(Some(packet)) => self.packets(packet, &mut seat.packets, fitter, now),
             // The switch has let go of this tunnel; with that comes the order that says why.
-            Event::Packet(None) => return ordered((&mut seat.orders).await.ok()),
+            Event::Packet(None) => return Some(ordered((&mut seat.orders).await.ok())),
             Event::Order(over) => {
                 if let Over::GivenWay(_) = &over {
-                    let mut downlink = Downlink {
-                        shared,
-                        fitter: &mut fitter,
-                        channel,
-                        established,
-                        data,
-                        now,
-                    };
-                    downlink.rest(&mut seat.packets);
+                    self.rest_of_packets(&mut seat.packets, fitter, now);
                 }
-                return over;
+                return Some(over);
             }
             Event::Timer => {
-                established.handle_timeout(now);
-                if let Some(data) = data {
+                self.established.handle_timeout(now);
+                self.attendance.handle_timeout(now);
+                if let Some(data) = &mut self.data {
                     data.handle_timeout(now);
                 }
                 Ok(())
             }
-            Event::Stop => return Over::Stopping,
+            Event::Stop => return Some(Over::Stopping),
         };
-        if let Some(over) = handled.map_or_else(|closed| Some(detached(&closed)), |()| outputs(channel, established)) {
-            return over;
+        let done = handled.and_then(|()| self.attend(now));
+        match done.and_then(|()| self.outputs()) {
+            Ok(over) => over,
+            Err(closed) => self.lost(&closed, now),
         }
+    }
+
+    /// The control connection is gone. `None`: the tunnel goes on without it.
+    fn lost(&mut self, closed: &Closed, now: Now) -> Option<Over> {
+        let why = closed.to_string();
+        let broken = match closed {
+            Closed::Eof { .. } | Closed::Broken(_) | Closed::Backlog(_) => true,
+            Closed::Tls(_) | Closed::Cstp(_) => false,
+        };
+        let has_link = self.data.as_ref().is_some_and(DataPath::has_link);
+        if !(broken && self.parks && has_link) {
+            return Some(Over::Detached(why));
+        }
+        self.lone = self.line.take().map(|line| line.guest.leave_tunnel());
+        self.question = false;
+        self.unsaid.clear();
+        self.shared.sessions.control_lost(self.id, self.epoch, &why, now);
+        self.attendance.control_gone(now);
+        match self.attend(now) {
+            Ok(()) => None,
+            Err(closed) => Some(Over::Detached(closed.to_string())),
+        }
+    }
+
+    /// Tells the room, and the client as far as it is to know.
+    async fn end(mut self, over: Over) {
+        let (left, last_word) = match over {
+            Over::Detached(why) => (Left::Detached(why), LastWord::None),
+            Over::Ended(EndReason::UserStop) => (Left::Ended(EndReason::UserStop), LastWord::Close),
+            Over::Ended(reason) => (Left::Ended(reason.clone()), LastWord::Reason(reason)),
+            Over::GivenWay(heir) => {
+                if let (Some(data), Some(heir)) = (self.data.take(), heir) {
+                    data.leave(heir);
+                }
+                (Left::Ordered, LastWord::Close)
+            }
+            Over::EndedFromOutside(reason) => (Left::Ordered, LastWord::Reason(reason)),
+            Over::Stopping => (Left::Ended(EndReason::Admin(STOPPING.to_owned())), LastWord::Close),
+        };
+        if let Some(data) = self.data.take() {
+            data.close();
+        }
+        let (traffic, now) = (self.established.traffic(), self.shared.clock.now());
+        self.shared.sessions.left(self.id, self.epoch, traffic, left, now);
+        if let Some(Line { channel, guest }) = self.line {
+            say(last_word, channel).await;
+            drop(guest);
+        }
+    }
+
+    fn deadline(&self) -> Option<Deadline> {
+        [
+            self.established.deadline(),
+            self.attendance.deadline(),
+            self.data.as_ref().and_then(DataPath::deadline),
+        ]
+        .into_iter()
+        .fold(None, Deadline::earliest)
+    }
+
+    fn channel(&mut self) -> Option<&mut Channel> {
+        self.line.as_mut().map(|line| &mut line.channel)
+    }
+
+    fn send_some(&mut self) -> Result<(), Closed> {
+        match self.channel() {
+            Some(channel) => channel.send_some().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes this datagram and those behind it, at most [`BATCH`], and says how many.
+    fn take_arrivals(&mut self, first: Arrival, now: Now) -> usize {
+        let Self {
+            shared,
+            established,
+            data,
+            ..
+        } = self;
+        let Some(data) = data else { return 0 };
+        data.take(first, now, &mut |packet| uplink(shared, established, packet, now))
+    }
+
+    /// Takes this frame and those that have arrived with it, at most [`BATCH`], and says how many.
+    fn take_frames(&mut self, first: Frame, now: Now) -> Result<usize, Closed> {
+        self.take_frame(first, now)?;
+        for taken in 1..BATCH {
+            let next = match self.channel() {
+                Some(channel) => channel.try_next()?,
+                None => None,
+            };
+            match next {
+                Some(frame) => self.take_frame(frame, now)?,
+                None => return Ok(taken),
+            }
+        }
+        Ok(BATCH)
+    }
+
+    fn take_frame(&mut self, frame: Frame, now: Now) -> Result<(), Closed> {
+        self.said(&frame, now)?;
+        let forwarded = match self.established.received(&frame, now) {
+            Received::Packet => self.shared.switch.uplink(frame.payload.freeze()),
+            // Counted by the session.
+            Received::Nothing | Received::Dropped(_) => Ok(()),
+        };
+        if let Err(reason) = forwarded {
+            self.established.drop_packet(reason);
+        }
+        Ok(())
+    }
+
+    /// Does what the session wants done.
+    fn outputs(&mut self) -> Result<Option<Over>, Closed> {
+        while let Some(output) = self.established.poll() {
+            match output {
+                Output::Send(kind, payload) => self.tell(kind, payload)?,
+                Output::Dead(why) => return Ok(Some(Over::Detached(why.to_owned()))),
+                Output::Ended(reason) => return Ok(Some(Over::Ended(reason))),
+            }
+        }
+        self.say_what_may_be_said()?;
+        Ok(None)
+    }
+}
+
+/// Waits for a frame, for ever where there is no control connection.
+async fn frame(line: &mut Option<Line>) -> Result<Frame, Closed> {
+    match line {
+        Some(line) => line.channel.next().await,
+        None => pending().await,
     }
 }
 
@@ -226,18 +401,6 @@ fn ordered(order: Option<Order>) -> Over {
     }
 }
 
-/// Takes this datagram and those behind it, at most [`BATCH`], and says how many.
-fn take_arrivals(
-    shared: &Shared,
-    established: &mut Established,
-    data: &mut Option<DataPath<'_>>,
-    first: Arrival,
-    now: Now,
-) -> usize {
-    let Some(data) = data else { return 0 };
-    data.take(first, now, &mut |packet| uplink(shared, established, packet, now))
-}
-
 /// Hands a packet of the data channel to the switch.
 fn uplink(shared: &Shared, established: &mut Established, packet: &[u8], now: Now) {
     if established.incoming(packet, now) == Received::Packet
@@ -245,150 +408,6 @@ fn uplink(shared: &Shared, established: &mut Established, packet: &[u8], now: No
     {
         established.drop_packet(reason);
     }
-}
-
-/// Takes this frame and those that have arrived with it, at most [`BATCH`], and says how many.
-fn take_frames(
-    shared: &Shared,
-    channel: &mut Channel,
-    established: &mut Established,
-    data: &mut Option<DataPath<'_>>,
-    first: Frame,
-    now: Now,
-) -> Result<usize, Closed> {
-    let mut take = |frame: Frame| {
-        if let Some(data) = data.as_mut().filter(|_| frame.kind == Kind::Data) {
-            data.client_uses_control(now);
-        }
-        let forwarded = match established.received(&frame, now) {
-            Received::Packet => shared.switch.uplink(frame.payload.freeze()),
-            // Counted by the session.
-            Received::Nothing | Received::Dropped(_) => Ok(()),
-        };
-        if let Err(reason) = forwarded {
-            established.drop_packet(reason);
-        }
-    };
-    take(first);
-    for taken in 1..BATCH {
-        match channel.try_next()? {
-            Some(frame) => take(frame),
-            None => return Ok(taken),
-        }
-    }
-    Ok(BATCH)
-}
-
-/// The way of packets to the client.
-struct Downlink<'a, 'b> {
-    shared: &'a Shared,
-    fitter: &'a mut Fitter,
-    channel: &'a mut Channel,
-    established: &'a mut Established,
-    data: &'a mut Option<DataPath<'b>>,
-    now: Now,
-}
-
-impl Downlink<'_, '_> {
-    /// Sends this packet and those behind it, as long as the channel that they take keeps up.
-    fn packets(&mut self, first: Bytes, queue: &mut mpsc::Receiver<Bytes>) -> Result<(), Closed> {
-        let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some(packet) = next else { break };
-            self.packet(&packet)?;
-            if !has_room(self.channel, self.data) {
-                break;
-            }
-            next = queue.try_recv().ok();
-        }
-        Ok(())
-    }
-
-    /// Sends what has come for the client before it connected anew. Nothing comes behind it.
-    fn rest(&mut self, queue: &mut mpsc::Receiver<Bytes>) {
-        while let Ok(packet) = queue.try_recv() {
-            if self.packets(packet, queue).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Makes a packet fit, and sends it.
-    fn packet(&mut self, packet: &[u8]) -> Result<(), Closed> {
-        let Self {
-            shared,
-            fitter,
-            channel,
-            established,
-            data,
-            now,
-        } = self;
-        let carried = data.as_ref().and_then(DataPath::mtu);
-        let mtu = carried.unwrap_or(u16::MAX).min(established.mtu());
-        match fitter.fit(packet, mtu, now.awake) {
-            Fit::AsIs => send(channel, established, data, packet, *now),
-            Fit::Clamped(packet) => send(channel, established, data, packet, *now),
-            Fit::Pieces(pieces) => pieces
-                .iter()
-                .try_for_each(|piece| send(channel, established, data, piece, *now)),
-            Fit::Answer(answer) => {
-                established.drop_packet(DropReason::TooBig);
-                shared.switch.answer(Bytes::copy_from_slice(answer));
-                Ok(())
-            }
-            Fit::Dropped(reason) => {
-                established.drop_packet(reason);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Whether a packet for the client can go anywhere.
-fn has_room(channel: &Channel, data: &Option<DataPath<'_>>) -> bool {
-    channel.has_room() || data.as_ref().is_some_and(DataPath::is_up)
-}
-
-/// Sends a packet that fits over the channel that packets take now.
-fn send(
-    channel: &mut Channel,
-    established: &mut Established,
-    data: &mut Option<DataPath<'_>>,
-    packet: &[u8],
-    now: Now,
-) -> Result<(), Closed> {
-    if established.outgoing(packet).is_err() {
-        // Counted by the session.
-        return Ok(());
-    }
-    match data.as_mut().map_or(Fate::NotHere, |data| data.send(packet, now)) {
-        Fate::Sent => Ok(()),
-        Fate::NotHere => channel.queue(Kind::Data, packet),
-        Fate::Refused => {
-            established.drop_packet(DropReason::QueueFull);
-            Ok(())
-        }
-    }
-}
-
-/// Does what the session wants done.
-fn outputs(channel: &mut Channel, established: &mut Established) -> Option<Over> {
-    while let Some(output) = established.poll() {
-        match output {
-            Output::Send(kind, payload) => {
-                if let Err(closed) = channel.queue(kind, &payload) {
-                    return Some(detached(&closed));
-                }
-            }
-            Output::Dead(why) => return Some(Over::Detached(why.to_owned())),
-            Output::Ended(reason) => return Some(Over::Ended(reason)),
-        }
-    }
-    None
-}
-
-fn detached(closed: &Closed) -> Over {
-    Over::Detached(closed.to_string())
 }
 
 /// Says the last word, as far as the client still reads. Failing at it is no news.

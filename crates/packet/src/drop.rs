@@ -39,6 +39,10 @@ reasons! {
     QueueFull => "queue_full",
     /// Nothing to send it on: the channel is down.
     ChannelDown => "channel_down",
+    /// For a client that sleeps, is stopped or cannot be reached.
+    Parked => "parked",
+    /// The data channel brings nothing back, and the client has not asked for the control channel.
+    Unanswered => "unanswered",
     /// From one client to another, which the gateway does not allow.
     ClientToClient => "client_to_client",
     /// The device refused it.

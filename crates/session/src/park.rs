@@ -1,6 +1,10 @@
-//! How a client that says nothing is present at the gateway, in the words of logs, metrics and status.
+//! How a client that says nothing is present at the gateway.
+
+mod attendance;
 
 use std::fmt;
+
+pub use attendance::{Attend, Attendance, Sample};
 
 /// Why a session is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

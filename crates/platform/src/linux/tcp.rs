@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
@@ -51,6 +52,43 @@ pub fn set_mark(socket: &impl AsHandle, mark: u32) -> io::Result<()> {
 /// queue behind seconds of data (`TCP_NOTSENT_LOWAT`).
 pub fn limit_unsent(socket: &impl AsHandle, bytes: u32) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(bytes)
+}
+
+/// `TCP_RTO_MAX_MS` of linux/tcp.h, since 6.15.
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+/// Keeps the pause between two repetitions of a segment at or below `longest`, 1 to 120 s, so that what was in flight when
+/// the path went arrives soon after it is back. The kernel counts repetitions too and would give up early (measured: after
+/// 15 s with 1 s), but for a user timeout, which replaces the count: without one this is refused (`InvalidInput`). Kernels
+/// before 6.15 answer `ENOPROTOOPT`.
+pub fn limit_retransmission_timeout(socket: &impl AsHandle, longest: Duration) -> io::Result<()> {
+    if SockRef::from(socket)
+        .tcp_user_timeout()?
+        .is_none_or(|time| time.is_zero())
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let ms = libc::c_int::try_from(longest.as_millis()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `ms` is readable for the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MAX_MS,
+            (&raw const ms).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Switches keepalive on or off; its figures stay as they were set.
+pub fn switch_keepalive(socket: &impl AsHandle, on: bool) -> io::Result<()> {
+    SockRef::from(socket).set_keepalive(on)
 }
 
 /// Asks the kernel about the connection.
@@ -108,8 +146,8 @@ fn state(number: u8) -> TcpState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tcp::RETRANSMISSION_TIMEOUT_MAX;
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -147,6 +185,30 @@ mod tests {
             far.tcp_user_timeout().expect("timeout"),
             Some(Duration::from_secs(7200))
         );
+    }
+
+    #[test]
+    fn keepalive_is_switched_off_and_on_with_its_figures() {
+        let (near, _far) = pair();
+        configure_client(&near, &ClientTcp::default()).expect("client");
+        for on in [false, true] {
+            switch_keepalive(&near, on).expect("switch");
+            let near = SockRef::from(&near);
+            assert_eq!(near.keepalive().expect("keepalive"), on);
+            assert_eq!(near.tcp_keepalive_time().expect("time"), Duration::from_secs(45));
+        }
+    }
+
+    #[test]
+    fn repetitions_are_limited_only_beside_a_user_timeout() {
+        let (near, _far) = pair();
+        let alone = limit_retransmission_timeout(&near, RETRANSMISSION_TIMEOUT_MAX);
+        assert_eq!(alone.expect_err("alone").kind(), io::ErrorKind::InvalidInput);
+        configure_gateway(&near, &GatewayTcp::default()).expect("gateway");
+        match limit_retransmission_timeout(&near, RETRANSMISSION_TIMEOUT_MAX) {
+            Ok(()) => assert!(limit_retransmission_timeout(&near, Duration::from_millis(1)).is_err()),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT)),
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! TCP options as far as socket2 knows them here. Never run on this system yet.
 
 use std::io;
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
@@ -45,6 +46,16 @@ pub fn set_mark(_socket: &impl AsHandle, _mark: u32) -> io::Result<()> {
 /// Not supported.
 pub fn limit_unsent(_socket: &impl AsHandle, _bytes: u32) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not supported.
+pub fn limit_retransmission_timeout(_socket: &impl AsHandle, _longest: Duration) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Switches keepalive on or off; its figures stay as they were set.
+pub fn switch_keepalive(socket: &impl AsHandle, on: bool) -> io::Result<()> {
+    SockRef::from(socket).set_keepalive(on)
 }
 
 /// Not supported.

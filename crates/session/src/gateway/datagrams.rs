@@ -7,37 +7,33 @@
 //!   the challenge echoed from there -----------------------> packets go there
 //! ```
 //! The client decides when to shake hands; nothing here begins one. A client that sends packets over the control channel
-//! gets its packets there, until it is heard here again: it knows best which of its paths work.
+//! gets its packets there, until it is heard here again: it knows best which of its paths work. One of our own that is not
+//! heard here gets none anywhere, until it is or says so over the control channel: packets for a stopped process would fill
+//! its socket until the kernel gives a healthy connection up (measured).
+
+mod handshake;
+mod presence;
+mod roaming;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use dtls::{
-    ConnectionId, Content, Established, OpenHalf, ProvenHello, Psk, SealHalf, Server, ServerConfig, Suite, Tail,
-};
+use dtls::{ConnectionId, Content, OpenHalf, Psk, SealHalf, Suite, Tail};
 use now::{Awake, Deadline, Gap, Now};
 use wire::cstp::Kind;
 
 use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, seal_into, sealed, split};
-use crate::path_mtu::{PathMtu, parse_probe, probe_payload};
+use crate::park::Via;
+use crate::path_mtu::{PathMtu, probe_payload};
 
-/// Largest datagram of a handshake: fits any path that carries IPv6.
-const HANDSHAKE_MTU: usize = 1200;
+use handshake::Shaking;
+use roaming::Candidate;
 
 /// Links at a time: the one in use, one that has just been shaken hands for, one that fades.
 const MAX_LINKS: usize = 3;
 
 /// How long links before the current one still take what was on its way.
 const FADING: Duration = Duration::from_secs(5);
-
-/// A hello from the address of the handshake under way is a repetition for this long; afterwards it begins anew.
-const REPETITION: Duration = Duration::from_secs(2);
-
-/// A new address is challenged at most this often: whoever forwards a withheld record gets no more than that out of us.
-const BETWEEN_CHALLENGES: Duration = Duration::from_millis(100);
-
-/// What an address that has proven nothing is sent, in bytes for each byte that came from it (RFC 9000 section 8 has the same).
-const AMPLIFICATION: usize = 3;
 
 /// Answers and probes that may wait to be sent.
 const MAX_OUTPUTS: usize = 64;
@@ -57,6 +53,8 @@ pub struct DatagramTerms {
     pub floor: u16,
     /// Find out what the path really carries.
     pub path_mtu_discovery: bool,
+    /// Parking was granted: the client may say that it sleeps and that it is awake.
+    pub parks: bool,
 }
 
 /// What datagrams of a session are known by.
@@ -90,6 +88,13 @@ pub enum GatewayData<E> {
     },
     /// Packets to the client take the control channel from now on.
     Down(&'static str),
+    /// Packets to the client take no channel from now on: this one does not carry them, and whether the client still uses the
+    /// other is not known. Ask it there once.
+    Silent(&'static str),
+    /// The client is about to sleep. It has its answer.
+    Park,
+    /// The client is awake, and where it was or somewhere else. It has its answer.
+    Awake(Via),
     /// The client is somewhere else now.
     Moved {
         /// Where it was.
@@ -99,14 +104,14 @@ pub enum GatewayData<E> {
     },
 }
 
-/// An address that has shown a fresh record, and nothing more.
-#[derive(Debug)]
-struct Candidate<E> {
-    endpoint: E,
-    challenge: [u8; 8],
-    received: usize,
-    sent: usize,
-    at: Awake,
+/// Which channel packets to the client take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// The first proven link.
+    Data,
+    Control,
+    /// None, until the client is heard. See [`GatewayData::Silent`].
+    Nowhere,
 }
 
 #[derive(Debug)]
@@ -126,15 +131,6 @@ struct Link<E> {
     candidate: Option<Candidate<E>>,
 }
 
-#[derive(Debug)]
-struct Shaking<E> {
-    server: Box<Server>,
-    endpoint: E,
-    /// What the client's records will carry, if it agrees. Its last message of the handshake does already.
-    id: ConnectionId,
-    since: Awake,
-}
-
 /// The data channel of one session. See the module.
 #[derive(Debug)]
 pub struct Datagrams<E> {
@@ -142,8 +138,11 @@ pub struct Datagrams<E> {
     shaking: Option<Shaking<E>>,
     /// Newest first.
     links: Vec<Link<E>>,
-    /// Whether packets to the client take the first proven link.
-    up: bool,
+    route: Route,
+    /// What was heard since somebody asked.
+    word: Option<Via>,
+    /// Since when no timer of the paths runs: the client sleeps.
+    resting: Option<Awake>,
     outputs: VecDeque<GatewayData<E>>,
     record: Vec<u8>,
 }
@@ -155,7 +154,9 @@ impl<E: Copy + Eq> Datagrams<E> {
             terms,
             shaking: None,
             links: Vec::new(),
-            up: false,
+            route: Route::Control,
+            word: None,
+            resting: None,
             outputs: VecDeque::new(),
             record: Vec::new(),
         }
@@ -170,52 +171,14 @@ impl<E: Copy + Eq> Datagrams<E> {
     /// client has kept them: packets to it take the control channel until it is heard over one, as it may be another process.
     pub fn renew(&mut self, terms: DatagramTerms) {
         self.give_up_shaking();
-        self.up = false;
+        self.route = Route::Control;
+        self.resting = None;
         if !(terms.ours && self.terms.ours) {
             while let Some(link) = self.links.pop() {
                 self.forget(&link);
             }
         }
         self.terms = terms;
-    }
-
-    /// A hello from an address that has proven to be the sender's. `random` and `id` must never have been used before.
-    pub fn hello(
-        &mut self,
-        hello: ProvenHello,
-        datagram: &mut [u8],
-        endpoint: E,
-        (random, id): ([u8; 32], ConnectionId),
-        now: Now,
-    ) {
-        if let Some(shaking) = &mut self.shaking
-            && shaking.endpoint == endpoint
-            && now.awake.since(shaking.since) < REPETITION
-        {
-            let _ = shaking.server.received(datagram, now.awake);
-            return self.go_on();
-        }
-        let config = ServerConfig {
-            psk: self.terms.psk.clone(),
-            suites: self.terms.suites.clone(),
-            extended_master_secret: true,
-            connection_id: Some(id),
-            mtu: HANDSHAKE_MTU,
-        };
-        let Ok(server) = Server::new(config, hello, random, now.awake) else {
-            return;
-        };
-        let shaking = Shaking {
-            server: Box::new(server),
-            endpoint,
-            id,
-            since: now.awake,
-        };
-        self.give_up_shaking();
-        self.shaking = Some(shaking);
-        self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
-        self.outputs.push_back(GatewayData::Claim(Key::Id(id)));
-        self.go_on();
     }
 
     /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked. `challenge` must be random; it is used at
@@ -254,7 +217,7 @@ impl<E: Copy + Eq> Datagrams<E> {
                     if index == 0 && newest && self.links[index].endpoint != endpoint {
                         self.challenge(endpoint, length, challenge, now.awake);
                     }
-                    self.record_in(index, endpoint, &rest[range], now, deliver);
+                    self.record_in((index, newest), endpoint, &rest[range], now, deliver);
                 }
                 Content::Retransmission => self.resend(index, now.awake),
                 Content::Closed => self.closed(index),
@@ -269,30 +232,49 @@ impl<E: Copy + Eq> Datagrams<E> {
         self.down("the client uses the control channel");
     }
 
+    /// The client answered over the control channel: if packets to it take no channel, they take that one.
+    pub fn client_answers_on_control(&mut self) {
+        if self.is_silent() {
+            self.down("the client answers on the control channel");
+        }
+    }
+
     /// Whether packets to the client take the data channel.
     pub fn is_up(&self) -> bool {
-        self.up
+        self.route == Route::Data
+    }
+
+    /// Whether they take no channel at all.
+    pub fn is_silent(&self) -> bool {
+        self.route == Route::Nowhere
+    }
+
+    /// Whether the client has used a link that is still there, so that it may be heard without a control connection.
+    pub fn has_link(&self) -> bool {
+        self.links.iter().any(|link| link.proven)
     }
 
     /// The largest packet that the data channel carries, in bytes, while packets take it.
     pub fn mtu(&self) -> Option<u16> {
-        let link = self.links.first().filter(|_| self.up)?;
+        let link = self.links.first().filter(|_| self.is_up())?;
         Some(link.mtu.as_ref().map_or(self.terms.mtu, PathMtu::current))
     }
 
-    /// Seals a packet. `None`: it is to take the control channel.
+    /// Seals a packet. `None`: it is to take the control channel, or none if [`Datagrams::is_silent`].
     pub fn send(&mut self, packet: &[u8], now: Now) -> Option<(E, &[u8])> {
         if self.mtu().is_none_or(|mtu| packet.len() > usize::from(mtu)) {
             return None;
         }
         let link = self.links.first_mut()?;
         if seal_into(&mut link.seal, Kind::Data, packet, &mut self.record).is_err() {
-            self.down("the key is used up");
+            self.lost("the key is used up");
             return None;
         }
-        link.watch.sent(now.awake);
-        if let Some(mtu) = &mut link.mtu {
-            mtu.traffic(now.awake);
+        if self.resting.is_none() {
+            link.watch.sent(now.awake);
+            if let Some(mtu) = &mut link.mtu {
+                mtu.traffic(now.awake);
+            }
         }
         Some((link.endpoint, &self.record))
     }
@@ -310,8 +292,8 @@ impl<E: Copy + Eq> Datagrams<E> {
     /// When to call [`Datagrams::handle_timeout`].
     pub fn deadline(&self) -> Option<Deadline> {
         let at = |at: Option<Awake>, reason| at.map(|at| Deadline { at, reason });
-        let first = self.links.first();
-        let watch = first.filter(|_| self.up).and_then(|link| link.watch.deadline());
+        let first = self.links.first().filter(|_| self.resting.is_none());
+        let watch = first.filter(|_| self.is_up()).and_then(|link| link.watch.deadline());
         let fading = self.links.iter().filter_map(|link| link.until).min();
         [
             self.shaking.as_ref().and_then(|shaking| shaking.server.deadline()),
@@ -341,6 +323,9 @@ impl<E: Copy + Eq> Datagrams<E> {
             let link = self.links.remove(index);
             self.forget(&link);
         }
+        if self.resting.is_some() {
+            return;
+        }
         self.look_at_path(now);
         if let Some(mtu) = self.links.first_mut().and_then(|link| link.mtu.as_mut()) {
             mtu.handle_timeout(now);
@@ -352,6 +337,7 @@ impl<E: Copy + Eq> Datagrams<E> {
     /// cannot use a nonce twice.
     pub fn rebase(&mut self, gap: &Gap, jump: u64) {
         let by = gap.awake;
+        self.resting = self.resting.map(|since| since.plus(by));
         if let Some(shaking) = &mut self.shaking {
             shaking.server.rebase(by);
             shaking.since = shaking.since.plus(by);
@@ -385,79 +371,6 @@ impl<E: Copy + Eq> Datagrams<E> {
     pub fn close_notify(&mut self) -> Option<(E, Vec<u8>)> {
         let link = self.links.first_mut().filter(|link| link.proven)?;
         Some((link.endpoint, link.seal.seal_close()?))
-    }
-
-    fn go_on(&mut self) {
-        if let Some(Shaking { server, endpoint, .. }) = &mut self.shaking {
-            while let Some(datagram) = server.poll() {
-                self.outputs.push_back(GatewayData::Send(*endpoint, datagram));
-            }
-        }
-    }
-
-    fn give_up_shaking(&mut self) {
-        if let Some(shaking) = self.shaking.take() {
-            self.outputs.push_back(GatewayData::Release(Key::Id(shaking.id)));
-            self.release_endpoint(shaking.endpoint);
-        }
-    }
-
-    fn hand_to_handshake(&mut self, endpoint: E, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        if let Some(shaking) = &mut self.shaking
-            && shaking.endpoint == endpoint
-        {
-            let outcome = shaking.server.received(datagram, now.awake);
-            self.go_on();
-            match outcome {
-                Ok(()) => self.stand(now, deliver),
-                Err(_) => self.give_up_shaking(),
-            }
-        }
-    }
-
-    /// A link of its own, if the handshake is done.
-    fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        let Some(shaking) = &mut self.shaking else { return };
-        let Some(established) = shaking.server.established() else {
-            return;
-        };
-        let (endpoint, id) = (shaking.endpoint, shaking.id);
-        self.shaking = None;
-        let Established {
-            seal,
-            open,
-            tail,
-            facts,
-        } = established;
-        if facts.own_connection_id.is_none() {
-            self.outputs.push_back(GatewayData::Release(Key::Id(id)));
-        }
-        let link = Link {
-            id: facts.own_connection_id,
-            endpoint,
-            seal,
-            open,
-            tail,
-            suite: facts.suite,
-            extended_master_secret: facts.extended_master_secret,
-            watch: PathWatch::new(None, now.awake),
-            mtu: None,
-            proven: false,
-            until: None,
-            candidate: None,
-        };
-        // Behind the link in use until the client has used it.
-        let index = usize::from(self.links.first().is_some_and(|first| first.proven));
-        self.links.insert(index, link);
-        while self.links.len() > MAX_LINKS {
-            if let Some(link) = self.links.pop() {
-                self.forget(&link);
-            }
-        }
-        for record in facts.early {
-            let index = self.heard(index, now.awake);
-            self.record_in(index, endpoint, &record, now, deliver);
-        }
     }
 
     /// Opens the first record of `datagram` with the keys that its id or its origin names. `None` if there are none.
@@ -497,32 +410,44 @@ impl<E: Copy + Eq> Datagrams<E> {
             let assumed = before.map_or(self.terms.mtu, PathMtu::current);
             link.mtu = (self.terms.path_mtu_discovery && self.terms.ours)
                 .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now).assuming(assumed));
+            self.catch_up(now);
             for before in &mut self.links {
                 before.until = before.until.or(Some(now.plus(FADING)));
             }
             self.links.insert(0, link);
-            self.up = false;
+            self.route = Route::Control;
         }
         self.use_first();
         0
     }
 
     fn use_first(&mut self) {
-        if let Some(link) = self.links.first().filter(|_| !self.up) {
+        if let Some(link) = self.links.first().filter(|_| !self.is_up()) {
             self.outputs.push_back(GatewayData::Up {
                 endpoint: link.endpoint,
                 suite: link.suite,
                 extended_master_secret: link.extended_master_secret,
                 roams: link.id.is_some(),
             });
-            self.up = true;
+            self.route = Route::Data;
         }
     }
 
-    fn record_in(&mut self, index: usize, endpoint: E, plaintext: &[u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    fn record_in(
+        &mut self,
+        (index, newest): (usize, bool),
+        endpoint: E,
+        plaintext: &[u8],
+        now: Now,
+        deliver: &mut dyn FnMut(&[u8]),
+    ) {
         let Some((kind, payload)) = split(plaintext) else {
             return;
         };
+        if matches!(kind, Kind::Park | Kind::Awake) {
+            return self.presence((index, newest), endpoint, kind, payload);
+        }
+        self.word_from(index, endpoint);
         match kind {
             Kind::Data => deliver(payload),
             Kind::DpdRequest if payload.len() <= MAX_ECHO => self.echo(index, payload),
@@ -551,57 +476,6 @@ impl<E: Copy + Eq> Datagrams<E> {
         }
     }
 
-    /// Asks an address that a fresh record came from whether it can hear us.
-    fn challenge(&mut self, endpoint: E, received: usize, challenge: [u8; 8], now: Awake) {
-        let Some(link) = self.links.first_mut().filter(|link| link.id.is_some()) else {
-            return;
-        };
-        let candidate = match &mut link.candidate {
-            Some(known) if known.endpoint == endpoint => {
-                known.received += received;
-                known
-            }
-            Some(other) if now.since(other.at) < BETWEEN_CHALLENGES => return,
-            slot => slot.insert(Candidate {
-                endpoint,
-                challenge,
-                received,
-                sent: 0,
-                at: Awake::default(),
-            }),
-        };
-        let due = candidate.sent == 0 || now.since(candidate.at) >= BETWEEN_CHALLENGES;
-        let length = link.seal.overhead() + 1 + candidate.challenge.len();
-        if !due || candidate.sent + length > candidate.received * AMPLIFICATION {
-            return;
-        }
-        if let Some(record) = sealed(&mut link.seal, Kind::DpdRequest, &candidate.challenge) {
-            candidate.sent += record.len();
-            candidate.at = now;
-            self.outputs.push_back(GatewayData::Send(endpoint, record));
-        }
-    }
-
-    fn answered(&mut self, endpoint: E, payload: &[u8], now: Awake) {
-        let Some(link) = self.links.first_mut() else { return };
-        let proves =
-            |candidate: &mut Candidate<E>| candidate.endpoint == endpoint && candidate.challenge[..] == *payload;
-        if link.candidate.take_if(proves).is_some() {
-            let from = std::mem::replace(&mut link.endpoint, endpoint);
-            if let Some(mtu) = &mut link.mtu {
-                mtu.suspect(now);
-            }
-            self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
-            self.outputs.push_back(GatewayData::Moved { from, to: endpoint });
-            self.release_endpoint(from);
-            return self.look_at_mtu(now);
-        }
-        if let (Some(id), Some(mtu)) = (parse_probe(payload), &mut link.mtu) {
-            mtu.answered(id, u16::try_from(payload.len()).unwrap_or(u16::MAX), now);
-            self.look_at_mtu(now);
-        }
-    }
-
     fn resend(&mut self, index: usize, now: Awake) {
         let Some(link) = self.links.get_mut(index) else { return };
         for datagram in link.tail.resend(now) {
@@ -622,13 +496,22 @@ impl<E: Copy + Eq> Datagrams<E> {
     }
 
     fn down(&mut self, why: &'static str) {
-        if std::mem::replace(&mut self.up, false) {
+        if std::mem::replace(&mut self.route, Route::Control) != Route::Control {
             self.outputs.push_back(GatewayData::Down(why));
         }
     }
 
+    /// This channel carries nothing to the client any more, which has not asked for the other.
+    fn lost(&mut self, why: &'static str) {
+        if !self.terms.ours {
+            return self.down(why);
+        }
+        self.route = Route::Nowhere;
+        self.outputs.push_back(GatewayData::Silent(why));
+    }
+
     fn look_at_path(&mut self, now: Awake) {
-        if !self.up {
+        if !self.is_up() {
             return;
         }
         let Some(link) = self.links.first_mut() else { return };
@@ -639,11 +522,14 @@ impl<E: Copy + Eq> Datagrams<E> {
                     self.outputs.push_back(GatewayData::Send(link.endpoint, record));
                 }
             }
-            PathVerdict::Dead => self.down("nothing comes back"),
+            PathVerdict::Dead => self.lost("nothing comes back"),
         }
     }
 
     fn look_at_mtu(&mut self, now: Awake) {
+        if self.resting.is_some() {
+            return;
+        }
         let Some(link) = self.links.first_mut() else { return };
         let Some(mtu) = &mut link.mtu else { return };
         while self.outputs.len() < MAX_OUTPUTS
@@ -675,3 +561,6 @@ impl<E: Copy + Eq> Datagrams<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

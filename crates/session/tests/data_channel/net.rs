@@ -73,6 +73,7 @@ fn gateway_terms(terms: &Terms) -> DatagramTerms {
         mtu: terms.mtu,
         floor: terms.floor,
         path_mtu_discovery: true,
+        parks: terms.ours,
     }
 }
 
@@ -291,6 +292,9 @@ impl Net {
             GatewayData::Release(key) => self.claimed.retain(|claimed| *claimed != key),
             GatewayData::Up { .. } => self.told.push("gateway up".to_owned()),
             GatewayData::Down(why) => self.told.push(format!("gateway down: {why}")),
+            GatewayData::Silent(why) => self.told.push(format!("gateway silent: {why}")),
+            GatewayData::Park => self.told.push("park".to_owned()),
+            GatewayData::Awake(via) => self.told.push(format!("awake {via}")),
             GatewayData::Moved { .. } => self.told.push("moved".to_owned()),
         }
     }
