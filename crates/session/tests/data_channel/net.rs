@@ -55,6 +55,7 @@ pub(crate) fn terms(ours: bool, key: u8) -> Terms {
         app_id: vec![key; 32],
         suites: vec![Suite::Aes128GcmSha256],
         ours,
+        parks: ours,
         dpd: Some(Duration::from_secs(20)),
         keepalive: None,
         mtu: 1400,
@@ -264,6 +265,14 @@ impl Net {
                 let random = self.random();
                 self.client.opened(path, random, self.now);
             }
+            DataOutput::Rebind(path) => {
+                self.next_address += 1;
+                self.sockets.insert(path, self.next_address);
+            }
+            DataOutput::Parked => self.told.push("parked".to_owned()),
+            DataOutput::Unparked(via) => self.told.push(format!("unparked {via}")),
+            DataOutput::Alive => self.told.push("alive".to_owned()),
+            DataOutput::Silent => self.told.push("silent".to_owned()),
             DataOutput::Close(path) => _ = self.sockets.remove(&path),
             DataOutput::Send(path, datagram) => self.uplink(path, datagram),
             DataOutput::Up { suite, roams, .. } => self.told.push(format!("client up {} {roams}", suite.name())),
