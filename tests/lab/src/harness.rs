@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{Lab, host, systemd};
@@ -43,6 +43,12 @@ static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub(crate) fn note(test: &str, text: &str) {
     let mut notes = NOTES.lock().unwrap_or_else(PoisonError::into_inner);
     notes.push(format!("  {test}: {text}"));
+}
+
+pub(crate) fn skip(test: &str, reason: &str) -> Result<()> {
+    println!("SKIPPED {test}: {reason}");
+    ensure!(!required(), "MARMOT_LAB=required forbids skipping, but {reason}");
+    Ok(())
 }
 
 /// Runs tests that need these programs of others. To be called first thing in `main`.

@@ -120,6 +120,19 @@ impl Process {
         self.log.output_since(mark)
     }
 
+    /// How many lines with all of `texts` it has said since `mark`.
+    pub fn count_since(&self, mark: Mark, texts: &[&str]) -> usize {
+        let said = self.output_since(mark);
+        said.lines()
+            .filter(|line| texts.iter().all(|text| line.contains(text)))
+            .count()
+    }
+
+    /// How many lines with all of `texts` it has said so far; of no texts, all lines.
+    pub fn count(&self, texts: &[&str]) -> usize {
+        self.count_since(Mark::default(), texts)
+    }
+
     /// The end of its output so far.
     pub fn mark(&self) -> Mark {
         Mark(self.log.lock().output.len())
@@ -333,6 +346,7 @@ mod tests {
         process.signal(Signal::USR1).unwrap();
         process.wait_for_after(mark, "again", PATIENCE).unwrap();
         assert_eq!(process.output_since(mark), "again\n");
+        assert_eq!((process.count_since(mark, &["a", "n"]), process.count(&[])), (1, 2));
     }
 
     #[test]
