@@ -11,6 +11,7 @@
 //! due by [`Clock::pass`] is seen when the program next looks, and a thread that waits by the C library until a moment of the
 //! awake clock waits longer: use it for programs with a single thread.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
@@ -117,12 +118,17 @@ fn nanoseconds(length: Duration) -> Result<i64> {
 pub struct Sleeper<'a> {
     process: &'a Process,
     clock: &'a Clock,
+    asleep_since: Cell<Option<Instant>>,
 }
 
 impl<'a> Sleeper<'a> {
     /// A program that was put under this clock.
     pub fn new(process: &'a Process, clock: &'a Clock) -> Self {
-        Self { process, clock }
+        Self {
+            process,
+            clock,
+            asleep_since: Cell::new(None),
+        }
     }
 
     /// It stands still, when this returns.
@@ -130,16 +136,22 @@ impl<'a> Sleeper<'a> {
     /// # Errors
     /// If it has ended.
     pub fn fall_asleep(&self) -> Result<()> {
-        self.process.stand_still()
+        self.process.stand_still()?;
+        self.asleep_since.set(Some(Instant::now()));
+        Ok(())
     }
 
-    /// It goes on, after a sleep of this length. Returns when.
+    /// It goes on, after a sleep of this length, or as long as it really stood still if that was longer. Its awake clock did
+    /// not go on. Returns when.
     ///
     /// # Errors
     /// If it has ended, or its timers cannot be reached.
     pub fn wake(&self, after: Duration) -> Result<Instant> {
-        self.clock.sleep(after)?;
-        ring(self.process, after)?;
+        let really = self.asleep_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let more = after.saturating_sub(really);
+        self.clock.shift(&[AWAKE], -nanoseconds(really)?)?;
+        self.clock.sleep(more)?;
+        ring(self.process, more)?;
         let at = Instant::now();
         self.process.signal(Signal::CONT)?;
         Ok(at)

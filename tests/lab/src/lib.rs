@@ -58,7 +58,7 @@ pub use delay::Delay;
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use freezer::Freezer;
-pub use harness::{Test, is_long, run, run_long, run_scaled};
+pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
 pub use hole::Hole;
 pub use longjob::{LongJob, write_hook};
 pub use marmot::{
@@ -78,7 +78,7 @@ pub use pulse::Pulse;
 pub use roam::move_client;
 pub use rustix::process::Signal;
 pub use settings::Settings;
-pub use sockets::Connection;
+pub use sockets::{Connection, send_queue};
 pub use spool::Spool;
 pub use steady::{Steady, Tally};
 pub use systemd::Systemd;

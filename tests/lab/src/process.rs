@@ -213,6 +213,18 @@ impl Process {
         self.log.lock().exit.is_none()
     }
 
+    /// Its resident memory, in KiB.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let size = line.context("the kernel tells VmRSS")?.trim().trim_end_matches(" kB");
+        size.parse().context("VmRSS is a number")
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
