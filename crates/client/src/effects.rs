@@ -53,6 +53,19 @@ impl Shell {
                 self.resting = None;
                 self.hold.send_modify(|held| *held = false);
             }
+            Effect::Mode(mode) => debug!(%mode, "what may run has changed"),
+            // Nobody says it to the gateway yet, and nobody asks it for proof.
+            Effect::Park { g } => self.inputs.push_back(Input::Parked(g)),
+            Effect::Woke { g, gap, wakes } => {
+                debug!(%g, gap_s = gap.as_secs(), wakes, "fully awake");
+                self.inputs.push_back(Input::ProofOfLife(g));
+            }
+            Effect::AckSleep => {
+                for sleeper in self.sleepers.drain(..) {
+                    // Nobody may wait for it.
+                    let _ = sleeper.send(());
+                }
+            }
             Effect::Report(event) => self.report(event),
             Effect::Exit(reason) => self.exit = Some(reason),
         }
@@ -247,7 +260,14 @@ impl Shell {
             }
             Report::Reconnecting(_) => warn!("no connection to the gateway for 10 s; reconnecting"),
             Report::RetryIn(_, delay) => self.retry_notice(delay),
-            Report::Suppressed(delay) => debug!(delay_s = delay.as_secs(), "too many connections; waiting"),
+            Report::Suppressed(cause, wait) => {
+                debug!(
+                    cause = cause.word(),
+                    wait_s = wait.map(|wait| wait.as_secs()),
+                    "no connection now"
+                );
+            }
+            Report::Wake(kind, gap) => debug!(%kind, gap_s = gap.as_secs(), "wake"),
             Report::ReconnectFailed(_) => {
                 if let Some(error) = self.failure.take() {
                     warn!("the new connection failed, the old one goes on: {error}");

@@ -31,7 +31,7 @@ use plan::NetworkPlan;
 use platform::service::{Descriptor, Manager};
 use session::Traffic;
 use session::client::Authenticated;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -222,6 +222,8 @@ pub(crate) struct Shell {
     pub(crate) abandoned: bool,
     /// Whoever asked for a stop, in the order in which the machine acknowledges.
     pub(crate) stoppers: VecDeque<Asker<Stopped>>,
+    /// Whoever announced a sleep and waits for the word that it may begin.
+    pub(crate) sleepers: Vec<oneshot::Sender<()>>,
     /// The answer of the stop that was acknowledged last.
     pub(crate) last_stop: Option<Stopped>,
     pub(crate) exit: Option<Option<FailReason>>,
@@ -239,6 +241,7 @@ impl Shell {
         let settings = Settings {
             backoff: setup.backoff(),
             on_failure: OnFailure::Exit,
+            disconnect_on_sleep: false,
         };
         Self {
             setup: Arc::new(setup),
@@ -291,6 +294,7 @@ impl Shell {
             wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
+            sleepers: Vec::new(),
             last_stop: None,
             exit: None,
         }

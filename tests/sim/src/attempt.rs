@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use lifecycle::{FailClass, Generation, How, Input, Power, Stage};
+use lifecycle::{FailClass, Generation, How, Input, Mode, Stage};
 
 use crate::broken::Promise;
 use crate::gateway::Epoch;
@@ -37,9 +37,9 @@ pub(crate) struct Attempt {
 
 impl World {
     pub(crate) fn connect(self: &Rc<Self>, g: Generation, how: How) {
-        if self.power() != Some(Power::Awake) {
+        if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L5NoDialAsleep, || {
-                format!("an attempt of {g} while {:?}", self.power())
+                format!("an attempt of {g} while {:?}", self.mode())
             });
         }
         let mark = self.mark(g);

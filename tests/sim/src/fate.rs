@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use lifecycle::{EndReason, Input, LossKind, Origin, State, StopReason, WakeKind};
+use lifecycle::{EndReason, Input, LossKind, Origin, PowerWord, State, StopReason, WakeKind};
 use now::{Gap, GapKind};
 
 use crate::process::Who;
@@ -40,7 +40,7 @@ impl World {
             29 => self.order(Input::Cancel),
             30..34 => self.lose_control(),
             34..36 => self.end_session_at_gateway(),
-            36..38 => self.feed(Input::SleepNotice),
+            36..38 => self.feed(Input::Power(PowerWord::Sleeping)),
             38..41 => {
                 let kind = self
                     .chance
@@ -138,7 +138,7 @@ impl World {
     fn sleep(self: &Rc<Self>) {
         self.counts.borrow_mut().sleeps += 1;
         if !self.chance.once_in(4) {
-            self.feed(Input::SleepNotice);
+            self.feed(Input::Power(PowerWord::Sleeping));
         }
         let us = self.chance.between(SECOND_US, 8 * 3600 * SECOND_US);
         self.say(|| format!("asleep for {} s", us / SECOND_US));

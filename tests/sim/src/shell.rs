@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ledger::Owed;
 use lifecycle::{
-    Backoff, Effect, Generation, Input, Jitter, Machine, OnFailure, Power, Proofs, Report, Settings, State, StopReason,
+    Backoff, Effect, Generation, Input, Jitter, Machine, Mode, OnFailure, Proofs, Report, Settings, State, StopReason,
 };
 use now::Now;
 
@@ -153,6 +153,7 @@ impl World {
             machine: Machine::new(Settings {
                 backoff: Backoff::default(),
                 on_failure,
+                disconnect_on_sleep: false,
             }),
             ready: false,
             inbox: VecDeque::new(),
@@ -191,8 +192,8 @@ impl World {
         self.with(|daemon| daemon.machine.state())
     }
 
-    pub(crate) fn power(&self) -> Option<Power> {
-        self.with(|daemon| daemon.machine.power())
+    pub(crate) fn mode(&self) -> Option<Mode> {
+        self.with(|daemon| daemon.machine.mode())
     }
 
     /// When the machine wants to be called, in microseconds.
@@ -314,6 +315,7 @@ impl World {
                     daemon.again = false;
                 });
             }
+            Effect::Mode(_) | Effect::Park { .. } | Effect::AckSleep | Effect::Woke { .. } => {}
             Effect::Report(report) => self.report(report),
             Effect::Exit(_) => self.exit(),
         }
@@ -328,7 +330,8 @@ impl World {
             | Report::PathLost(..)
             | Report::Reconnecting(_)
             | Report::RetryIn(..)
-            | Report::Suppressed(_)
+            | Report::Suppressed(..)
+            | Report::Wake(..)
             | Report::ReconnectFailed(_)
             | Report::AlreadyWanted
             | Report::Failed(_) => {}
@@ -362,6 +365,9 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         Input::Recorded { owed, .. } => Input::Recorded { g, owed },
         Input::HandedOver { kept, .. } => Input::HandedOver { g, kept },
         Input::Renew(_) => Input::Renew(g),
+        Input::Parked(_) => Input::Parked(g),
+        Input::ProofOfLife(_) => Input::ProofOfLife(g),
+        Input::PathSilent(_) => Input::PathSilent(g),
         Input::Start { .. }
         | Input::Stop { .. }
         | Input::Cancel
@@ -369,9 +375,11 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         | Input::Dialled(_)
         | Input::JobsDue
         | Input::JobsDone
-        | Input::SleepNotice
+        | Input::Power(_)
         | Input::Wake(_)
         | Input::ClockGap(_)
+        | Input::Demand
+        | Input::PathChange
         | Input::DeadlineReached => input,
     }
 }
