@@ -11,6 +11,7 @@
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
 //!   nat, roam   what happens to addresses on the way      capture  datagrams, written down
+//!   logind    a bus with a logind that says what the test wants
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
@@ -22,6 +23,7 @@ mod figures;
 mod harness;
 mod hole;
 mod host;
+mod logind;
 mod longjob;
 mod marmot;
 mod meter;
@@ -52,6 +54,7 @@ pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use harness::{Test, is_long, run, run_long, run_scaled};
 pub use hole::Hole;
+pub use logind::{Inhibitor, Logind};
 pub use longjob::{LongJob, write_hook};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,

@@ -174,7 +174,7 @@ impl Bus {
                         let _ = look.send(Surroundings::default());
                         continue;
                     };
-                    logind.read().await;
+                    logind.read(LOOK_TIMEOUT).await;
                     // Whoever does not wait any longer gets no answer.
                     let _ = look.send(logind.seen);
                     logind.make_up_for_a_lost_word(feed).await;
@@ -213,7 +213,8 @@ impl Logind {
             preparing: false,
             lock: None,
         };
-        logind.read().await;
+        // Nobody waits for this one.
+        logind.read(CALL_TIMEOUT).await;
         logind.preparing = logind.seen.preparing == Some(true);
         if !logind.preparing {
             logind.take_lock().await;
@@ -277,7 +278,7 @@ impl Logind {
     }
 
     /// What cannot be read in time is not known.
-    async fn read(&mut self) {
+    async fn read(&mut self, limit: Duration) {
         let proxy = &self.proxy;
         let read = async {
             let (preparing, lid_closed, docked, on_external_power) = tokio::join!(
@@ -294,7 +295,7 @@ impl Logind {
                 on_external_power: on_external_power.ok(),
             }
         };
-        self.seen = timeout(LOOK_TIMEOUT, read).await.unwrap_or(Surroundings {
+        self.seen = timeout(limit, read).await.unwrap_or(Surroundings {
             promise: Promise::Facts,
             ..Surroundings::default()
         });
