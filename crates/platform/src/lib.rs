@@ -18,6 +18,8 @@
 pub mod capabilities;
 pub mod children;
 pub mod clock;
+#[cfg(any(test, not(target_os = "linux")))]
+mod coarse;
 pub mod disk;
 mod error;
 pub mod files;
@@ -25,6 +27,7 @@ pub mod listen;
 mod lock;
 pub mod netns;
 pub mod network;
+pub mod power;
 pub mod service;
 pub mod signals;
 pub mod slot;

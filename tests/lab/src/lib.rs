@@ -11,6 +11,7 @@
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
 //!   nat, roam   what happens to addresses on the way      capture  datagrams, written down
+//!   logind    a bus with a logind that says what the test wants
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
 //!   delay     a long way to the gateway
@@ -27,6 +28,7 @@ mod freezer;
 mod harness;
 mod hole;
 mod host;
+mod logind;
 mod longjob;
 mod marmot;
 mod meter;
@@ -60,6 +62,7 @@ pub use figures::{Times, ms};
 pub use freezer::Freezer;
 pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
 pub use hole::Hole;
+pub use logind::{Inhibitor, Logind};
 pub use longjob::{LongJob, write_hook};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,

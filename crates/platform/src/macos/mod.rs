@@ -10,6 +10,7 @@ pub(crate) mod files;
 pub(crate) mod listen;
 pub(crate) mod netns;
 pub(crate) mod network;
+pub(crate) mod power;
 pub(crate) mod service;
 pub(crate) mod signals;
 pub(crate) mod slot;

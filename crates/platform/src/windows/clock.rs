@@ -5,6 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use now::{Awake, Boot, Now, Wall};
 
+pub(crate) use crate::coarse::Ticker;
+
 /// Reads the clocks. Windows counts sleep in the one clock that the standard library offers, so `awake` runs through sleep
 /// here, and a sleep looks like a freeze.
 pub fn now() -> Now {
