@@ -68,7 +68,7 @@ impl<P: Proofs> Machine<P> {
             | State::Failed(_) => return,
         }
         self.unavailable = 0;
-        self.proof_of_life(of);
+        self.proof_of_life(of, turn);
     }
 
     pub(crate) fn connect_failed(&mut self, of: Generation, class: FailClass, stage: Stage, turn: &mut Turn<P>) {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use now::{Awake, Deadline};
+use now::{Awake, Boot, Deadline};
 
 use crate::machine::{Shift, Turn};
 use crate::sleeping::Park;
@@ -14,7 +14,10 @@ use crate::{Generation, Machine, Mode, NOTICE_AFTER, Proofs, Report, State};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
     /// Heard since the last gap.
-    Proven,
+    Proven {
+        /// When.
+        at: Boot,
+    },
     /// There was a gap since.
     Unverified,
     /// Asked, or lost, and not heard since.
@@ -34,7 +37,7 @@ impl<P: Proofs> Machine<P> {
             (State::Up { .. } | State::Reasserting { .. }, Mode::Asleep | Mode::Maintenance) => {
                 if self.park == Park::Done { "parked" } else { "asleep" }
             }
-            (State::Up { .. }, Mode::Awake | Mode::Unsure) if self.life != Life::Proven => "unverified",
+            (State::Up { .. }, Mode::Awake | Mode::Unsure) if !self.is_proven() => "unverified",
             (state, _) => state.word(),
         }
     }
@@ -49,7 +52,11 @@ impl<P: Proofs> Machine<P> {
 
     /// There is a channel on which something could be said.
     pub(crate) fn is_heard(&self) -> bool {
-        matches!(self.state, State::Up { .. }) || self.life == Life::Proven
+        matches!(self.state, State::Up { .. }) || self.is_proven()
+    }
+
+    fn is_proven(&self) -> bool {
+        matches!(self.life, Life::Proven { .. })
     }
 
     /// When a person is to be told, while that is of any use to one.
@@ -59,7 +66,7 @@ impl<P: Proofs> Machine<P> {
                 at: since.plus(NOTICE_AFTER),
                 reason: "notice of a silent path",
             }),
-            (Life::Silent { .. } | Life::Proven | Life::Unverified, _, _) => None,
+            (Life::Silent { .. } | Life::Proven { .. } | Life::Unverified, _, _) => None,
         }
     }
 
@@ -72,9 +79,9 @@ impl<P: Proofs> Machine<P> {
         }
     }
 
-    pub(crate) fn proof_of_life(&mut self, of: Generation) {
+    pub(crate) fn proof_of_life(&mut self, of: Generation, turn: &Turn<P>) {
         if self.tunnel() == Some(of) {
-            self.life = Life::Proven;
+            self.life = Life::Proven { at: turn.boot };
             // What came in a maintenance wake unparks nothing: the count goes on.
             if self.mode() == Mode::Awake {
                 self.watch.gap = Duration::ZERO;
@@ -92,7 +99,7 @@ impl<P: Proofs> Machine<P> {
     /// Nobody is heard any more; the first silence counts.
     pub(crate) fn fell_silent(&mut self, now: Awake) {
         match self.life {
-            Life::Proven | Life::Unverified => {
+            Life::Proven { .. } | Life::Unverified => {
                 let told = false;
                 self.life = Life::Silent { since: now, told };
             }
@@ -103,7 +110,7 @@ impl<P: Proofs> Machine<P> {
     /// Fully awake again: who is asked now has as long as anybody.
     pub(crate) fn listen_again(&mut self, turn: &Turn<P>) {
         match self.life {
-            Life::Proven | Life::Silent { told: true, .. } => {}
+            Life::Proven { .. } | Life::Silent { told: true, .. } => {}
             Life::Unverified | Life::Silent { told: false, .. } => {
                 self.life = Life::Silent {
                     since: turn.now,
@@ -113,11 +120,14 @@ impl<P: Proofs> Machine<P> {
         }
     }
 
-    /// There was a gap. What was silent stays so.
-    pub(crate) fn life_unverified(&mut self) {
-        if self.life == Life::Proven {
+    /// There was a gap since `begun`. What was silent stays so; who was heard since was heard at its end. Returns whether
+    /// anybody was.
+    pub(crate) fn unverify(&mut self, begun: Boot) -> bool {
+        let since = matches!(self.life, Life::Proven { at } if at > begun);
+        if self.is_proven() && !since {
             self.life = Life::Unverified;
         }
+        since
     }
 
     pub(crate) fn rebase_notice(&mut self, shift: Shift) {

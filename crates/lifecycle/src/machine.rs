@@ -211,11 +211,12 @@ impl<P: Proofs> Machine<P> {
             Input::Parked(g) => self.parked(g),
             Input::Demand => self.demand(&mut turn),
             Input::PathChange => self.path_changed(&mut turn),
-            Input::ProofOfLife(g) => self.proof_of_life(g),
+            Input::ProofOfLife(g) => self.proof_of_life(g, &turn),
             Input::PathSilent(g) => self.path_silent(g, &turn),
             Input::DeadlineReached => self.deadline_reached(&mut turn),
         }
         self.acknowledge_sleep(&mut turn);
+        self.watch.was_called(now);
         turn.effects
     }
 

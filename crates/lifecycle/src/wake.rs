@@ -22,7 +22,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use now::{Awake, Boot, Deadline, Gap, GapKind};
+use now::{Awake, Boot, Deadline, Gap, GapKind, Now};
 
 use crate::machine::{Shift, Turn};
 use crate::{Effect, Machine, Proofs, Report};
@@ -37,6 +37,9 @@ pub const MAINTENANCE_DOUBTED_AFTER: Duration = Duration::from_secs(120);
 
 /// Awake for this long in a wake of which nobody can tell the kind: as good as full.
 pub const UNSURE_FOR: Duration = Duration::from_secs(20);
+
+/// A sleep this long or longer is one: the two clocks are read one after the other.
+const UNTOLD: Duration = Duration::from_millis(500);
 
 /// What kind of wake it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +215,8 @@ pub(crate) struct Watch {
     present: Option<Boot>,
     /// When a gap was seen last.
     seen: Option<Boot>,
+    /// How far the clock that counts sleep was ahead at the last input.
+    ahead: Duration,
     /// The wake that was reported last.
     reported: Option<(WakeKind, Boot)>,
     /// How long the process did not run since the last proof of life, and how often the host woke.
@@ -234,6 +239,7 @@ impl Watch {
             surroundings: Surroundings::default(),
             present: None,
             seen: None,
+            ahead: Duration::MAX,
             reported: None,
             gap: Duration::ZERO,
             wakes: 0,
@@ -286,6 +292,16 @@ impl Watch {
         if let Some(trial) = &mut self.trial {
             trial.spent = true;
         }
+    }
+
+    /// After each input.
+    pub(crate) fn was_called(&mut self, now: Now) {
+        self.ahead = ahead(now.awake, now.boot);
+    }
+
+    /// The host slept since the last input, and nobody told yet.
+    fn slept_untold(&self, awake: Awake, boot: Boot) -> bool {
+        ahead(awake, boot) > self.ahead.saturating_add(UNTOLD)
     }
 
     /// A gap was seen. False if it is one that was told before: both the shell's timer and the pump's may see it.
@@ -343,6 +359,10 @@ impl<P: Proofs> Machine<P> {
 
     fn look_around(&mut self, new: Surroundings, turn: &mut Turn<P>) {
         let old = std::mem::replace(&mut self.watch.surroundings, new);
+        // The gap is told next, and decides by these.
+        if self.watch.slept_untold(turn.now, turn.boot) {
+            return;
+        }
         let turned = |to| new.preparing == Some(to) && old.preparing != Some(to);
         match (self.watch.power, new.source) {
             (Power::Awake, _) if turned(true) => self.sleep(turn),
@@ -355,10 +375,15 @@ impl<P: Proofs> Machine<P> {
 
     /// Says what kind of wake it is, with or without a gap.
     pub(crate) fn wake(&mut self, kind: WakeKind, turn: &mut Turn<P>) {
+        // What is known better of a wake does not make it a new one.
+        let since = match self.watch.power {
+            Power::Maintenance { since } | Power::Unsure { since } => since,
+            Power::Awake | Power::Asleep { .. } => turn.now,
+        };
         let to = match kind {
             WakeKind::Full => Power::Awake,
-            WakeKind::Maintenance => Power::Maintenance { since: turn.now },
-            WakeKind::Unknown => Power::Unsure { since: turn.now },
+            WakeKind::Maintenance => Power::Maintenance { since },
+            WakeKind::Unknown => Power::Unsure { since },
         };
         if to.mode() != self.mode() {
             self.report_wake(kind, turn.boot, turn);
@@ -397,8 +422,10 @@ impl<P: Proofs> Machine<P> {
         };
         self.watch.rebase(shift);
         self.rebase(shift, turn.now);
-        self.life_unverified();
-        self.watch.gap = self.watch.gap.saturating_add(gap.length);
+        let heard = self.unverify(begun);
+        if !heard {
+            self.watch.gap = self.watch.gap.saturating_add(gap.length);
+        }
         match (gap.kind, self.watch.power) {
             (GapKind::Freeze, Power::Awake) if self.watch.surroundings.preparing != Some(true) => {}
             // Awake without a break is what ends them.
@@ -406,13 +433,17 @@ impl<P: Proofs> Machine<P> {
                 self.watch.power = Power::Maintenance { since: turn.now };
             }
             (GapKind::Freeze, Power::Unsure { .. }) => self.watch.power = Power::Unsure { since: turn.now },
-            (GapKind::Freeze, Power::Awake | Power::Asleep { .. }) | (GapKind::Sleep, _) => self.slept(begun, turn),
+            (GapKind::Freeze, Power::Awake | Power::Asleep { .. }) | (GapKind::Sleep, _) => {
+                self.slept(begun, heard, turn)
+            }
         }
     }
 
     /// The host slept since `begun`, and woke.
-    fn slept(&mut self, begun: Boot, turn: &mut Turn<P>) {
-        self.watch.wakes = self.watch.wakes.saturating_add(1);
+    fn slept(&mut self, begun: Boot, heard: bool, turn: &mut Turn<P>) {
+        if !heard {
+            self.watch.wakes = self.watch.wakes.saturating_add(1);
+        }
         self.watch.trial = None;
         // Nothing runs within a gap: a word that came in its stretch came at its end, before the gap was seen.
         let present = self.watch.present.is_some_and(|present| present > begun);
@@ -421,22 +452,26 @@ impl<P: Proofs> Machine<P> {
         } else {
             self.watch.surroundings.kind()
         };
-        self.report_wake(kind, begun, turn);
+        let known = self.report_wake(kind, begun, turn);
         let since = turn.now;
         match kind {
+            // A word came before the gap was seen, and all is done.
+            WakeKind::Full if known && self.mode() == Mode::Awake => self.listen_again(turn),
             WakeKind::Full => self.enter(Power::Awake, turn),
             WakeKind::Maintenance => self.enter(Power::Maintenance { since }, turn),
             WakeKind::Unknown => self.enter(Power::Unsure { since }, turn),
         }
     }
 
-    /// Reports a wake, unless it was since `begun`.
-    fn report_wake(&mut self, kind: WakeKind, begun: Boot, turn: &mut Turn<P>) {
+    /// Reports a wake, unless it was since `begun`. Returns whether it was.
+    fn report_wake(&mut self, kind: WakeKind, begun: Boot, turn: &mut Turn<P>) -> bool {
         let again = |(reported, at)| reported == kind && at > begun;
-        if !self.watch.reported.is_some_and(again) {
+        let known = self.watch.reported.is_some_and(again);
+        if !known {
             turn.report(Report::Wake(kind, self.watch.gap));
         }
         self.watch.reported = Some((kind, turn.boot));
+        known
     }
 
     /// The deadline of a doubt has come.
@@ -455,4 +490,9 @@ impl<P: Proofs> Machine<P> {
             self.awake(turn);
         }
     }
+}
+
+/// How far the clock that counts sleep is ahead.
+fn ahead(awake: Awake, boot: Boot) -> Duration {
+    boot.since_origin().saturating_sub(awake.since_origin())
 }

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifecycle::{
-    ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind, Machine,
-    Mode, OnFailure, Origin, Phase, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET, Settings, Source, Stage, State,
-    StopReason, Surroundings, WakeKind,
+    ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind,
+    MAINTENANCE_DOUBTED_AFTER, Machine, Mode, OnFailure, Origin, Phase, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET,
+    Settings, Source, Stage, State, StopReason, Surroundings, WakeKind,
 };
 use now::{Awake, Gap, GapKind, Now};
 use proptest::prelude::*;
+
+/// [`lifecycle::UNSURE_FOR`] in milliseconds.
+const UNSURE_MS: u64 = 20_000;
 
 /// How far the shell came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -542,5 +545,60 @@ proptest! {
         }
         let elapsed = world.now.awake.since(begin.awake).as_secs();
         prop_assert!(connections <= 8 + elapsed / 20 + 1, "{connections} in {elapsed} s");
+    }
+
+    #[test]
+    fn a_host_in_use_for_two_minutes_is_taken_for_awake_whatever_was_said(
+        disconnect: bool,
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::sleeping(OnFailure::Stay, disconnect);
+        for step in steps {
+            world.run(step);
+        }
+        prop_assume!(!world.exited);
+        let end = world.now.awake.plus(MAINTENANCE_DOUBTED_AFTER);
+        while !world.exited
+            && let Some(deadline) = world.machine.deadline().filter(|deadline| deadline.at <= end)
+        {
+            world.now = world.now.plus(deadline.at.since(world.now.awake));
+            world.feed(Input::DeadlineReached);
+        }
+        prop_assert!(world.exited || world.machine.mode() == Mode::Awake, "{:?}", world.machine.mode());
+    }
+
+    #[test]
+    fn a_wake_of_unknown_kind_makes_one_connection_at_most_before_it_has_lasted(
+        asks in proptest::collection::vec((0u64..UNSURE_MS, 0u8..5), 1..40),
+    ) {
+        let mut world = World::new(OnFailure::Exit);
+        let g = Generation::FIRST;
+        world.feed(Input::Start { origin: Origin::Boot });
+        world.feed(Input::Connected(g));
+        world.feed(Input::ControlLost { g, kind: LossKind::Eof });
+        world.now = world.now.plus_asleep(Duration::from_secs(3600));
+        let (length, awake) = (Duration::from_secs(3600), Duration::ZERO);
+        world.feed(Input::ClockGap(Gap { length, awake, kind: GapKind::Sleep }));
+        let woke = world.now;
+        let mut asks = asks;
+        asks.sort_unstable();
+        let mut connections = 0;
+        for (ms, ask) in asks {
+            let wait = woke.awake.plus(Duration::from_millis(ms)).since(world.now.awake);
+            world.now = world.now.plus(wait);
+            world.feed(Input::DeadlineReached);
+            world.feed(match ask {
+                0 => Input::Demand,
+                1 => Input::PathChange,
+                2 => Input::PathSilent(g),
+                3 => Input::JobsDue,
+                _ => Input::Power(PowerWord::Resumed),
+            });
+            if world.connecting.is_some() {
+                connections += 1;
+                world.feed(Input::ConnectFailed { g, class: FailClass::Network, stage: Stage::Connect });
+            }
+        }
+        prop_assert!(connections <= 1, "{connections}");
     }
 }

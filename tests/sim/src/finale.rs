@@ -44,6 +44,7 @@ impl World {
     /// Somebody uses the host from now on, and the machine finds out.
     fn be_awake(self: &Rc<Self>) {
         self.wake_for_good();
+        self.until(|world| world.running(Who::Daemon).is_none() || world.is_ready());
         let us = u64::try_from(MAINTENANCE_DOUBTED_AFTER.as_micros()).unwrap_or(u64::MAX) + 1;
         let by = self.at.get() + us;
         self.after(us, Event::Calm);

@@ -31,6 +31,7 @@ mod fate;
 mod finale;
 pub mod gateway;
 pub mod host;
+pub mod night;
 pub mod planted;
 pub mod platter;
 mod power;

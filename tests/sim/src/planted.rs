@@ -47,7 +47,7 @@ planted! {
     /// Shell: of several acknowledgements, the first is sent.
     OneAckForAll => "a second stop gets no acknowledgement of its own", [L1Budget, L4ChoresLater];
     /// Input: results of an older generation are taken for the present one's.
-    FenceOff => "results of older generations count as the present one's", [L2Restored, L3Recorded, L10OneForwards, L9WantedState];
+    FenceOff => "results of older generations count as the present one's", [L2Restored, L3Recorded, L10OneForwards, L9WantedState, L12NoTimeAcrossGaps];
     /// Input: `DeadlineReached` comes with the time of the input before.
     DeadlineStays => "a deadline that fired is not replaced", [L8Deadlines];
     /// Effect: `Housekeep` is carried out before the acknowledgement.

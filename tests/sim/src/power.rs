@@ -472,7 +472,11 @@ impl World {
         let at = self.run_time();
         let (old, since, by_deadline) = {
             let mut nights = self.nights.borrow_mut();
-            let (old, since) = std::mem::replace(&mut nights.mode, (mode, at));
+            let (old, since) = nights.mode;
+            // What is known better of a wake does not make it a new one.
+            let same =
+                matches!(old, Mode::Maintenance | Mode::Unsure) && matches!(mode, Mode::Maintenance | Mode::Unsure);
+            nights.mode = (mode, if same { since } else { at });
             if mode == Mode::Awake {
                 nights.awake = at;
             }
