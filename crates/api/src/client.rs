@@ -155,7 +155,7 @@ impl Client {
         })
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
         limited(async { understand(self.send(&method, path, Bytes::new()).await?).await }).await
     }
 

@@ -11,6 +11,12 @@
 //!   GET  /v1/housekeeping             Housekeeping
 //!   POST /v1/housekeeping/{id}/retry  Housekeeping   root, or the user the daemon runs as
 //!   POST /v1/housekeeping/run         Housekeeping   root, or the user the daemon runs as
+//!
+//!   marmot sessions, kick  --Client--> socket --serve_gateway--> GatewayDaemon (implemented by the gateway shell)
+//!
+//!   GET  /v1/status                   GatewayStatus
+//!   GET  /v1/sessions                 GatewaySessions
+//!   POST /v1/sessions/{id}/kick       Kicked         root, or the user the daemon runs as
 //! ```
 //! Every answer is one JSON object with `"version": 1`; a refusal is `{"version": 1, "error": {"code", "message"}}`. Within
 //! a version members are only added, so a reader ignores what it does not know.
@@ -23,6 +29,7 @@ mod access;
 mod client;
 mod daemon;
 mod denied;
+mod gateway;
 mod limits;
 mod patient;
 mod routes;
@@ -33,11 +40,13 @@ mod types;
 pub use access::{Peer, Privilege, owner};
 pub use client::{Client, ClientError, EventStream};
 pub use daemon::{Daemon, Refused};
-pub use limits::{EVENT_QUEUE, MAX_CONNECTIONS, MAX_HISTORY, MAX_JOBS};
+pub use gateway::{GatewayDaemon, serve_gateway};
+pub use limits::{EVENT_QUEUE, MAX_CONNECTIONS, MAX_HISTORY, MAX_JOBS, MAX_SESSIONS};
 pub use server::serve;
 pub use types::{
-    Counts, Down, Event, Happening, History, Housekeeping, Job, JobState, Owed, Problem, Session, Sleep, State, Status,
-    Totals, Traffic, Tunnel, Up, UpOrder, Wanted, line,
+    Attendance, Counts, Down, Event, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Happening,
+    History, Housekeeping, Job, JobState, Kicked, Owed, Problem, Session, SessionCounts, Sleep, State, Status, Totals,
+    Traffic, Tunnel, Up, UpOrder, Wanted, line,
 };
 
 /// The version of the JSON, in each answer and in each path.

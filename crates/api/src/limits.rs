@@ -30,6 +30,9 @@ pub const MAX_JOBS: usize = 1000;
 /// Sessions in one answer; as many as are kept by default.
 pub const MAX_HISTORY: usize = 1000;
 
+/// Sessions of a gateway in one answer: 10,000 of them are about 5 MB, below [`MAX_ANSWER`].
+pub const MAX_SESSIONS: usize = 10_000;
+
 /// Time for a request's head to arrive, also on a connection that had a request before.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 

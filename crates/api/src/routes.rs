@@ -164,7 +164,7 @@ async fn unknown_path() -> Denied {
     Denied::new(StatusCode::NOT_FOUND, "unknown_path", message)
 }
 
-async fn wrong_method(method: Method) -> Denied {
+pub(crate) async fn wrong_method(method: Method) -> Denied {
     let other = if method == Method::POST { "GET" } else { "POST" };
     let message = format!("this path wants {other}");
     Denied::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
@@ -173,13 +173,13 @@ async fn wrong_method(method: Method) -> Denied {
 /// The body of an order that says no more than its path.
 #[derive(Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(crate) struct Nothing {}
 
-fn answer<T: Serialize>(body: &T) -> Response {
+pub(crate) fn answer<T: Serialize>(body: &T) -> Response {
     ([("content-type", JSON)], Versioned::line(body)).into_response()
 }
 
-fn administers(caller: &Caller, what: &str) -> Result<(), Denied> {
+pub(crate) fn administers(caller: &Caller, what: &str) -> Result<(), Denied> {
     match caller.administers {
         true => Ok(()),
         false => {
@@ -190,7 +190,7 @@ fn administers(caller: &Caller, what: &str) -> Result<(), Denied> {
 }
 
 /// What the daemon says, if it says it in time.
-async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, Denied> {
+pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, Denied> {
     timeout(ANSWER_TIMEOUT, work).await.map_err(|_| {
         let message = "the daemon did not answer in time";
         Denied::new(StatusCode::GATEWAY_TIMEOUT, "too_slow", message)
@@ -198,7 +198,7 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, Denied> {
 }
 
 /// The JSON of a body; none at all stands for the default. The content type does not matter, for curl's sake.
-async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -> Result<T, Denied> {
+pub(crate) async fn read<T: Default + serde::de::DeserializeOwned>(body: Body) -> Result<T, Denied> {
     let too_large = || {
         let message = format!("the body is larger than {MAX_BODY} bytes");
         Denied::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)

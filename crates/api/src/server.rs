@@ -43,8 +43,28 @@ where
     A: Fn(Peer, Privilege) -> bool + Clone + Send + Sync + 'static,
     U: Future<Output = ()>,
 {
+    let routes = |ending: &watch::Sender<()>| {
+        router(Desk {
+            daemon,
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+            ending: ending.subscribe(),
+        })
+    };
+    serve_routes(listener, routes, allow, until).await;
+}
+
+/// The same for any paths; they are made with what tells them that the daemon ends.
+pub(crate) async fn serve_routes<A, U>(
+    listener: UnixListener,
+    routes: impl FnOnce(&watch::Sender<()>) -> Router,
+    allow: A,
+    until: U,
+) where
+    A: Fn(Peer, Privilege) -> bool + Clone + Send + Sync + 'static,
+    U: Future<Output = ()>,
+{
     let ending = watch::Sender::new(());
-    let door = Door::new(daemon, allow, &ending);
+    let door = Door::new(routes(&ending), allow, &ending);
     let mut connections = JoinSet::new();
     tokio::pin!(until);
     loop {
@@ -77,14 +97,9 @@ struct Door<A> {
 }
 
 impl<A: Fn(Peer, Privilege) -> bool> Door<A> {
-    fn new<D: Daemon>(daemon: D, allow: A, ending: &watch::Sender<()>) -> Self {
-        let desk = Desk {
-            daemon,
-            readers: Arc::new(Semaphore::new(MAX_READERS)),
-            ending: ending.subscribe(),
-        };
+    fn new(router: Router, allow: A, ending: &watch::Sender<()>) -> Self {
         Self {
-            router: TowerToHyperService::new(router(desk)),
+            router: TowerToHyperService::new(router),
             allow,
             common: Arc::new(Semaphore::new(MAX_CONNECTIONS - RESERVED)),
             reserved: Arc::new(Semaphore::new(RESERVED)),
@@ -102,7 +117,7 @@ impl<A: Fn(Peer, Privilege) -> bool> Door<A> {
             }
         };
         if !(self.allow)(peer, Privilege::Use) {
-            let message = format!("user {} may not use this tunnel", peer.uid);
+            let message = format!("user {} may not use this socket", peer.uid);
             self.turn_away(stream, &Denied::not_permitted(message), connections);
             return;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, dtls,
+    Api, ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api, dtls,
     housekeeping, log, names, sleep, transport,
 };
 
@@ -186,15 +186,6 @@ pub struct Reconnect {
     pub max: Duration,
 }
 
-/// `[api]`: the local socket on which the daemon is asked and told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
-    /// Whether there is a socket.
-    pub enabled: bool,
-    /// The group that may use it beside root and the daemon's own user; `None` for nobody else.
-    pub group: Option<String>,
-}
-
 impl ClientConfig {
     /// Reads the text of a file. `file` is its name for messages; relative paths in it start from `base`.
     pub fn parse(text: &str, file: &str, base: &Path) -> Result<Self, ConfigErrors> {
@@ -239,11 +230,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     let session = session(document);
     let sleep = sleep::sleep(document);
     let reconnect = reconnect(document);
-    let api = document.section("api");
-    let api = Api {
-        enabled: api.boolean("enabled", true),
-        group: api.default_or_none("group", "marmot", names::USER, names::user),
-    };
+    let api = api::read(document);
     let housekeeping = housekeeping::read(document);
     let log = log::read(document);
     Some(ClientConfig {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::document::{Document, Key};
-use crate::{ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, Park, TlsVersion};
+use crate::{Api, ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, Park, TlsVersion};
 
 mod read;
 
@@ -36,6 +36,8 @@ pub struct GatewayConfig {
     pub limits: Limits,
     /// `[storage]`
     pub storage: Storage,
+    /// `[api]`
+    pub api: Api,
     /// `[housekeeping]`
     pub housekeeping: Housekeeping,
     /// `[log]`
@@ -253,9 +255,11 @@ pub struct Limits {
 /// `[storage]`: what outlives the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storage {
-    /// Folder for what must survive a restart; default `/var/lib/marmot`. `None` (empty) keeps nothing: no record of
-    /// a session, no history, no housekeeping.
+    /// Folder for what must survive a restart; default `/var/lib/marmot`. `None` (empty) keeps nothing: no session, no record
+    /// of one, no history, no housekeeping.
     pub state_dir: Option<PathBuf>,
+    /// Folder for what must not survive a boot: the socket of `[api]`; default `/run/marmot`.
+    pub runtime_dir: PathBuf,
 }
 
 impl GatewayConfig {

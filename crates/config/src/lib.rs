@@ -5,6 +5,7 @@
 //! messages and the folder that relative paths start from; the shells do the reading.
 #![forbid(unsafe_code)]
 
+mod api;
 pub mod client;
 mod document;
 mod dtls;
@@ -25,6 +26,7 @@ pub mod users;
 
 use std::path::Path;
 
+pub use api::Api;
 pub use document::Key;
 pub use dtls::DtlsSuite;
 pub use error::{ConfigError, ConfigErrors, Excerpt};

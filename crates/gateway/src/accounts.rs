@@ -9,6 +9,7 @@
 //! matters only to a crash, and a closing that is lost is made up for by the next start, without its counters.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,6 +118,21 @@ pub(crate) struct Account {
     pub(crate) peer: IpAddr,
 }
 
+impl Account {
+    /// When the session had its first connection.
+    pub(crate) fn started(&self) -> &Stamp {
+        &self.started
+    }
+}
+
+/// The name of a session's record.
+pub(crate) fn job(session: SessionId, started: &Stamp) -> JobId {
+    let [random, _] = session.0.as_chunks::<8>().0 else {
+        unreachable!("16 bytes are two times 8")
+    };
+    JobId::new(started.wall_ms / 1000, u64::from_be_bytes(*random))
+}
+
 /// Keeps the records of sessions, or none at all.
 pub(crate) struct Accounts(Option<Book>);
 
@@ -163,13 +179,21 @@ impl Accounts {
         Self(None)
     }
 
-    /// Keeps records of at most `sessions` at a time in a ledger; `due` hears of each new job.
+    /// Keeps records of at most `sessions` at a time in a ledger; `due` hears of each new job. The records of `kept` sessions
+    /// of the run before stay open.
     ///
     /// # Errors
     /// No thread can be started.
-    pub(crate) fn in_ledger(shelf: Shelf, due: Arc<Notify>, sessions: usize) -> Result<Self, GatewayError> {
+    pub(crate) fn in_ledger(
+        shelf: Shelf,
+        due: Arc<Notify>,
+        sessions: usize,
+        kept: HashSet<JobId>,
+    ) -> Result<Self, GatewayError> {
         // The whole shelf goes with the thread, and its lock with it.
-        Self::kept_by(sessions, move |entries, queued| keep(&shelf, &due, &queued, entries))
+        Self::kept_by(sessions, move |entries, queued| {
+            keep(&shelf, &due, &queued, entries, &kept)
+        })
     }
 
     fn kept_by(
@@ -202,12 +226,13 @@ impl Accounts {
 
     /// A session begins.
     pub(crate) fn begin(&self, session: SessionId, user: &str, peer: IpAddr, now: Now) -> Account {
-        let started = self.stamp(now);
-        let [random, _] = session.0.as_chunks::<8>().0 else {
-            unreachable!("16 bytes are two times 8")
-        };
+        self.resumed(session, user, self.stamp(now), peer)
+    }
+
+    /// A session of the run before goes on; its record is open still.
+    pub(crate) fn resumed(&self, session: SessionId, user: &str, started: Stamp, peer: IpAddr) -> Account {
         Account {
-            id: JobId::new(started.wall_ms / 1000, u64::from_be_bytes(*random)),
+            id: job(session, &started),
             session,
             user: user.to_owned(),
             started,
@@ -223,7 +248,14 @@ impl Accounts {
     }
 
     /// Makes a job of the record of a session that is over.
-    pub(crate) fn closed(&self, account: &Account, ended: &Ended, epoch: u64, traffic: &Traffic, now: Now) {
+    pub(crate) fn closed(
+        &self,
+        account: &Account,
+        ended: &Ended,
+        (epoch, connections): (u64, u64),
+        traffic: &Traffic,
+        now: Now,
+    ) {
         let Some(book) = &self.0 else { return };
         let mut record = book.record(account, &ended.lease, epoch);
         let facts = &mut record.facts;
@@ -232,7 +264,7 @@ impl Accounts {
         facts.bytes_in = traffic.bytes_in;
         facts.bytes_out = traffic.bytes_out;
         facts.dropped = traffic.drops.total();
-        facts.path_losses = epoch.saturating_sub(1);
+        facts.path_losses = connections.saturating_sub(1);
         let mut end = End::new(self.stamp(now), ended.reason.word());
         if let EndReason::Admin(words) | EndReason::Fatal(words) = &ended.reason {
             end.detail = Some(words.clone()).filter(|words| !words.is_empty());
@@ -354,10 +386,10 @@ fn writer_of(id: JobId) -> usize {
 }
 
 /// The other end of the queues, until all of them are closed.
-fn keep(shelf: &Shelf, due: &Notify, queued: &Queued, entries: Vec<mpsc::Receiver<Note>>) {
+fn keep(shelf: &Shelf, due: &Notify, queued: &Queued, entries: Vec<mpsc::Receiver<Note>>, kept: &HashSet<JobId>) {
     let ledger: &FolderLedger = &shelf.ledger;
     let mut left_over: Vec<_> = (0..WRITERS).map(|_| Vec::new()).collect();
-    for record in look_back(ledger) {
+    for record in look_back(ledger, kept) {
         left_over[writer_of(record.id)].push(record);
     }
     let log = dispatcher::get_default(Dispatch::clone);
@@ -376,8 +408,8 @@ fn keep(shelf: &Shelf, due: &Notify, queued: &Queued, entries: Vec<mpsc::Receive
     });
 }
 
-/// What the last run left, newest first: looked for before anything of this run is written, or its sessions would be found.
-fn look_back(ledger: &FolderLedger) -> Vec<OpenRecord> {
+/// What the last run left and nobody goes on with, newest first: looked for before anything of this run is written, or its sessions would be found.
+fn look_back(ledger: &FolderLedger, kept: &HashSet<JobId>) -> Vec<OpenRecord> {
     let (mut records, damaged) = match ledger.opens() {
         Ok(found) => found,
         Err(error) => {
@@ -388,6 +420,7 @@ fn look_back(ledger: &FolderLedger) -> Vec<OpenRecord> {
     for file in damaged {
         warn!(file = %file.name, kept_as = ?file.kept_as, why = %file.why, "not a record of a session");
     }
+    records.retain(|record| !kept.contains(&record.id));
     if !records.is_empty() {
         info!(
             sessions = records.len(),
@@ -485,6 +518,7 @@ mod tests {
             lease: Lease::default(),
             connected: None,
             age: Duration::ZERO,
+            revoked_until: None,
         }
     }
 
@@ -507,7 +541,7 @@ mod tests {
     fn close(accounts: &Accounts, account: &Account, times: usize) {
         for _ in 0..times {
             let ended = ended(EndReason::UserStop);
-            accounts.closed(account, &ended, 1, &Traffic::default(), platform::clock::now());
+            accounts.closed(account, &ended, (1, 1), &Traffic::default(), platform::clock::now());
         }
     }
 

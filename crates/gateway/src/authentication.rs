@@ -154,7 +154,8 @@ async fn answer(question: Question, users: Option<Arc<Users>>) -> Answer {
     }
 }
 
-fn may_enter(user: &User, group: Option<&str>) -> bool {
+/// Whether a user may be here, in that group.
+pub(crate) fn may_enter(user: &User, group: Option<&str>) -> bool {
     !user.disabled && group.is_none_or(|group| user.groups.iter().any(|own| own == group))
 }
 

@@ -18,6 +18,7 @@ use now::Now;
 use rustls::Connection;
 use session::Traffic;
 use session::gateway::{ConnectRefused, Front, FrontOutput, Verdict};
+use session::resume::BINDING_BYTES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -26,14 +27,15 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 use wire::HttpError;
 use wire::http::{Headers, ResponseHead};
-use wire::offer::{Logout, Offer, Refusal};
+use wire::offer::{Logout, MarmotSession, Offer, Refusal};
 use wire::text::escape;
 
 use crate::admission::{LINGER, Refused, Source};
 use crate::authentication::{Admitted, Answer, Question};
 use crate::datagrams::Port;
+use crate::grant::Secrets;
 use crate::listener::Guest;
-use crate::sessions::{Left, Seat};
+use crate::sessions::{Caller, Left, Seat};
 use crate::settings::Settings;
 use crate::shell::Shared;
 use crate::tunnel::{Line, Terms};
@@ -133,10 +135,10 @@ async fn log_in(
         settings,
         peer,
         exchange,
-        by_certificate: certificate_user.is_some(),
+        certificate_user,
         admitted: None,
     };
-    match timeout(limits.login_timeout, dialogue.run(certificate_user)).await {
+    match timeout(limits.login_timeout, dialogue.run()).await {
         Ok(Some(tunnel)) => Some((tunnel, dialogue.exchange)),
         Ok(None) => {
             linger(dialogue.exchange).await;
@@ -170,16 +172,16 @@ struct Dialogue<'a> {
     settings: &'a Settings,
     peer: SocketAddr,
     exchange: Exchange<Stream>,
-    /// Whether the client's certificate names a user.
-    by_certificate: bool,
+    /// The user that the client's certificate names.
+    certificate_user: Option<String>,
     /// The yes to the password that was right.
     admitted: Option<Admitted>,
 }
 
 impl Dialogue<'_> {
     /// Answers requests until a tunnel is granted, or until the connection is to be closed.
-    async fn run(&mut self, certificate_user: Option<String>) -> Option<Tunnel> {
-        let mut front = Front::new(self.settings.policy.clone(), certificate_user);
+    async fn run(&mut self) -> Option<Tunnel> {
+        let mut front = Front::new(self.settings.policy.clone(), self.certificate_user.clone());
         for _ in 0..self.settings.config.limits.requests_per_connection {
             let request = match self.exchange.read_request().await {
                 Ok(Some(request)) => request,
@@ -276,10 +278,11 @@ impl Dialogue<'_> {
             return self.overtaken();
         }
         let now = self.shared.clock.now();
+        let certified = self.certificate_user.as_ref() == Some(&user);
         let outcome = self
             .shared
             .sessions
-            .login(&user, group.as_deref(), admitted.reservation, now);
+            .login(&user, group.as_deref(), (admitted.reservation, certified), now);
         if let Err(refused) = &outcome {
             info!(peer = %self.peer.ip(), why = %refused, user = escape(&user).as_str(), "login refused");
         }
@@ -309,25 +312,20 @@ impl Dialogue<'_> {
     /// Grants or refuses a tunnel.
     async fn connect(&mut self, offer: &Offer) -> Option<Tunnel> {
         let now = self.shared.clock.now();
-        let families = (offer.want_v4, offer.want_v6);
-        let seat = match self.shared.sessions.connect(&offer.cookie, families, self.peer, now) {
+        let seat = match self.take_seat(offer, now) {
             Ok(seat) => seat,
-            Err(refused) => {
-                if let (ConnectRefused::PoolExhausted, Some(more)) = (refused, self.shared.exhausted.pass(now)) {
-                    warn!(more, "address pool exhausted: a session got no tunnel; enlarge [pool]");
-                }
-                debug!(peer = %self.peer, %refused, "no tunnel");
-                let refusal = match refused {
-                    ConnectRefused::UnknownCookie => Refusal::Cookie,
-                    ConnectRefused::PoolExhausted => Refusal::Unavailable(Some(refused.to_string())),
-                };
+            Err(refusal) => {
                 let _ = self.exchange.send(&refusal.encode()).await;
                 return None;
             }
         };
         let (id, epoch) = (seat.connected.id, seat.connected.epoch);
         let token = offer.session.then(|| self.shared.sessions.logout_token(id, epoch));
-        let mut grant = grant::grant(&self.settings.config, &seat.connected, offer, token, self.peer.ip());
+        let secrets = Secrets {
+            logout: token,
+            ticket: seat.ticket.clone(),
+        };
+        let mut grant = grant::grant(&self.settings.config, &seat.connected, offer, secrets, self.peer.ip());
         let port = grant::datagrams(
             &self.settings.config,
             &self.shared.datagrams,
@@ -343,6 +341,59 @@ impl Dialogue<'_> {
             parks: grant.park.is_some(),
             port: port.map(|port| (port, offer.marmot_datagram)),
         })
+    }
+
+    /// A place for whoever may go on with the session that it shows. A proof counts as an attempt of its source until it is
+    /// found good.
+    fn take_seat(&self, offer: &Offer, now: Now) -> Result<Seat, Refusal> {
+        let source = Source::of(self.peer.ip());
+        if offer.resume.is_some()
+            && let Err(refused) = self.shared.guests.room().try_token(source, now)
+        {
+            self.too_many("", refused, now);
+            return Err(Refusal::Unavailable(Some(
+                "too many attempts, try again later".to_owned(),
+            )));
+        }
+        let caller = Caller {
+            offer,
+            peer: self.peer,
+            binding: self.binding(),
+            certificate_user: self.certificate_of(&self.shared.settings()),
+        };
+        let current = self.shared.settings();
+        let standing = |user: &str, group: Option<&str>| current.standing(user, group);
+        let outcome = self.shared.sessions.connect(&caller, standing, now);
+        let is_wrong = matches!(outcome, Err(ConnectRefused::NoProof));
+        match (is_wrong, offer.resume.is_some()) {
+            (false, true) => self.shared.guests.room().token_was_right(source),
+            // Without a proof nothing was counted yet.
+            (true, false) => drop(self.shared.guests.room().try_token(source, now)),
+            (true, true) | (false, false) => {}
+        }
+        outcome.map_err(|refused| {
+            if let (ConnectRefused::PoolExhausted, Some(more)) = (&refused, self.shared.exhausted.pass(now)) {
+                warn!(more, "address pool exhausted: a session got no tunnel; enlarge [pool]");
+            }
+            if is_wrong {
+                self.denied("", &refused.to_string());
+            } else {
+                debug!(peer = %self.peer, %refused, "no tunnel");
+            }
+            refusal(&refused)
+        })
+    }
+
+    /// What names this connection, for a proof that came over it.
+    fn binding(&self) -> Option<[u8; BINDING_BYTES]> {
+        let (_, tls) = self.exchange.stream().get_ref();
+        channel::resume_binding_at_gateway(tls).ok()
+    }
+
+    /// The user of the client's certificate, as far as those who vouched for it still count.
+    fn certificate_of(&self, current: &Settings) -> Option<&str> {
+        let same_authorities = Arc::ptr_eq(&self.settings.tls, &current.tls);
+        self.certificate_user.as_deref().filter(|_| same_authorities)
     }
 
     /// The port that the client came to.
@@ -379,7 +430,7 @@ impl Dialogue<'_> {
     /// certificate is known only for the settings of its handshake.
     fn may_log_in_under(&self, current: &Settings) -> bool {
         let same_authorities = Arc::ptr_eq(&self.settings.tls, &current.tls);
-        self.settings.policy == current.policy && (same_authorities || !self.by_certificate)
+        self.settings.policy == current.policy && (same_authorities || self.certificate_user.is_none())
     }
 
     /// A reload came between the check and the session: what was checked may not hold any more.
@@ -405,6 +456,26 @@ impl Dialogue<'_> {
         self.shared.tallies.count(|tally| tally.denied += 1);
         // A string value is quoted in every format: a name cannot pass for more fields of the line.
         info!(peer = %self.peer.ip(), why, user = escape(user).as_str(), "login denied");
+    }
+}
+
+/// What a client hears that gets no tunnel.
+fn refusal(refused: &ConnectRefused) -> Refusal {
+    match refused {
+        ConnectRefused::UnknownCookie
+        | ConnectRefused::NoProof
+        | ConnectRefused::NoCertificate
+        | ConnectRefused::NotAdmitted
+        | ConnectRefused::Revoked
+        | ConnectRefused::Expired => Refusal::Cookie,
+        ConnectRefused::Stale(id, epoch) => Refusal::Stale(MarmotSession {
+            id: id.to_string(),
+            epoch: *epoch,
+        }),
+        ConnectRefused::StateLost
+        | ConnectRefused::Undecided
+        | ConnectRefused::NoPlace(_)
+        | ConnectRefused::PoolExhausted => Refusal::Unavailable(Some(refused.to_string())),
     }
 }
 

@@ -29,14 +29,21 @@ const DEFAULT_BASE_MTU: u16 = 1500;
 /// What the gateway calls itself.
 const SERVER_NAME: &str = "marmot";
 
+/// What is granted to clients that asked for a session of ours, and to nobody else.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    /// Ends this epoch of the session.
+    pub(crate) logout: Option<Secret>,
+    /// What the client is to show next time.
+    pub(crate) ticket: Option<Secret>,
+}
+
 /// The grant for a client that connected from `peer`.
-///
-/// `logout` is for clients that asked for a session of ours, and for nobody else.
 pub(crate) fn grant(
     config: &GatewayConfig,
     connected: &Connected,
     offer: &Offer,
-    logout: Option<Secret>,
+    secrets: Secrets,
     peer: IpAddr,
 ) -> Grant {
     let lease = &connected.lease;
@@ -57,7 +64,7 @@ pub(crate) fn grant(
         keepalive: Some(config.session.keepalive),
         idle_timeout: config.session.idle_timeout,
         session_timeout: connected.remaining,
-        disconnected_timeout: Some(config.session.cookie_lifetime),
+        disconnected_timeout: Some(connected.park.unwrap_or(config.session.cookie_lifetime)),
         base_mtu: Some(base_mtu),
         mtu: tunnel_mtu(network.mtu, base_mtu, peer, lease),
         tunnel_all_dns: network.tunnel_all_dns,
@@ -69,7 +76,9 @@ pub(crate) fn grant(
             id: connected.id.to_string(),
             epoch: connected.epoch,
         }),
-        logout: logout.filter(|_| offer.session),
+        logout: secrets.logout.filter(|_| offer.session),
+        park: connected.park.filter(|_| offer.session),
+        ticket: secrets.ticket.filter(|_| offer.session && connected.park.is_some()),
         ..Grant::default()
     }
 }
@@ -218,13 +227,21 @@ mod tests {
             missed: Reservation::default(),
             replaced: None,
             remaining: Some(Duration::from_secs(60)),
+            park: Some(Duration::from_secs(40)),
+            ticket: None,
+            parked: None,
+            rebuilt: false,
             ended: Vec::new(),
         }
     }
 
     fn granted(config: &GatewayConfig, v4: bool, v6: bool, offer: &Offer) -> Grant {
-        let token = Some(Secret::from("0123"));
-        grant(config, &connected(v4, v6), offer, token, IpAddr::from([192, 0, 2, 1]))
+        let secrets = Secrets {
+            logout: Some(Secret::from("0123")),
+            ticket: Some(Secret::from("4567")),
+        };
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        grant(config, &connected(v4, v6), offer, secrets, peer)
     }
 
     fn nets(nets: &[&str]) -> Vec<IpNet> {
@@ -284,6 +301,7 @@ mod tests {
         let config = config("");
         let stock = granted(&config, true, false, &Offer::default());
         assert_eq!((stock.session, stock.logout), (None, None));
+        assert_eq!((stock.park, stock.ticket), (None, None));
         let ours = granted(
             &config,
             true,
@@ -301,5 +319,7 @@ mod tests {
             })
         );
         assert_eq!(ours.logout, Some(Secret::from("0123")));
+        assert_eq!(ours.ticket, Some(Secret::from("4567")));
+        assert_eq!(ours.park, Some(Duration::from_secs(40)));
     }
 }

@@ -8,7 +8,8 @@
 //!               Question|  |Answer                left |  | Order
 //!                       v  |                           v  |
 //!                    authentication (users, argon2)   sessions (table, leases, counters)
-//!                                                       '--records--> accounts --> housekeep
+//!                                                       |--records--> accounts --> housekeep
+//!                                                       '--state----> sessions.redb
 //! ```
 //! A shell: it owns sockets, the loop and the files, and asks the pure crates what to do. One thread, one tokio
 //! current-thread runtime, one task per TCP connection, and some threads that wait for the disk; rooms share nothing but
@@ -27,11 +28,13 @@ mod error;
 mod grant;
 mod housekeep;
 mod listener;
+mod local;
 pub mod password;
 mod run;
 mod sessions;
 mod settings;
 mod shell;
+mod state;
 mod switch;
 mod tally;
 mod tls;

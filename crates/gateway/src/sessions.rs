@@ -8,8 +8,6 @@
 //! Everything here is done between two awaits of one thread; nothing is borrowed across one. Cookies exist here only until
 //! they are handed out: the table knows their SHA-256.
 
-mod parking;
-
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,20 +20,30 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use now::{Deadline, Now};
 use session::gateway::{
-    ConnectRefused, Connected, CookieHash, Ended, Lease, Limits, LoginRefused, Reservation, SessionId, Sessions,
-    TokenHash, WrongToken,
+    Claim, ConnectRefused, Connected, CookieHash, Ended, Lease, Limits, Login, LoginRefused, Proof, Reservation,
+    SessionId, Sessions, Shown, Standing, TokenHash, WrongToken,
 };
+use session::park::Via;
+use session::resume::BINDING_BYTES;
+use session::ticket::TicketKeys;
 use session::{EndReason, Traffic};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, info, warn};
 use wire::Secret;
-use wire::offer::Logout;
+use wire::offer::{Logout, Offer};
 use wire::text::escape;
 
 use crate::accounts::{Account, Accounts};
 use crate::admission::SESSION_QUEUE;
 use crate::datagrams::Inheritance;
+use crate::state::Store;
 use crate::switch::Switch;
+
+mod keep;
+mod parking;
+mod status;
+
+pub(crate) use parking::{Counters, Report};
 
 /// Random bytes of a cookie: it is all a client shows at CONNECT, and nobody may guess it.
 const COOKIE_BYTES: usize = 32;
@@ -62,12 +70,27 @@ pub(crate) enum Left {
     Ended(EndReason),
     /// As ordered.
     Ordered,
+    /// The gateway stops.
+    Stopping,
+}
+
+/// Who asks for a tunnel.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) offer: &'a Offer,
+    pub(crate) peer: SocketAddr,
+    /// What its connection exported.
+    pub(crate) binding: Option<[u8; BINDING_BYTES]>,
+    /// The user that its client certificate names.
+    pub(crate) certificate_user: Option<&'a str>,
 }
 
 /// A connected session's place: what its tunnel works with.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) connected: Connected,
+    /// What the client is to show next time, if it can park.
+    pub(crate) ticket: Option<Secret>,
     /// Packets for the client.
     pub(crate) packets: mpsc::Receiver<Bytes>,
     /// What happens to the session from outside.
@@ -85,10 +108,31 @@ struct Record {
     traffic: Traffic,
     /// The newest connection.
     epoch: u64,
+    /// How many it has had.
+    connections: u64,
+    /// What its tunnel reported last; counted in `traffic` when it ends.
+    report: Report,
     /// Its tunnel, until it was told to end.
     tunnel: Option<oneshot::Sender<Order>>,
     /// The session is over; its tunnel has yet to report its counters.
     ending: Option<Ended>,
+}
+
+impl Record {
+    /// Of a session that has yet to have a connection here.
+    fn new(user: String, account: Account, lease: Lease) -> Self {
+        Self {
+            user,
+            account,
+            lease,
+            traffic: Traffic::default(),
+            epoch: 0,
+            connections: 0,
+            report: Report::default(),
+            tunnel: None,
+            ending: None,
+        }
+    }
 }
 
 /// See the module.
@@ -97,37 +141,53 @@ pub(crate) struct SessionRoom {
     records: RefCell<HashMap<SessionId, Record>>,
     switch: Rc<Switch>,
     accounts: Accounts,
+    counters: RefCell<Counters>,
+    tickets: RefCell<TicketKeys>,
+    store: Store,
     random: SystemRandom,
     /// The table's deadline may have changed.
     pub(crate) changed: Notify,
 }
 
 impl SessionRoom {
-    pub(crate) fn new(table: Sessions, switch: Rc<Switch>, accounts: Accounts) -> Self {
+    pub(crate) fn new(
+        table: Sessions,
+        switch: Rc<Switch>,
+        accounts: Accounts,
+        (tickets, store): (TicketKeys, Store),
+    ) -> Self {
         Self {
             table: RefCell::new(table),
             records: RefCell::default(),
             switch,
             accounts,
+            counters: RefCell::default(),
+            tickets: RefCell::new(tickets),
+            store,
             random: SystemRandom::new(),
             changed: Notify::new(),
         }
     }
 
-    /// Opens a session and returns its cookie.
+    /// Opens a session and returns its cookie. `certified` if the user's certificate was needed for it.
     pub(crate) fn login(
         &self,
         user: &str,
         group: Option<&str>,
-        reserved: Reservation,
+        (reserved, certified): (Reservation, bool),
         now: Now,
     ) -> Result<Secret, LoginRefused> {
         let cookie = Secret::new(URL_SAFE_NO_PAD.encode(self.random_bytes::<COOKIE_BYTES>()));
         let id = SessionId(self.random_bytes());
-        let outcome = self
-            .table
-            .borrow_mut()
-            .login(user, group, reserved, id, hash(&cookie), now);
+        let login = Login {
+            user,
+            group,
+            certified,
+            reserved,
+            id,
+            cookie: hash(&cookie),
+        };
+        let outcome = self.table.borrow_mut().login(&login, now);
         // The new session has a deadline, and a refusal may leave something to report.
         self.changed.notify_one();
         let gave_way = outcome?;
@@ -136,15 +196,27 @@ impl SessionRoom {
         Ok(cookie)
     }
 
-    /// Connects the session of a cookie; a connection it still has must give way.
+    /// Connects the session of a cookie or ticket; a connection it still has must give way.
     pub(crate) fn connect(
         &self,
-        cookie: &Secret,
-        (v4, v6): (bool, bool),
-        peer: SocketAddr,
+        caller: &Caller<'_>,
+        standing: impl Fn(&str, Option<&str>) -> Standing,
         now: Now,
     ) -> Result<Seat, ConnectRefused> {
-        let outcome = self.table.borrow_mut().connect(&hash(cookie), v4, v6, now);
+        let Caller { offer, peer, .. } = caller;
+        let ticket = self.tickets.borrow().open(offer.cookie.expose()).ok();
+        let proof = offer.resume.as_ref().zip(caller.binding);
+        let claim = Claim {
+            shown: match &ticket {
+                Some(ticket) => Shown::Ticket(ticket),
+                None => Shown::Cookie(hash(&offer.cookie)),
+            },
+            families: (offer.want_v4, offer.want_v6),
+            key: offer.park,
+            proof: proof.map(|(resume, binding)| Proof { resume, binding }),
+            certificate_user: caller.certificate_user,
+        };
+        let outcome = self.table.borrow_mut().connect(&claim, standing, now);
         // Also after a refusal: it may leave something to report.
         self.changed.notify_one();
         let connected = outcome?;
@@ -161,35 +233,45 @@ impl SessionRoom {
             info!(session = %connected.id, from = %peer, v4, v6, user = user.as_str(), "session.start");
             let account = self.accounts.begin(connected.id, &connected.user, peer.ip(), now);
             self.accounts.opened(&account, &connected.lease, now);
-            Record {
-                user,
-                account,
-                lease: connected.lease,
-                traffic: Traffic::default(),
-                epoch: 0,
-                tunnel: None,
-                ending: None,
-            }
+            Record::new(user, account, connected.lease)
         });
-        if record.epoch > 0 {
+        record.connections += 1;
+        if record.connections > 1 {
             debug!(session = %connected.id, epoch = connected.epoch, from = %peer, "session attached again");
         }
         record.lease = connected.lease;
         record.account.peer = peer.ip().to_canonical();
         record.epoch = connected.epoch;
+        record.report = Report::default();
         let estate = record.tunnel.replace(tunnel).map(|old| {
             let (heir, estate) = oneshot::channel();
             // Whoever is gone already needs no order.
             let _ = old.send(Order::GiveWay(heir));
             estate
         });
+        drop(records);
+        self.keep(connected.id, now);
+        if let Some(parked) = connected.parked {
+            self.back(connected.id, parked, Via::Resume, now);
+        }
         warn_of_missed(&connected);
         Ok(Seat {
+            ticket: self.ticket(&connected, now),
             connected,
             packets,
             orders,
             estate,
         })
+    }
+
+    /// What the client of a connection is to show at the next.
+    fn ticket(&self, connected: &Connected, now: Now) -> Option<Secret> {
+        let ticket = connected.ticket.as_ref()?;
+        let mut keys = self.tickets.borrow_mut();
+        if keys.rotate(|| self.random_bytes(), now.wall) {
+            self.store.keys(&keys);
+        }
+        keys.seal(ticket, self.random_bytes())
     }
 
     /// A new token that ends this connection's epoch of a session later, without a tunnel.
@@ -221,6 +303,7 @@ impl SessionRoom {
             record.traffic.add(traffic);
             if record.epoch == epoch {
                 record.tunnel = None;
+                record.report = Report::default();
             }
             record.ending.take_if(|ended| ended.connected == Some(epoch))
         };
@@ -234,14 +317,21 @@ impl SessionRoom {
             }
             Left::Detached(why) => self.detach(id, epoch, &why, now),
             Left::Ordered => {}
+            Left::Stopping if self.store.keeps() => self.detach(id, epoch, STOPPING, now),
+            Left::Stopping => {
+                let reason = EndReason::Admin(STOPPING.to_owned());
+                let ended = self.table.borrow_mut().end(id, Some(epoch), reason, now);
+                self.all_over(ended, now);
+            }
         }
         self.changed.notify_one();
     }
 
-    /// Ends the sessions whose time is over.
+    /// Ends the sessions whose time is over, and parks those that have waited for long.
     pub(crate) fn expire(&self, now: Now) {
         let ended = self.table.borrow_mut().expire(now);
         self.all_over(ended, now);
+        self.park_the_unreachable(now);
     }
 
     /// When to call [`SessionRoom::expire`].
@@ -268,8 +358,11 @@ impl SessionRoom {
         self.changed.notify_one();
     }
 
-    /// Ends every session, because the gateway does and keeps no state.
+    /// Ends every session, because the gateway does and keeps no state; otherwise writes what has become of them all.
     pub(crate) fn end_all(&self, now: Now) {
+        if self.store.keeps() {
+            return self.keep_all(now);
+        }
         let ended: Vec<_> = {
             let mut table = self.table.borrow_mut();
             let all: Vec<_> = table.iter().map(|(id, _)| id).collect();
@@ -297,16 +390,6 @@ impl SessionRoom {
         self.table.borrow().iter().count()
     }
 
-    fn detach(&self, id: SessionId, epoch: u64, why: &str, now: Now) {
-        if !self.table.borrow_mut().detach(id, epoch, now) {
-            return;
-        }
-        if let Some(record) = self.records.borrow().get(&id) {
-            self.switch.unplug(id, &record.lease);
-        }
-        debug!(session = %id, epoch, why, "session detached");
-    }
-
     fn all_over(&self, ended: impl IntoIterator<Item = Ended>, now: Now) {
         for ended in ended {
             self.over(ended, now);
@@ -321,6 +404,7 @@ impl SessionRoom {
             debug!(session = %ended.id, reason = %ended.reason, user = user.as_str(), "a login was never used");
             return;
         };
+        self.store.ended(ended.id, ended.revoked_until, now);
         record.traffic.drops.add(&self.switch.remove(ended.id, &ended.lease));
         let order = Order::End(ended.reason.clone());
         let obeyed = record.tunnel.take().is_some_and(|tunnel| tunnel.send(order).is_ok());
@@ -338,18 +422,21 @@ impl SessionRoom {
             account,
             traffic,
             epoch,
+            connections,
             ..
         }) = self.records.borrow_mut().remove(&ended.id)
         else {
             return;
         };
-        self.accounts.closed(&account, ended, epoch, &traffic, now);
+        self.accounts
+            .closed(&account, ended, (epoch, connections), &traffic, now);
+        self.counters.borrow_mut().ended(&ended.reason, &traffic.drops);
         info!(
             session = %ended.id,
             user = user.as_str(),
             reason = %ended.reason.word(),
             age_s = ended.age.as_secs(),
-            connections = epoch,
+            connections,
             packets_in = traffic.packets_in,
             bytes_in = traffic.bytes_in,
             packets_out = traffic.packets_out,
@@ -395,147 +482,4 @@ fn sha256(secret: &Secret) -> [u8; 32] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::{MemoryDevice, of_memory};
-    use session::gateway::Leases;
-    use std::task::{Context, Waker};
-    use std::time::Duration;
-
-    fn room() -> SessionRoom {
-        let (near, _far) = MemoryDevice::pair(8);
-        let (_, writer) = of_memory(near);
-        let pool = "10.78.0.0/29".parse().ok();
-        let leases = Leases::new(pool, None, Duration::from_secs(600));
-        let switch = Switch::new(writer, leases.gateway_addresses().collect(), false);
-        let limits = Limits {
-            sessions: 10,
-            per_user: 2,
-            cookie_lifetime: Duration::from_secs(900),
-            session_timeout: Some(Duration::from_secs(3600)),
-        };
-        SessionRoom::new(Sessions::new(limits, leases), Rc::new(switch), Accounts::nowhere())
-    }
-
-    fn at(seconds: u64) -> Now {
-        Now::default().plus(Duration::from_secs(seconds))
-    }
-
-    fn login(room: &SessionRoom) -> Secret {
-        room.login("alice", None, Reservation::default(), at(0))
-            .expect("session")
-    }
-
-    fn connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Seat {
-        let peer = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        room.connect(cookie, (true, true), peer, at(seconds)).expect("tunnel")
-    }
-
-    fn records(room: &SessionRoom) -> usize {
-        room.records.borrow().len()
-    }
-
-    #[test]
-    fn cookies_differ_and_are_long() {
-        let room = room();
-        let (one, other) = (login(&room), login(&room));
-        assert_ne!(one, other);
-        assert_eq!(one.expose().len(), 43);
-    }
-
-    #[test]
-    fn the_timer_hears_of_every_login_and_connect() {
-        let room = room();
-        let woken = || {
-            let notified = std::pin::pin!(room.changed.notified());
-            notified.poll(&mut Context::from_waker(Waker::noop())).is_ready()
-        };
-        assert!(!woken());
-        let cookie = login(&room);
-        assert!(woken() && !woken());
-        connect(&room, &cookie, 1);
-        assert!(woken() && !woken());
-        let peer = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        room.connect(&Secret::from("unknown"), (true, true), peer, at(2))
-            .expect_err("refused");
-        assert!(woken());
-    }
-
-    #[test]
-    fn a_second_connection_makes_the_first_give_way_and_keeps_the_lease() {
-        let room = room();
-        let cookie = login(&room);
-        let mut first = connect(&room, &cookie, 1);
-        let second = connect(&room, &cookie, 2);
-        assert!(matches!(first.orders.try_recv(), Ok(Order::GiveWay(_))));
-        assert_eq!(first.connected.lease, second.connected.lease);
-
-        let id = first.connected.id;
-        room.left(id, 1, &Traffic::default(), Left::Ordered, at(3));
-        room.left(id, 1, &Traffic::default(), Left::Detached("late".to_owned()), at(3));
-        assert!(room.table.borrow().iter().all(|(_, entry)| entry.is_connected()));
-    }
-
-    #[test]
-    fn a_session_that_ends_from_outside_waits_for_the_counters_of_its_tunnel() {
-        let room = room();
-        let mut seat = connect(&room, &login(&room), 1);
-        room.expire(at(3600));
-        assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::AuthExpired))));
-        assert_eq!((room.len(), records(&room)), (0, 1));
-        room.left(seat.connected.id, 1, &Traffic::default(), Left::Ordered, at(3601));
-        assert_eq!(records(&room), 0);
-    }
-
-    #[test]
-    fn a_detached_session_waits_and_then_ends() {
-        let room = room();
-        let cookie = login(&room);
-        let seat = connect(&room, &cookie, 1);
-        room.left(
-            seat.connected.id,
-            1,
-            &Traffic::default(),
-            Left::Detached("eof".to_owned()),
-            at(10),
-        );
-        assert_eq!((room.len(), records(&room)), (1, 1));
-        room.expire(at(909));
-        assert_eq!(room.len(), 1);
-        room.expire(at(910));
-        assert_eq!((room.len(), records(&room)), (0, 0));
-    }
-
-    #[test]
-    fn a_logout_destroys_the_cookie() {
-        let room = room();
-        let cookie = login(&room);
-        let seat = connect(&room, &cookie, 1);
-        room.left(
-            seat.connected.id,
-            1,
-            &Traffic::default(),
-            Left::Ended(EndReason::UserStop),
-            at(2),
-        );
-        let peer = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let refused = room.connect(&cookie, (true, true), peer, at(3)).expect_err("refused");
-        assert_eq!(refused, ConnectRefused::UnknownCookie);
-        assert_eq!(records(&room), 0);
-    }
-
-    #[test]
-    fn a_reload_ends_the_sessions_of_users_who_are_gone() {
-        let room = room();
-        let cookie = login(&room);
-        let mut seat = connect(&room, &cookie, 1);
-        let limits = Limits {
-            sessions: 10,
-            per_user: 2,
-            cookie_lifetime: Duration::from_secs(900),
-            session_timeout: None,
-        };
-        room.reload(limits, Vec::new(), |user| user != "alice", at(2));
-        assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::Admin(_)))));
-    }
-}
+mod tests;

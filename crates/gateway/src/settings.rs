@@ -9,9 +9,10 @@ use config::gateway::{AuthMethods, GatewayConfig};
 use config::users::Users;
 use now::Wall;
 use rustls::ServerConfig;
-use session::gateway::{FrontPolicy, Limits, Reservation};
+use session::gateway::{FrontPolicy, Limits, Reservation, Standing};
 use tracing::warn;
 
+use crate::authentication::may_enter;
 use crate::{GatewayError, certificate, tls};
 
 /// How long before the end of our own certificate we begin to warn at every start and reload.
@@ -62,6 +63,9 @@ impl Settings {
             per_user: self.config.limits.sessions_per_user as usize,
             cookie_lifetime: self.config.session.cookie_lifetime,
             session_timeout: self.config.session.session_timeout,
+            park_ttl: self.config.park.ttl,
+            quiet: self.config.park.quiet,
+            parked_per_user: self.config.park.per_user as usize,
         }
     }
 
@@ -87,6 +91,21 @@ impl Settings {
         }
     }
 
+    /// What is known of a user who comes back with a session of that group. The users file has been read as a whole, so it can
+    /// always be said.
+    pub(crate) fn standing(&self, user: &str, group: Option<&str>) -> Standing {
+        let Some(users) = &self.users else {
+            return Standing::Good(Reservation::default());
+        };
+        match users.0.get(user) {
+            Some(user) if may_enter(user, group) => Standing::Good(Reservation {
+                v4: user.ipv4,
+                v6: user.ipv6,
+            }),
+            Some(_) | None => Standing::Bad,
+        }
+    }
+
     /// What other parts of this process hold on to cannot change under them.
     fn compare(&self, new: &GatewayConfig) -> Result<(), GatewayError> {
         let old = &self.config;
@@ -98,6 +117,7 @@ impl Settings {
             ("dtls.enabled", old.dtls.enabled == new.dtls.enabled),
             ("dtls.port", old.dtls.port == new.dtls.port),
             ("[storage]", old.storage == new.storage),
+            ("[api]", old.api == new.api),
             ("[housekeeping]", old.housekeeping == new.housekeeping),
             ("[log]", old.log == new.log),
         ];

@@ -7,9 +7,11 @@
 //! One thread does all of it, on one tokio current-thread runtime; only argon2 has threads of its own.
 //!
 //! Stopping: the listening sockets close, every tunnel says the TLS farewell and nothing else, the device goes. As with
-//! stock gateways no disconnect frame is sent: clients take it for a broken connection and keep trying.
+//! stock gateways no disconnect frame is sent: clients take it for a broken connection and keep trying. Their sessions wait
+//! for them on disk, if there is a folder for them.
 
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,11 +22,13 @@ use std::time::Duration;
 
 use config::gateway::GatewayConfig;
 use ipnet::IpNet;
+use ledger::JobId;
 use platform::children::GRACE;
 use platform::network::{Network, forwarding_enabled};
 use platform::service::Manager;
 use platform::tun::{Tun, TunOptions};
 use session::gateway::{Leases, Sessions};
+use session::ticket::TicketKeys;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -40,8 +44,10 @@ use crate::datagrams::DatagramRoom;
 use crate::device::{self, Device, Reader, Writer};
 use crate::housekeep;
 use crate::listener::{self, Guests};
+use crate::local::{LocalSocket, Served};
 use crate::sessions::SessionRoom;
 use crate::settings::Settings;
+use crate::state::{self, Left, Row, Store};
 use crate::switch::Switch;
 use crate::tally::{PERIOD, Tallies, Throttle};
 
@@ -80,6 +86,8 @@ impl Reload {
 pub(crate) struct Shared {
     settings: RefCell<Rc<Settings>>,
     config_path: Option<PathBuf>,
+    /// The addresses it listens on.
+    pub(crate) listen: Vec<String>,
     pub(crate) clock: Clock,
     pub(crate) guests: Guests,
     pub(crate) authenticator: Authenticator,
@@ -185,16 +193,25 @@ impl Gateway {
         let pools: Vec<_> = leases.gateway_addresses().collect();
         let (reader, writer) = open_device(device, &settings.config, &pools).await?;
         let (stopper, stopping) = watch::channel(false);
-        let (accounts, housekeeper) = open_books(shelf, &settings.config, manager.is_some(), &stopping)?;
+        let folder = shelf.as_ref().map(|shelf| shelf.ledger().disk().root().to_owned());
+        let tickets = state::keys(folder.as_deref(), platform::clock::now().wall);
+        let (store, left) = folder.map_or_else(|| (Store::nowhere(), Left::default()), |folder| Store::open(&folder));
+        let kept = left.sessions.iter().filter_map(Row::job).collect();
+        let (accounts, housekeeper) = open_books(shelf, kept, &settings.config, manager.is_some(), &stopping)?;
+        let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        let local = LocalSocket::open(&settings.config);
         let shared = Rc::new(Shared::new(
             settings,
             config_path,
+            names.clone(),
             leases,
             (writer, pools),
             datagrams,
             stopping,
-            accounts,
+            (accounts, tickets, store),
         ));
+        shared.restore(&left);
+        drop(left);
 
         for listener in listeners {
             spawn_local(listener::accept_all(listener, Rc::clone(&shared)));
@@ -204,7 +221,7 @@ impl Gateway {
         }
         spawn_local(end_sessions(Rc::clone(&shared)));
         spawn_local(watch_the_clock(Rc::clone(&shared)));
-        let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        let _served = local.and_then(|socket| answer(socket, &shared));
         info!("gateway ready on {}", names.join(", "));
         tell(&manager, Manager::ready);
 
@@ -219,6 +236,7 @@ impl Gateway {
             );
         }
         shared.sessions.end_all(shared.clock.now());
+        shared.sessions.finish(RECORDS).await;
         shared.sessions.accounts().finish(RECORDS).await;
         if let Some(housekeeper) = housekeeper {
             // A hook that does not heed SIGTERM is killed after its grace; its job is put back.
@@ -235,20 +253,22 @@ impl Shared {
     fn new(
         settings: Settings,
         config_path: Option<PathBuf>,
+        listen: Vec<String>,
         leases: Leases,
         (writer, pools): (Writer, Vec<IpNet>),
         datagrams: DatagramRoom,
         stopping: watch::Receiver<bool>,
-        accounts: Accounts,
+        (accounts, tickets, store): (Accounts, TicketKeys, Store),
     ) -> Self {
         let switch = Rc::new(Switch::new(writer, pools, settings.config.network.client_to_client));
         let mut table = Sessions::new(settings.session_limits(), leases);
         table.set_reservations(settings.reservations());
         Self {
+            listen,
             clock: Clock::new(),
             guests: Guests::new(Admission::new(settings.config.limits)),
             authenticator: Authenticator::start(settings.users.clone()),
-            sessions: SessionRoom::new(table, Rc::clone(&switch), accounts),
+            sessions: SessionRoom::new(table, Rc::clone(&switch), accounts, (tickets, store)),
             switch,
             datagrams: Rc::new(datagrams),
             tallies: Tallies::default(),
@@ -260,6 +280,18 @@ impl Shared {
             settings: RefCell::new(Rc::new(settings)),
             config_path,
         }
+    }
+
+    /// Puts back the sessions of the run before.
+    fn restore(&self, left: &Left) {
+        let settings = self.settings();
+        let reserved: HashMap<_, _> = settings.reservations().into_iter().collect();
+        self.sessions.restore(
+            left,
+            |user| reserved.get(user).copied().unwrap_or_default(),
+            |user| settings.may_stay(user),
+            self.clock.now(),
+        );
     }
 
     /// The settings in force. Whoever keeps them keeps them through a reload.
@@ -315,6 +347,7 @@ async fn work(
 /// Begins to keep records, and to work off what they come to if that is the gateway's own task.
 fn open_books(
     shelf: Option<Shelf>,
+    kept: HashSet<JobId>,
     config: &GatewayConfig,
     managed: bool,
     stopping: &watch::Receiver<bool>,
@@ -327,7 +360,21 @@ fn open_books(
     let in_daemon = config.housekeeping.run.in_daemon(managed);
     let work = in_daemon.then(|| housekeep::keep_house(worker, Arc::clone(&due), stopping.clone()));
     let sessions = config.limits.sessions as usize;
-    Ok((Accounts::in_ledger(shelf, due, sessions)?, work.map(spawn_local)))
+    Ok((Accounts::in_ledger(shelf, due, sessions, kept)?, work.map(spawn_local)))
+}
+
+/// Serves the local socket as long as what is returned lives.
+fn answer(socket: LocalSocket, shared: &Rc<Shared>) -> Option<Served> {
+    match socket.serve() {
+        Ok((served, questions)) => {
+            spawn_local(questions.answer_all(Rc::clone(shared)));
+            Some(served)
+        }
+        Err(error) => {
+            warn!(%error, "cannot serve the local socket");
+            None
+        }
+    }
 }
 
 /// Tells the service manager, if there is one. That it does not listen is its own affair.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use channel::{Channel, Closed};
-use now::{Deadline, Now};
+use now::{Awake, Deadline, Now};
 use platform::tcp::limit_unsent;
 use session::gateway::{Established, SessionId};
 use session::park::Attendance;
@@ -34,7 +34,7 @@ use crate::clock::instant;
 use crate::datagrams::{Arrival, Granted, Inheritance};
 use crate::datapath::DataPath;
 use crate::listener::{Guest, Lone};
-use crate::sessions::{Left, Order, STOPPING, Seat};
+use crate::sessions::{Left, Order, Report, Seat};
 use crate::shell::Shared;
 
 /// Frames or packets handled before the other direction, and after as many frames the other tasks, get their turn.
@@ -46,6 +46,9 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// How long the client may take to read its last frame and close. Closing at once would reset the connection if packets of
 /// the client are on their way, and the reset overtakes the frame.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Between two reports for status. A tunnel in which nothing happens has nothing to report.
+const REPORTS: Duration = Duration::from_secs(15);
 
 /// Bytes that the kernel may hold unsent for a client, so that one that does not read costs no more, and a control frame does
 /// not wait behind seconds of data.
@@ -84,6 +87,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, line: Line, granted: 
         established: Established::new(lease, terms.mtu, idle, now),
         data: granted.map(|granted| DataPath::new(&shared.datagrams, granted, id)),
         attendance: Attendance::new(settings.config.park.quiet, keepalive.idle + keepalive.interval, now),
+        reported: now.awake,
         question: false,
         unsaid: VecDeque::new(),
     };
@@ -148,6 +152,8 @@ struct Tunnel<'a> {
     established: Established,
     data: Option<DataPath<'a>>,
     attendance: Attendance,
+    /// When the session room heard last what was carried, for status.
+    reported: Awake,
     /// The client is to be asked for a word over the control connection, as soon as that may be.
     question: bool,
     /// Control frames for a client that is not active, until the one before has been acknowledged.
@@ -206,7 +212,20 @@ impl Tunnel<'_> {
             if let Some(over) = self.handle(event, seat, fitter, now).await {
                 return over;
             }
+            if now.awake.since(self.reported) >= REPORTS {
+                self.report(now);
+            }
         }
+    }
+
+    fn report(&mut self, now: Now) {
+        self.reported = now.awake;
+        let report = Report {
+            traffic: *self.established.traffic(),
+            data_channel: self.data.as_ref().is_some_and(DataPath::is_up),
+            quiet: !self.attendance.is_active() && self.attendance.parked().is_none(),
+        };
+        self.shared.sessions.report(self.id, self.epoch, report);
     }
 
     async fn handle(&mut self, event: Event, seat: &mut Seat, fitter: &mut Fitter, now: Now) -> Option<Over> {
@@ -287,7 +306,7 @@ impl Tunnel<'_> {
                 (Left::Ordered, LastWord::Close)
             }
             Over::EndedFromOutside(reason) => (Left::Ordered, LastWord::Reason(reason)),
-            Over::Stopping => (Left::Ended(EndReason::Admin(STOPPING.to_owned())), LastWord::Close),
+            Over::Stopping => (Left::Stopping, LastWord::Close),
         };
         if let Some(data) = self.data.take() {
             data.close();

@@ -19,6 +19,7 @@ pub mod park;
 mod path_mtu;
 pub mod resume;
 mod round_trip;
+pub mod ticket;
 mod timers;
 mod traffic;
 

@@ -1,6 +1,7 @@
 //! The JSON. Times are wall time in milliseconds since 1970 (`.._unix_ms`), lengths have their unit in the name.
 
 mod event;
+mod gateway;
 mod housekeeping;
 mod order;
 mod status;
@@ -8,6 +9,7 @@ mod status;
 use serde::{Deserialize, Serialize};
 
 pub use event::{Event, Happening};
+pub use gateway::{Attendance, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Kicked, SessionCounts};
 pub use housekeeping::{Counts, History, Housekeeping, Job, JobState, Session, Sleep};
 pub use order::{Down, Owed, Up, UpOrder};
 pub use status::{Problem, State, Status, Totals, Traffic, Tunnel, Wanted};

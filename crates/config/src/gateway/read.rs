@@ -9,7 +9,7 @@ use super::{
 };
 use crate::document::Document;
 use crate::section::Section;
-use crate::{dtls, housekeeping, log, names, routes, sleep, transport, url};
+use crate::{api, dtls, housekeeping, log, names, routes, sleep, transport, url};
 
 /// Sockets to listen on.
 const MAX_LISTENERS: usize = 16;
@@ -40,9 +40,8 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         user_timeout: tcp.whole_seconds("user_timeout_s", 7200, 1..=86_400),
     };
     let limits = limits(document);
-    let storage = Storage {
-        state_dir: document.section("storage").path_or_none("state_dir", "/var/lib/marmot"),
-    };
+    let storage = storage(document);
+    let api = api::read(document);
     let housekeeping = housekeeping::read(document);
     let log = log::read(document);
     Some(GatewayConfig {
@@ -56,7 +55,8 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         park,
         tcp,
         limits,
-        storage,
+        storage: storage?,
+        api,
         housekeeping: housekeeping?,
         log,
     })
@@ -355,6 +355,16 @@ fn session(document: &Document<'_>) -> Session {
         session_timeout: section.seconds_or_zero("session_timeout_s", 1.0..=365.0 * DAY_S),
         cookie_lifetime: section.seconds("cookie_lifetime_s", 900.0, 1.0..=30.0 * DAY_S),
     }
+}
+
+fn storage(document: &Document<'_>) -> Option<Storage> {
+    let section = document.section("storage");
+    let state_dir = section.path_or_none("state_dir", "/var/lib/marmot");
+    let runtime_dir = section.path("runtime_dir", "/run/marmot");
+    Some(Storage {
+        state_dir,
+        runtime_dir: runtime_dir?,
+    })
 }
 
 fn limits(document: &Document<'_>) -> Limits {

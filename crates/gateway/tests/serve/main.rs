@@ -3,8 +3,10 @@
 mod access;
 mod accounts;
 mod client;
+mod datagrams;
 mod house;
 mod limits;
 mod logout;
+mod parking;
 mod tunnels;
 mod upkeep;

@@ -134,6 +134,19 @@ impl Leases {
         }
     }
 
+    /// Takes those addresses of a lease from before that are still free for whoever has these set aside.
+    pub(super) fn reclaim(&mut self, lease: Lease, reserved: Reservation, now: Boot) -> Lease {
+        let take = |pool: &mut Option<Pool>, address: Option<IpAddr>, reserved: Option<IpAddr>| {
+            pool.as_mut()?.reclaim(address?, reserved, now)
+        };
+        let v4 = take(&mut self.v4, lease.v4.map(IpAddr::V4), reserved.v4.map(IpAddr::V4));
+        let v6 = take(&mut self.v6, lease.v6.map(IpAddr::V6), reserved.v6.map(IpAddr::V6));
+        Lease {
+            v4: lease.v4.filter(|_| v4.is_some()),
+            v6: lease.v6.filter(|_| v6.is_some()),
+        }
+    }
+
     /// Gives a lease back; its addresses begin to rest.
     pub(super) fn release(&mut self, lease: Lease, now: Boot) {
         let until = now.plus(self.rest);
@@ -216,6 +229,25 @@ impl Pool {
             .map(|(address, _)| *address)
             .ok_or(PoolExhausted)?;
         Ok(self.hold(longest))
+    }
+
+    fn reclaim(&mut self, address: IpAddr, reserved: Option<IpAddr>, now: Boot) -> Option<IpAddr> {
+        let leasable = self.is_leasable(address) && !self.held.contains(&address);
+        let resting = self.resting.get(&address).is_some_and(|until| *until > now);
+        let of_another = self.reserved.contains(&address) && reserved != Some(address);
+        (leasable && !resting && !of_another).then(|| self.hold(address))
+    }
+
+    /// Whether this pool leases that address: not the network, the gateway or the broadcast address, nor one of another pool.
+    fn is_leasable(&self, address: IpAddr) -> bool {
+        let host = match (self.net.addr(), address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                u128::from(address.to_bits() - base.to_bits().min(address.to_bits()))
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => address.to_bits() - base.to_bits().min(address.to_bits()),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+        };
+        self.net.contains(&address) && (FIRST..=self.last).contains(&host)
     }
 
     /// The next address that is neither held, reserved nor `barred`. Looks at no more addresses than could be barred.
@@ -305,6 +337,26 @@ mod tests {
         let others: Vec<Lease> = (0..4).map(|_| take(&mut leases, boot(2)).expect("free")).collect();
         assert!(others.iter().all(|lease| lease.v4 != first.v4));
         assert_eq!(take(&mut leases, boot(3)).expect("rested").v4, first.v4);
+    }
+
+    #[test]
+    fn an_address_from_before_is_taken_back_unless_somebody_else_may_have_it() {
+        let mut leases = leases("10.78.0.0/29");
+        let of = |last| Lease {
+            v4: Some([10, 78, 0, last].into()),
+            v6: None,
+        };
+        let reserved = Reservation { v4: of(3).v4, v6: None };
+        leases.reserve([reserved]);
+        for wrong in [of(0), of(1), of(7), of(8), of(3)] {
+            assert_eq!(leases.reclaim(wrong, Reservation::default(), boot(0)), Lease::default());
+        }
+        assert_eq!(leases.reclaim(of(3), reserved, boot(0)), of(3));
+        assert_eq!(leases.reclaim(of(2), reserved, boot(0)), of(2));
+        assert_eq!(leases.reclaim(of(2), reserved, boot(0)), Lease::default(), "it is held");
+        leases.release(of(2), boot(1));
+        assert_eq!(leases.reclaim(of(2), reserved, boot(600)), Lease::default(), "it rests");
+        assert_eq!(leases.reclaim(of(2), reserved, boot(601)), of(2));
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! ```text
 //!   login ---> waiting (no lease yet) --connect--> connected, epoch 1 --detach--> waiting
 //!                                                       ^----------- connect, epoch + 1 ---'
-//!   waiting for longer than the cookie's lifetime, older than the session timeout, logout, removal: ended
+//!   silent for longer than it may be, older than the session timeout, logout, removal: ended
 //! ```
 //! A connect with a cookie whose session is connected already is a take-over: the new connection wins, and what the old
-//! one still says carries an old epoch and is ignored. Times here count on the boot clock, through sleep.
+//! one still says carries an old epoch and is ignored. Times here count on the boot clock, through sleep. How long a client
+//! may be silent, and what is said of it meanwhile, is in [`parking`].
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use now::{Boot, Deadline, Now};
@@ -18,6 +19,15 @@ use thiserror::Error;
 
 use super::{Lease, Leases, Reservation};
 use crate::EndReason;
+
+mod connect;
+mod entry;
+mod keep;
+mod parking;
+
+pub use connect::{Claim, ConnectRefused, Connected, Proof, Shown, Standing};
+pub use entry::{Entry, Parked, Presence, Since};
+pub use keep::{Kept, MAX_REVOKED};
 
 /// Names a session in logs and between our own ends. Random, and no secret: it opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,8 +87,14 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions of one user.
     pub per_user: usize,
-    /// How long a session without a connection waits for its client.
+    /// How long a session without a connection waits for a client that cannot park.
     pub cookie_lifetime: Duration,
+    /// How long a session is kept for the silence of a client that can park, if any is.
+    pub park_ttl: Option<Duration>,
+    /// How long a session waits before it counts as parked.
+    pub quiet: Duration,
+    /// Parked sessions of one user.
+    pub parked_per_user: usize,
     /// How long a session lives after its login, if there is a limit.
     pub session_timeout: Option<Duration>,
 }
@@ -92,40 +108,6 @@ pub enum LoginRefused {
     /// The user has as many connected sessions as allowed.
     #[error("too many sessions of this user")]
     TooManyOfUser,
-}
-
-/// Why a cookie got no tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum ConnectRefused {
-    /// No session has this cookie.
-    #[error("unknown cookie")]
-    UnknownCookie,
-    /// No address is free.
-    #[error("address pool exhausted")]
-    PoolExhausted,
-}
-
-/// A session that got its tunnel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connected {
-    /// Which session.
-    pub id: SessionId,
-    /// One more than at the connection before; 1 at the first.
-    pub epoch: u64,
-    /// Whose.
-    pub user: String,
-    /// Logged in to which group.
-    pub group: Option<String>,
-    /// Its addresses, the same at every connection of the session.
-    pub lease: Lease,
-    /// Addresses reserved for the user that it should have got now, but another session holds.
-    pub missed: Reservation,
-    /// The connection that is taken over and must be closed, if one lives.
-    pub replaced: Option<u64>,
-    /// How long the session may still live.
-    pub remaining: Option<Duration>,
-    /// Sessions that gave way.
-    pub ended: Vec<Ended>,
 }
 
 /// A session that is over. Its addresses have been given back.
@@ -143,49 +125,25 @@ pub struct Ended {
     pub connected: Option<u64>,
     /// How long it lived, on the boot clock.
     pub age: Duration,
+    /// Until when its tickets are refused, if there may be any.
+    pub revoked_until: Option<Boot>,
 }
 
-/// One session as status shows it.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    user: String,
-    group: Option<String>,
-    cookie: CookieHash,
-    reserved: Reservation,
-    lease: Lease,
-    epoch: u64,
-    /// Ends this epoch; goes with it.
-    token: Option<TokenHash>,
-    began: Boot,
-    /// `None` while connected.
-    waiting_since: Option<Boot>,
-}
-
-impl Entry {
-    /// Whose session it is.
-    pub fn user(&self) -> &str {
-        &self.user
-    }
-
-    /// Logged in to which group.
-    pub fn group(&self) -> Option<&str> {
-        self.group.as_deref()
-    }
-
-    /// Its addresses.
-    pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    /// Connections it has had.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Whether a connection lives.
-    pub fn is_connected(&self) -> bool {
-        self.waiting_since.is_none()
-    }
+/// A user who has been authenticated, and what its session is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// Who.
+    pub user: &'a str,
+    /// The chosen group.
+    pub group: Option<&'a str>,
+    /// By the user's client certificate, alone or with a password: only with it the session is connected.
+    pub certified: bool,
+    /// Addresses set aside for the user.
+    pub reserved: Reservation,
+    /// A fresh random value.
+    pub id: SessionId,
+    /// Of a fresh random value.
+    pub cookie: CookieHash,
 }
 
 /// All sessions of a gateway.
@@ -197,6 +155,10 @@ pub struct Sessions {
     by_cookie: BTreeMap<CookieHash, SessionId>,
     /// Sessions that ended in a call that failed all the same; [`Sessions::expire`] reports them.
     unreported: Vec<Ended>,
+    /// Sessions that have ended, until their last ticket has.
+    revoked: BTreeMap<SessionId, Boot>,
+    /// Until then a cookie that is not known may be one of a session that a damaged file has lost.
+    lost_until: Option<Boot>,
 }
 
 impl Sessions {
@@ -208,6 +170,8 @@ impl Sessions {
             entries: BTreeMap::new(),
             by_cookie: BTreeMap::new(),
             unreported: Vec::new(),
+            revoked: BTreeMap::new(),
+            lost_until: None,
         }
     }
 
@@ -235,94 +199,49 @@ impl Sessions {
         self.entries.iter().map(|(id, entry)| (*id, entry))
     }
 
-    /// Opens a session for a user who has been authenticated. `id` and the cookie are fresh random values of the caller's.
+    /// Opens a session for a user who has been authenticated.
     /// Where a limit is reached, sessions whose time is over go first; then the user's own session that has waited longest
     /// gives way, one that never had a connection before any other. Sessions of others never do.
     ///
     /// # Errors
     /// See [`LoginRefused`].
-    pub fn login(
-        &mut self,
-        user: &str,
-        group: Option<&str>,
-        reserved: Reservation,
-        id: SessionId,
-        cookie: CookieHash,
-        now: Now,
-    ) -> Result<Vec<Ended>, LoginRefused> {
+    pub fn login(&mut self, login: &Login<'_>, now: Now) -> Result<Vec<Ended>, LoginRefused> {
+        let ended = self.make_room(login.user, now)?;
+        let entry = Entry {
+            user: login.user.to_owned(),
+            group: login.group.map(str::to_owned),
+            certified: login.certified,
+            cookie: Some(login.cookie),
+            reserved: login.reserved,
+            lease: Lease::default(),
+            epoch: 0,
+            token: None,
+            key: None,
+            began: Since::now(now.boot),
+            presence: Presence::Waiting(Since::now(now.boot)),
+            parked: None,
+            last_word: Since::now(now.boot),
+            tickets_until: None,
+        };
+        self.by_cookie.insert(login.cookie, login.id);
+        self.entries.insert(login.id, entry);
+        Ok(ended)
+    }
+
+    /// Makes room for one more session of a user.
+    fn make_room(&mut self, user: &str, now: Now) -> Result<Vec<Ended>, LoginRefused> {
         let mut ended = Vec::new();
         if self.no_room_for(user).is_some() {
             ended = self.expire(now);
         }
         if let Some(refused) = self.no_room_for(user) {
-            let Some(oldest) = self.longest_waiting(user) else {
+            let Some(oldest) = self.longest_waiting(user, now.boot) else {
                 self.unreported.extend(ended);
                 return Err(refused);
             };
             ended.extend(self.end(oldest, None, EndReason::Replaced, now));
         }
-        let entry = Entry {
-            user: user.to_owned(),
-            group: group.map(str::to_owned),
-            cookie,
-            reserved,
-            lease: Lease::default(),
-            epoch: 0,
-            token: None,
-            began: now.boot,
-            waiting_since: Some(now.boot),
-        };
-        self.by_cookie.insert(cookie, id);
-        self.entries.insert(id, entry);
         Ok(ended)
-    }
-
-    /// Connects the session of a cookie and leases the wanted families it does not hold yet.
-    ///
-    /// # Errors
-    /// See [`ConnectRefused`]; the session itself goes on.
-    pub fn connect(&mut self, cookie: &CookieHash, v4: bool, v6: bool, now: Now) -> Result<Connected, ConnectRefused> {
-        let id = *self.by_cookie.get(cookie).ok_or(ConnectRefused::UnknownCookie)?;
-        let entry = self.entries.get(&id).expect("every cookie belongs to a session");
-        if self.is_over(entry, now.boot).is_some() {
-            return Err(ConnectRefused::UnknownCookie);
-        }
-        // Only for what this session will lease now: what it holds already it keeps.
-        let missing = Reservation {
-            v4: entry.reserved.v4.filter(|_| v4 && entry.lease.v4.is_none()),
-            v6: entry.reserved.v6.filter(|_| v6 && entry.lease.v6.is_none()),
-        };
-        let ended = self.make_way(id, missing, now);
-        let entry = self.entries.get_mut(&id).expect("a session never gives way to itself");
-        let Ok(lease) = self.leases.lease(entry.lease, (v4, v6), entry.reserved, now.boot) else {
-            self.unreported.extend(ended);
-            return Err(ConnectRefused::PoolExhausted);
-        };
-        entry.lease = lease;
-        let missed = Reservation {
-            v4: missing
-                .v4
-                .filter(|_| lease.v4.is_some_and(|own| missing.v4 != Some(own))),
-            v6: missing
-                .v6
-                .filter(|_| lease.v6.is_some_and(|own| missing.v6 != Some(own))),
-        };
-        let replaced = entry.is_connected().then_some(entry.epoch);
-        entry.epoch += 1;
-        entry.token = None;
-        entry.waiting_since = None;
-        let lived = now.boot.since(entry.began);
-        Ok(Connected {
-            id,
-            epoch: entry.epoch,
-            user: entry.user.clone(),
-            group: entry.group.clone(),
-            lease: entry.lease,
-            missed,
-            replaced,
-            remaining: self.limits.session_timeout.map(|limit| limit.saturating_sub(lived)),
-            ended,
-        })
     }
 
     /// Lets whoever has this token end `epoch` of a session later, by [`Sessions::logout`]. `false` if that is not its
@@ -358,17 +277,6 @@ impl Sessions {
         }
     }
 
-    /// The connection of `epoch` is gone. The session waits, unless a newer connection has taken over. `true` if it waits.
-    pub fn detach(&mut self, id: SessionId, epoch: u64, now: Now) -> bool {
-        match self.entries.get_mut(&id) {
-            Some(entry) if entry.epoch == epoch && entry.is_connected() => {
-                entry.waiting_since = Some(now.boot);
-                true
-            }
-            _ => false,
-        }
-    }
-
     /// Ends a session. With an `epoch`, only if that connection is still its newest.
     pub fn end(&mut self, id: SessionId, epoch: Option<u64>, reason: EndReason, now: Now) -> Option<Ended> {
         let entry = self.entries.get(&id)?;
@@ -376,15 +284,19 @@ impl Sessions {
             return None;
         }
         let entry = self.entries.remove(&id).expect("just seen");
-        self.by_cookie.remove(&entry.cookie);
+        if let Some(cookie) = &entry.cookie {
+            self.by_cookie.remove(cookie);
+        }
+        let revoked_until = self.revoke_tickets(id, &entry, now);
         self.leases.release(entry.lease, now.boot);
         Some(Ended {
             id,
-            connected: entry.is_connected().then_some(entry.epoch),
+            connected: entry.has_tunnel().then_some(entry.epoch),
             user: entry.user,
             reason,
             lease: entry.lease,
-            age: now.boot.since(entry.began),
+            age: entry.began.age(now.boot),
+            revoked_until,
         })
     }
 
@@ -394,6 +306,7 @@ impl Sessions {
             .iter()
             .filter_map(|(id, entry)| self.is_over(entry, now.boot).map(|reason| (id, reason)))
             .collect();
+        self.revoked.retain(|_, until| *until > now.boot);
         let mut ended = std::mem::take(&mut self.unreported);
         ended.extend(
             over.into_iter()
@@ -420,17 +333,13 @@ impl Sessions {
         let ends = self
             .entries
             .values()
-            .flat_map(|entry| [self.waits_until(entry), self.lives_until(entry)]);
+            .flat_map(|entry| [self.waits_until(entry), self.lives_until(entry), self.parks_at(entry)]);
         let reports = (!self.unreported.is_empty()).then_some(now.boot);
         let next = ends.flatten().chain(reports).min()?;
         Some(Deadline {
             at: now.awake.plus(next.since(now.boot)),
             reason: "end of a session",
         })
-    }
-
-    fn waits_until(&self, entry: &Entry) -> Option<Boot> {
-        entry.waiting_since.map(|since| since.plus(self.limits.cookie_lifetime))
     }
 
     fn lives_until(&self, entry: &Entry) -> Option<Boot> {
@@ -455,35 +364,16 @@ impl Sessions {
     }
 
     /// The user's session that is missed least: a login that was never used before a laptop that sleeps.
-    fn longest_waiting(&self, user: &str) -> Option<SessionId> {
+    fn longest_waiting(&self, user: &str, now: Boot) -> Option<SessionId> {
         let waiting = self.iter().filter(|(_, entry)| entry.user == user);
         waiting
-            .filter_map(|(id, entry)| entry.waiting_since.map(|since| (entry.epoch > 0, since, id)))
+            .filter_map(|(id, entry)| {
+                entry
+                    .waiting_since()
+                    .map(|since| (entry.epoch > 0, Reverse(since.age(now)), id))
+            })
             .min()
             .map(|(_, _, id)| id)
-    }
-
-    /// A reserved address that `id` is about to lease comes free if the user's own waiting session holds it.
-    fn make_way(&mut self, id: SessionId, missing: Reservation, now: Now) -> Vec<Ended> {
-        let wanted = [missing.v4.map(IpAddr::V4), missing.v6.map(IpAddr::V6)];
-        let wanted = wanted
-            .into_iter()
-            .flatten()
-            .filter(|address| self.leases.is_held(*address));
-        let holders: Vec<SessionId> = wanted.filter_map(|address| self.waiting_holder(id, address)).collect();
-        holders
-            .into_iter()
-            .filter_map(|holder| self.end(holder, None, EndReason::Replaced, now))
-            .collect()
-    }
-
-    /// Another session of the same user that holds `address` and has no connection.
-    fn waiting_holder(&self, id: SessionId, address: IpAddr) -> Option<SessionId> {
-        let user = &self.entries.get(&id)?.user;
-        let holds = |entry: &Entry| entry.user == *user && !entry.is_connected() && entry.lease.permits(address);
-        self.iter()
-            .find(|(other, entry)| *other != id && holds(entry))
-            .map(|(holder, _)| holder)
     }
 }
 

@@ -1,12 +1,18 @@
 //! What happens to sessions when clients come, sleep, come back and crowd.
 
 use super::*;
+use crate::park::ParkKind;
+
+mod resume;
 
 const LIMITS: Limits = Limits {
     sessions: 4,
     per_user: 2,
     cookie_lifetime: Duration::from_secs(900),
     session_timeout: Some(Duration::from_secs(36_000)),
+    park_ttl: Some(Duration::from_secs(28_800)),
+    quiet: Duration::from_secs(60),
+    parked_per_user: 2,
 };
 
 fn now(seconds: u64) -> Now {
@@ -23,18 +29,44 @@ fn cookie(n: u8) -> CookieHash {
 }
 
 fn login(table: &mut Sessions, user: &str, n: u8, at: u64) -> Result<Vec<Ended>, LoginRefused> {
-    table.login(
+    login_with(table, user, Reservation::default(), n, at)
+}
+
+fn login_with(
+    table: &mut Sessions,
+    user: &str,
+    reserved: Reservation,
+    n: u8,
+    at: u64,
+) -> Result<Vec<Ended>, LoginRefused> {
+    let login = Login {
         user,
-        None,
-        Reservation::default(),
-        SessionId([n; 16]),
-        cookie(n),
-        now(at),
-    )
+        group: None,
+        certified: false,
+        reserved,
+        id: SessionId([n; 16]),
+        cookie: cookie(n),
+    };
+    table.login(&login, now(at))
+}
+
+/// Of a client that shows its cookie and nothing else.
+fn claim(n: u8) -> Claim<'static> {
+    Claim {
+        shown: Shown::Cookie(cookie(n)),
+        families: (true, true),
+        key: None,
+        proof: None,
+        certificate_user: None,
+    }
+}
+
+fn welcome(_: &str, _: Option<&str>) -> Standing {
+    Standing::Good(Reservation::default())
 }
 
 fn connect(table: &mut Sessions, n: u8, at: u64) -> Result<Connected, ConnectRefused> {
-    table.connect(&cookie(n), true, true, now(at))
+    table.connect(&claim(n), welcome, now(at))
 }
 
 #[test]
@@ -58,7 +90,60 @@ fn a_take_over_wins_and_the_old_connection_cannot_end_it() {
     assert_eq!(second.replaced, Some(1));
     assert!(!table.detach(first.id, 1, now(3)), "an old epoch detaches nothing");
     assert_eq!(table.end(first.id, Some(1), EndReason::UserStop, now(3)), None);
-    assert!(table.iter().all(|(_, entry)| entry.is_connected()));
+    assert!(table.iter().all(|(_, entry)| entry.has_tunnel()));
+}
+
+#[test]
+fn a_session_is_parked_once_and_keeps_the_time_of_its_first_kind() {
+    let mut table = table();
+    login(&mut table, "alice", 1, 0).expect("room");
+    let id = connect(&mut table, 1, 1).expect("cookie").id;
+    let parked = |table: &Sessions| table.iter().next().and_then(|(_, entry)| entry.parked());
+    assert_eq!(
+        table.park(id, 1, ParkKind::Announced, now(10)),
+        Some(Vec::new()),
+        "said once"
+    );
+    assert_eq!(table.park(id, 1, ParkKind::Frozen, now(20)), None);
+    assert_eq!(table.park(id, 7, ParkKind::Frozen, now(20)), None, "another epoch");
+    assert!(table.stirred(id, 1, now(30)));
+    assert!(table.control_lost(id, 1) && !table.control_lost(id, 1));
+    assert!(table.detach(id, 1, now(40)));
+    let expected = Parked {
+        kind: ParkKind::Unreachable,
+        since: Since::now(now(10).boot),
+        wakes: 1,
+    };
+    assert_eq!(parked(&table), Some(expected));
+    assert!(table.unreachable(now(1000)).is_empty(), "it is parked already");
+    assert_eq!(connect(&mut table, 1, 50).expect("cookie").parked, Some(expected));
+    assert_eq!(parked(&table), None);
+    assert_eq!(table.unpark(id, 2, now(60)), None);
+}
+
+#[test]
+fn only_a_users_own_oldest_parked_session_gives_way() {
+    let mut table = Sessions::new(
+        Limits { per_user: 8, ..LIMITS },
+        Leases::new(
+            Some("10.78.0.0/24".parse().expect("net")),
+            None,
+            Duration::from_secs(600),
+        ),
+    );
+    for (user, n) in [("bob", 1), ("alice", 2), ("alice", 3), ("alice", 4)] {
+        login(&mut table, user, n, 0).expect("room");
+        let id = connect(&mut table, n, 1).expect("cookie").id;
+        let ended = table
+            .park(id, 1, ParkKind::Frozen, now(10 + u64::from(n)))
+            .expect("newly parked");
+        let gone: Vec<_> = ended.iter().map(|ended| (ended.id, &ended.reason)).collect();
+        if n == 4 {
+            assert_eq!(gone, [(SessionId([2; 16]), &EndReason::Replaced)]);
+        } else {
+            assert!(gone.is_empty());
+        }
+    }
 }
 
 #[test]
@@ -79,8 +164,11 @@ fn a_client_that_stays_away_too_long_loses_its_session() {
     login(&mut table, "alice", 1, 0).expect("room");
     let connected = connect(&mut table, 1, 1).expect("cookie");
     table.detach(connected.id, 1, now(10));
+    assert_eq!(table.deadline(now(10)).map(|deadline| deadline.at), Some(now(70).awake));
+    assert_eq!(table.unreachable(now(70)), [(connected.id, 1)]);
+    table.park(connected.id, 1, ParkKind::Unreachable, now(70));
     assert_eq!(
-        table.deadline(now(10)).map(|deadline| deadline.at),
+        table.deadline(now(70)).map(|deadline| deadline.at),
         Some(now(910).awake)
     );
     assert!(table.expire(now(909)).is_empty());
@@ -98,7 +186,7 @@ fn sleep_of_the_gateway_counts_towards_the_lifetime() {
     login(&mut table, "alice", 1, 0).expect("room");
     let later = now(1).plus_asleep(Duration::from_secs(1000));
     assert_eq!(
-        table.connect(&cookie(1), true, false, later),
+        table.connect(&claim(1), welcome, later),
         Err(ConnectRefused::UnknownCookie)
     );
 }
@@ -214,9 +302,7 @@ fn a_reserved_address_follows_its_user() {
     };
     table.set_reservations([("alice".to_owned(), reserved)]);
     for n in 1..=2 {
-        table
-            .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
-            .expect("room");
+        login_with(&mut table, "alice", reserved, n, 0).expect("room");
     }
     let first = connect(&mut table, 1, 1).expect("cookie");
     assert_eq!(first.lease.v4, reserved.v4);
@@ -239,9 +325,7 @@ fn a_login_from_before_a_reload_gets_what_is_reserved_now() {
     table.set_reservations([("alice".to_owned(), of(5))]);
     for (user, n) in [("alice", 1), ("bob", 2)] {
         let reserved = if user == "alice" { of(5) } else { Reservation::default() };
-        table
-            .login(user, None, reserved, SessionId([n; 16]), cookie(n), now(0))
-            .expect("room");
+        login_with(&mut table, user, reserved, n, 0).expect("room");
     }
     table.set_reservations([("bob".to_owned(), of(5))]);
     let alice = connect(&mut table, 1, 1).expect("an address of the pool");
@@ -258,9 +342,7 @@ fn a_reconnect_that_needs_no_address_ends_no_sleeping_session() {
     };
     table.set_reservations([("alice".to_owned(), reserved)]);
     for n in 1..=2 {
-        table
-            .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
-            .expect("room");
+        login_with(&mut table, "alice", reserved, n, 0).expect("room");
     }
     let asleep = connect(&mut table, 1, 1).expect("the reserved address");
     let other = connect(&mut table, 2, 1).expect("an address of the pool");
@@ -288,13 +370,13 @@ fn a_session_that_gave_way_in_vain_is_reported_by_the_next_look() {
         connect(&mut table, n, 0).expect("both addresses of the small pool go");
     }
     for n in 3..=4 {
-        table
-            .login("alice", None, reserved, SessionId([n; 16]), cookie(n), now(0))
-            .expect("room");
+        login_with(&mut table, "alice", reserved, n, 0).expect("room");
     }
-    table
-        .connect(&cookie(3), true, false, now(1))
-        .expect("the reserved address");
+    let v4_only = Claim {
+        families: (true, false),
+        ..claim(3)
+    };
+    table.connect(&v4_only, welcome, now(1)).expect("the reserved address");
     table.detach(SessionId([3; 16]), 1, now(2));
     assert_eq!(connect(&mut table, 4, 3), Err(ConnectRefused::PoolExhausted));
     assert_eq!(table.deadline(now(3)).map(|deadline| deadline.at), Some(now(3).awake));

@@ -1,0 +1,205 @@
+//! What the room keeps, and what it tells whom.
+
+use super::*;
+use crate::device::{MemoryDevice, of_memory};
+use session::gateway::Leases;
+use session::park::ParkKind;
+use session::ticket::FRESH_BYTES;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+fn room() -> SessionRoom {
+    let (near, _far) = MemoryDevice::pair(8);
+    let (_, writer) = of_memory(near);
+    let pool = "10.78.0.0/29".parse().ok();
+    let leases = Leases::new(pool, None, Duration::from_secs(600));
+    let switch = Switch::new(writer, leases.gateway_addresses().collect(), false);
+    let limits = Limits {
+        sessions: 10,
+        per_user: 2,
+        cookie_lifetime: Duration::from_secs(900),
+        session_timeout: Some(Duration::from_secs(3600)),
+        park_ttl: None,
+        quiet: Duration::from_secs(60),
+        parked_per_user: 2,
+    };
+    SessionRoom::new(
+        Sessions::new(limits, leases),
+        Rc::new(switch),
+        Accounts::nowhere(),
+        (TicketKeys::new([7; FRESH_BYTES], at(0).wall), Store::nowhere()),
+    )
+}
+
+fn at(seconds: u64) -> Now {
+    Now::default().plus(Duration::from_secs(seconds))
+}
+
+fn login(room: &SessionRoom) -> Secret {
+    room.login("alice", None, (Reservation::default(), false), at(0))
+        .expect("session")
+}
+
+/// Of a client that shows its cookie and nothing else.
+fn try_to_connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Result<Seat, ConnectRefused> {
+    let offer = Offer {
+        cookie: cookie.clone(),
+        want_v4: true,
+        want_v6: true,
+        ..Offer::default()
+    };
+    let caller = Caller {
+        offer: &offer,
+        peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
+        binding: None,
+        certificate_user: None,
+    };
+    room.connect(&caller, |_, _| Standing::Good(Reservation::default()), at(seconds))
+}
+
+fn connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Seat {
+    try_to_connect(room, cookie, seconds).expect("tunnel")
+}
+
+fn records(room: &SessionRoom) -> usize {
+    room.records.borrow().len()
+}
+
+#[test]
+fn cookies_differ_and_are_long() {
+    let room = room();
+    let (one, other) = (login(&room), login(&room));
+    assert_ne!(one, other);
+    assert_eq!(one.expose().len(), 43);
+}
+
+#[test]
+fn the_timer_hears_of_every_login_and_connect() {
+    let room = room();
+    let woken = || {
+        let notified = std::pin::pin!(room.changed.notified());
+        notified.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    };
+    assert!(!woken());
+    let cookie = login(&room);
+    assert!(woken() && !woken());
+    connect(&room, &cookie, 1);
+    assert!(woken() && !woken());
+    try_to_connect(&room, &Secret::from("unknown"), 2).expect_err("refused");
+    assert!(woken());
+}
+
+#[test]
+fn a_second_connection_makes_the_first_give_way_and_keeps_the_lease() {
+    let room = room();
+    let cookie = login(&room);
+    let mut first = connect(&room, &cookie, 1);
+    let second = connect(&room, &cookie, 2);
+    assert!(matches!(first.orders.try_recv(), Ok(Order::GiveWay(_))));
+    assert_eq!(first.connected.lease, second.connected.lease);
+
+    let id = first.connected.id;
+    room.left(id, 1, &Traffic::default(), Left::Ordered, at(3));
+    room.left(id, 1, &Traffic::default(), Left::Detached("late".to_owned()), at(3));
+    assert!(room.table.borrow().iter().all(|(_, entry)| entry.has_tunnel()));
+}
+
+#[test]
+fn a_session_that_ends_from_outside_waits_for_the_counters_of_its_tunnel() {
+    let room = room();
+    let mut seat = connect(&room, &login(&room), 1);
+    room.expire(at(3600));
+    assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::AuthExpired))));
+    assert_eq!((room.len(), records(&room)), (0, 1));
+    room.left(seat.connected.id, 1, &Traffic::default(), Left::Ordered, at(3601));
+    assert_eq!(records(&room), 0);
+}
+
+#[test]
+fn a_detached_session_waits_and_then_ends() {
+    let room = room();
+    let cookie = login(&room);
+    let seat = connect(&room, &cookie, 1);
+    room.left(
+        seat.connected.id,
+        1,
+        &Traffic::default(),
+        Left::Detached("eof".to_owned()),
+        at(10),
+    );
+    assert_eq!((room.len(), records(&room)), (1, 1));
+    room.expire(at(909));
+    assert_eq!(room.len(), 1);
+    room.expire(at(910));
+    assert_eq!((room.len(), records(&room)), (0, 0));
+}
+
+#[test]
+fn a_logout_destroys_the_cookie() {
+    let room = room();
+    let cookie = login(&room);
+    let seat = connect(&room, &cookie, 1);
+    room.left(
+        seat.connected.id,
+        1,
+        &Traffic::default(),
+        Left::Ended(EndReason::UserStop),
+        at(2),
+    );
+    let refused = try_to_connect(&room, &cookie, 3).expect_err("refused");
+    assert_eq!(refused, ConnectRefused::UnknownCookie);
+    assert_eq!(records(&room), 0);
+}
+
+#[test]
+fn a_reload_ends_the_sessions_of_users_who_are_gone() {
+    let room = room();
+    let cookie = login(&room);
+    let mut seat = connect(&room, &cookie, 1);
+    let limits = Limits {
+        sessions: 10,
+        per_user: 2,
+        cookie_lifetime: Duration::from_secs(900),
+        session_timeout: None,
+        park_ttl: None,
+        quiet: Duration::from_secs(60),
+        parked_per_user: 2,
+    };
+    room.reload(limits, Vec::new(), |user| user != "alice", at(2));
+    assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::Admin(_)))));
+}
+
+#[test]
+fn a_session_is_counted_parked_once_and_back_once() {
+    let room = room();
+    let cookie = login(&room);
+    let id = connect(&room, &cookie, 1).connected.id;
+    for kind in [ParkKind::Announced, ParkKind::Frozen] {
+        room.parked(id, 1, kind, at(10));
+    }
+    room.stirred(id, 1, at(20));
+    room.unparked(id, 1, Via::Rebind, at(30));
+    room.unparked(id, 1, Via::SamePath, at(31));
+    let counters = room.counters();
+    assert_eq!(counters.parks.into_iter().collect::<Vec<_>>(), [("announced", 1)]);
+    assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("rebind", 1)]);
+}
+
+#[test]
+fn a_session_without_a_connection_is_parked_after_a_while_unless_its_client_comes_back() {
+    let room = room();
+    let cookie = login(&room);
+    let gone = || Left::Detached("eof".to_owned());
+    let id = connect(&room, &cookie, 1).connected.id;
+    room.left(id, 1, &Traffic::default(), gone(), at(10));
+    room.expire(at(69));
+    connect(&room, &cookie, 69);
+    assert_eq!(room.counters(), Counters::default());
+    room.left(id, 2, &Traffic::default(), gone(), at(80));
+    room.expire(at(140));
+    room.expire(at(150));
+    connect(&room, &cookie, 160);
+    let counters = room.counters();
+    assert_eq!(counters.parks.into_iter().collect::<Vec<_>>(), [("unreachable", 1)]);
+    assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("resume", 1)]);
+}
