@@ -47,6 +47,8 @@ mod secrets;
 mod setup;
 mod shell;
 mod signals;
+#[cfg(test)]
+mod sleep_stories;
 mod status;
 #[cfg(test)]
 mod stop_stories;

@@ -131,10 +131,13 @@ impl Datagrams {
         self.attempt = None;
         self.last_attempt = None;
         self.round_trip.forget_question();
-        if self.path().is_some()
+        if (self.path().is_some() || self.is_in_doubt())
             && let Some(path) = self.rebind(now.awake)
         {
             self.ask_from_here(now.awake);
+            if self.path().is_none() {
+                self.begin(now.awake);
+            }
             return Some(path);
         }
         self.down("the address changed");

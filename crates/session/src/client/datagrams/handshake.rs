@@ -166,6 +166,7 @@ impl Datagrams {
         }
         self.outputs.push_back(up);
         self.proven();
+        self.ask_from_here(now.awake);
         // The first authentic record makes the gateway send over this link.
         self.send_control(Kind::DpdRequest, &[], now.awake);
         for record in early {

@@ -186,7 +186,7 @@ impl Datagrams {
         self.say_awake(now);
     }
 
-    /// The host has another address: what was tried from the old one says nothing.
+    /// There is another path, or another link: what was tried before says nothing.
     pub(super) fn ask_from_here(&mut self, now: Awake) {
         let Stance::Waking(waking) = &mut self.stance else {
             if self.is_quiet() {
