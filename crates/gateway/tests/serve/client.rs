@@ -76,6 +76,12 @@ impl Client {
         })
     }
 
+    /// What this end of the connection exports for a proof of possession.
+    pub(crate) fn binding(&self) -> [u8; 32] {
+        let (_, tls) = self.exchange.stream().get_ref();
+        channel::resume_binding_at_client(tls).expect("after the handshake")
+    }
+
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         soon(self.exchange.send(bytes)).await.expect("sent");

@@ -5,6 +5,8 @@ mod accounts;
 mod client;
 mod house;
 mod limits;
+mod local;
 mod logout;
+mod resume;
 mod tunnels;
 mod upkeep;
