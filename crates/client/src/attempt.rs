@@ -12,6 +12,7 @@ use lifecycle::{FailClass, Stage};
 use platform::network::ipv6_available;
 use rustls::Connection;
 use session::client::{Authenticated, ConnectError, Established, Renewal, RenewalBy, Terms, Wants};
+use session::resume::{SEED_BYTES, SessionKey};
 use tracing::debug;
 use wire::offer::{DtlsGrant, Grant, PSK_NEGOTIATE, RekeyMethod};
 use wire::text::escape;
@@ -30,7 +31,8 @@ const LEAST_MTU_V6: u16 = 1280;
 
 /// A connection over which frames flow, and its session.
 pub(crate) struct Link {
-    pub(crate) channel: Channel,
+    /// Nothing once it is lost, while the data channel carries packets alone.
+    pub(crate) channel: Option<Channel>,
     pub(crate) established: Established,
     /// What the gateway granted of a data channel, until the pump begins with it.
     pub(crate) granted: Option<Granted>,
@@ -38,6 +40,8 @@ pub(crate) struct Link {
     pub(crate) data: Option<DataPath>,
     /// Lower the segment size of TCP connections to what fits.
     pub(crate) clamp_mss: bool,
+    /// What becomes of packets while the host sleeps or is awake for its own purposes, and how old one may get in a gap.
+    pub(crate) sleep: config::Sleep,
 }
 
 impl Link {
@@ -134,11 +138,15 @@ impl Attempt {
             takes.map_err(|trouble| no_login(ClientError::Unrecorded(trouble)))?;
         }
         let mut caller = Caller::new(Arc::clone(&self.setup), self.mark, self.known, self.dialled);
-        let cookie = match self.cookie {
+        let mut cookie = match self.cookie {
             Some(cookie) => cookie,
-            None => log_in(&mut caller).await.map_err(no_login)?,
+            None => with_key(log_in(&mut caller).await.map_err(no_login)?),
         };
-        match open_tunnel(&mut caller, &cookie, self.previous).await {
+        let mut opened = open_tunnel(&mut caller, &mut cookie, &self.previous).await;
+        if let Err(ClientError::Connect(ConnectError::Stale(_))) = opened {
+            opened = open_tunnel(&mut caller, &mut cookie, &self.previous).await;
+        }
+        match opened {
             Ok((link, peer, tls)) => Ok(Box::new(Opened {
                 link,
                 peer,
@@ -161,31 +169,45 @@ impl Attempt {
     }
 }
 
+/// A key for the session that begins with this login. Without randomness there is none: the cookie alone decides then.
+fn with_key(cookie: Authenticated) -> Authenticated {
+    let mut seed = [0; SEED_BYTES];
+    match aws_lc_rs::rand::fill(&mut seed) {
+        Ok(()) => cookie.with_key(SessionKey::from_seed(seed)),
+        Err(_) => cookie,
+    }
+}
+
 async fn open_tunnel(
     caller: &mut Caller,
-    cookie: &Authenticated,
-    previous: Vec<IpAddr>,
+    cookie: &mut Authenticated,
+    previous: &[IpAddr],
 ) -> Result<(Link, IpAddr, TlsFacts), ClientError> {
     let identity = caller.setup().identity.clone();
     let datagrams = caller.setup().config.dtls.enabled;
     let mut requesting = None;
     let (head, conversation) = caller
-        .ask_for_tunnel(|base_mtu| {
+        .ask_for_tunnel(&mut |route| {
             let wants = Wants {
                 v4: true,
                 v6: ipv6_available(),
-                base_mtu,
-                previous,
+                base_mtu: route.path_mtu,
+                previous: previous.to_vec(),
                 datagrams,
             };
-            let (phase, request) = cookie.request(&identity, &wants);
+            let (phase, request) = cookie.request(&identity, &wants, route.binding.as_ref());
             requesting = Some(phase);
             request
         })
         .await?;
     let requesting = requesting.ok_or(ConnectError::CookieRefused)?;
     let now = clock::now();
-    let mut established = requesting.reply(&head, now)?;
+    let mut established = requesting.reply(&head, now).inspect_err(|error| {
+        if let ConnectError::Stale(epoch) = error {
+            cookie.outdated(*epoch);
+        }
+    })?;
+    cookie.granted(established.grant());
     if let Some(dpd) = caller.setup().config.session.dpd {
         established.set_dpd(Some(dpd), now);
     }
@@ -195,11 +217,12 @@ async fn open_tunnel(
     let granted = granted(caller, established.grant(), &tls, peer);
     let channel = Channel::new(socket, tls, received);
     let link = Link {
-        channel,
+        channel: Some(channel),
         established,
         granted,
         data: None,
         clamp_mss: caller.setup().config.dtls.mss_clamp,
+        sleep: caller.setup().config.sleep,
     };
     Ok((link, peer, facts))
 }
@@ -227,6 +250,7 @@ fn granted(caller: &Caller, grant: &Grant, tls: &Connection, peer: IpAddr) -> Op
         app_id: dtls.app_id.clone(),
         suites: config.dtls.suites.iter().copied().map(suite).collect(),
         ours,
+        parks: ours && grant.park.is_some(),
         dpd: dtls.dpd,
         keepalive: dtls.keepalive,
         mtu,

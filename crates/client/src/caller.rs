@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use channel::{Exchange, ExchangeError, Limits, Response};
 use platform::tcp::{self, ClientTcp, Keepalive};
 use rustls::{ClientConnection, HandshakeKind};
+use session::resume::BINDING_BYTES;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -24,10 +25,19 @@ use crate::trust::When;
 
 type Conversation = Exchange<TlsStream<TcpStream>>;
 
-/// A connection with the path MTU its kernel knew at the start, in bytes.
+/// A connection, and what a request for a tunnel says of it.
 struct Live {
     conversation: Conversation,
-    path_mtu: Option<u16>,
+    route: Route,
+}
+
+/// What is particular to one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route {
+    /// The path MTU that its kernel knew at the start, in bytes.
+    pub(crate) path_mtu: Option<u16>,
+    /// What proofs of possession are bound to.
+    pub(crate) binding: Option<[u8; BINDING_BYTES]>,
 }
 
 /// What a TLS connection agreed on, for the log.
@@ -77,7 +87,7 @@ impl Caller {
 
     /// Sends a request and takes the whole reply.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> Result<Response, ClientError> {
-        let (live, response) = self.converse(request, Read::Whole).await?;
+        let (live, response) = self.converse(&mut |_| request.to_vec(), Read::Whole).await?;
         let closing = response
             .head
             .headers
@@ -87,16 +97,13 @@ impl Caller {
         Ok(response)
     }
 
-    /// Sends a request, and takes the head of the reply and the connection. `request` is told the path MTU in bytes.
+    /// Sends a request, and takes the head of the reply and the connection. `request` makes one for each connection that is
+    /// tried.
     pub(crate) async fn ask_for_tunnel(
         &mut self,
-        request: impl FnOnce(Option<u16>) -> Vec<u8>,
+        request: &mut (dyn FnMut(Route) -> Vec<u8> + Send),
     ) -> Result<(ResponseHead, Conversation), ClientError> {
-        if self.live.is_none() {
-            self.live = Some(self.connect().await?);
-        }
-        let request = request(self.live.as_ref().and_then(|live| live.path_mtu));
-        let (live, response) = self.converse(&request, Read::Head).await?;
+        let (live, response) = self.converse(request, Read::Head).await?;
         Ok((response.head, live.conversation))
     }
 
@@ -107,16 +114,22 @@ impl Caller {
 
     /// One request and its reply over the living connection, or a new one. A connection that was idle may have been closed
     /// meanwhile without a whole answer; then, and only then, the request is repeated once.
-    async fn converse(&mut self, request: &[u8], read: Read) -> Result<(Live, Response), ClientError> {
+    async fn converse(
+        &mut self,
+        request: &mut (dyn FnMut(Route) -> Vec<u8> + Send),
+        read: Read,
+    ) -> Result<(Live, Response), ClientError> {
         if let Some(mut live) = self.live.take() {
-            match self.exchange(&mut live.conversation, request, read).await {
+            let bytes = request(live.route);
+            match self.exchange(&mut live.conversation, &bytes, read).await {
                 Ok(response) => return Ok((live, response)),
                 Err(error) if closed_while_idle(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         let mut live = self.connect().await?;
-        let response = self.exchange(&mut live.conversation, request, read).await?;
+        let bytes = request(live.route);
+        let response = self.exchange(&mut live.conversation, &bytes, read).await?;
         Ok((live, response))
     }
 
@@ -190,10 +203,14 @@ impl Caller {
                 });
             }
         };
-        let path_mtu = path_mtu(stream.get_ref().0);
+        let (socket, tls) = stream.get_ref();
+        let route = Route {
+            path_mtu: path_mtu(socket),
+            binding: channel::resume_binding_at_client(tls).ok(),
+        };
         Ok(Live {
             conversation: Exchange::new(stream, Limits::default()),
-            path_mtu,
+            route,
         })
     }
 

@@ -10,7 +10,7 @@ use now::Now;
 pub(crate) use platform::clock::now;
 
 #[cfg(test)]
-pub(crate) use skewed::{freeze, now};
+pub(crate) use skewed::{freeze, now, sleep};
 
 /// A moment, as the ledger keeps it.
 pub(crate) fn stamp(now: Now) -> Stamp {
@@ -41,10 +41,16 @@ mod skewed {
 
     thread_local! {
         static FROZEN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+        static ASLEEP: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
     pub(crate) fn now() -> Now {
-        platform::clock::now().plus(FROZEN.get())
+        platform::clock::now().plus(FROZEN.get()).plus_asleep(ASLEEP.get())
+    }
+
+    /// The host slept.
+    pub(crate) fn sleep(time: Duration) {
+        ASLEEP.set(ASLEEP.get() + time);
     }
 
     /// The clocks went on while nothing on this thread ran.

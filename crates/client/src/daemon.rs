@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use api::{Counts, Daemon, Down, Event, History, Housekeeping, JobState, Refused, State, Up, UpOrder, Wanted};
-use ledger::{Folder, HistoryEntry, JobId, LedgerError, Owed, Summary};
+use ledger::{Folder, HistoryEntry, JobId, LedgerError, Owed, Sleep, Summary};
 use lifecycle::{Origin, StopReason};
+use packet::DropReason;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use crate::books::Trouble;
 use crate::clock;
 use crate::provider::{self, Outcome, Provider, Stopped};
-use crate::status::{Status, TunnelStatus};
+use crate::status::{Status, Tally, Totals, TunnelStatus};
 
 /// A question to a disk that stands still is answered with that.
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
@@ -138,8 +139,44 @@ pub(crate) fn status(name: &str, status: &Status) -> api::Status {
         sessions: status.sessions,
         path_losses: status.path_losses,
         clock_gaps: status.clock_gaps,
+        totals: totals(status),
         last_stop: status.last_stop.clone(),
         housekeeping: status.owed.clone(),
+    }
+}
+
+fn totals(status: &Status) -> api::Totals {
+    let Totals {
+        disconnects,
+        parks,
+        unparks,
+        wakes,
+        attempts,
+        suppressed,
+        clock_gap,
+    } = &status.totals;
+    let tally = |tally: &Tally| tally.iter().map(|(word, count)| (word.to_owned(), count)).collect();
+    let mut dropped = status.traffic.drops;
+    if status.tunnel.is_some() {
+        dropped.add(&status.session_traffic.drops);
+    }
+    let owed = &status.owed.counts;
+    api::Totals {
+        disconnects_total: tally(disconnects),
+        parks_total: tally(parks),
+        unparks_total: tally(unparks),
+        wakes_total: tally(wakes),
+        reconnect_attempts_total: tally(attempts),
+        reconnects_suppressed_total: tally(suppressed),
+        clock_gap_seconds: clock_gap.as_secs_f64(),
+        stop_ack_seconds: status.stop_ack_us.map(|us| Duration::from_micros(us).as_secs_f64()),
+        housekeeping_pending: owed.due + owed.running + owed.waiting,
+        stale_packets_dropped_total: dropped.of(DropReason::Stale),
+        packets_dropped_total: DropReason::ALL
+            .iter()
+            .map(|reason| (reason.word().to_owned(), dropped.of(*reason)))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
     }
 }
 
@@ -248,9 +285,25 @@ pub(crate) fn session(entry: &HistoryEntry) -> api::Session {
         },
         path_losses: facts.path_losses,
         wakes: facts.wakes,
+        sleeps: facts.sleeps.iter().map(slept).collect(),
         end_reason: end.map(|end| end.reason.clone()),
         detail: end.and_then(|end| end.detail.clone()),
         stop_ack_ms: None,
+    }
+}
+
+fn slept(sleep: &Sleep) -> api::Sleep {
+    let Sleep {
+        at_ms,
+        gap_s,
+        wakes,
+        via,
+    } = sleep;
+    api::Sleep {
+        at_unix_ms: *at_ms,
+        gap_s: *gap_s,
+        wakes: *wakes,
+        via: via.clone(),
     }
 }
 

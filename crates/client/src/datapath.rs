@@ -12,13 +12,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
 
+use lifecycle::LossKind;
 use now::{Deadline, Gap, Now};
 use platform::udp::{SendFault, Udp, route_source};
-use session::client::{DataOutput, Datagrams, PathId, Terms};
+use session::client::{Ask, DataOutput, Datagrams, PathId, Terms, Token};
+use session::park::Via;
 use tracing::{debug, info};
 
 /// Datagrams read from a socket before something else gets its turn.
 const BATCH: usize = 64;
+
+/// Datagrams taken from one socket after a gap. A receive buffer of 212,992 bytes (the default of Linux) holds fewer, and one
+/// that is filled faster than it is emptied must not hold up the turn.
+const MAX_LATE: usize = 4096;
 
 /// Larger than any datagram that carries a packet of the tunnel.
 const BUFFER: usize = plan::MAX_MTU as usize + 512;
@@ -30,6 +36,20 @@ pub(crate) enum News {
     Channel(Option<&'static str>),
     /// The session is to be connected anew in the background, and why.
     Renew(&'static str),
+    /// This host has another address.
+    PathChange,
+    /// The gateway knows that this host sleeps.
+    Parked,
+    /// The gateway knows that this host is awake again.
+    Unparked(Via),
+    /// The gateway was heard: the first time since a gap, or since it was silent.
+    Alive,
+    /// The gateway was asked, and did not answer in time.
+    Silent,
+    /// A packet asks for the tunnel while nobody knows what kind of wake it is.
+    Demand,
+    /// The control channel is lost, and the data channel goes on alone.
+    ControlLost(LossKind, String),
 }
 
 /// What became of a packet that was to take the data channel.
@@ -120,6 +140,43 @@ impl DataPath {
         .await
     }
 
+    /// Takes everything that waited while this process did not run. Its packets go to `deliver`: they are old.
+    pub(crate) fn receive_late(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        for (path, socket) in &self.sockets {
+            for _ in 0..MAX_LATE {
+                match socket.try_recv(&mut self.buffer) {
+                    Ok(length) => self
+                        .machine
+                        .received_late(*path, &mut self.buffer[..length], now, deliver),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(_) => {}
+                }
+            }
+        }
+        self.carry_out(now);
+    }
+
+    /// Tells the gateway that this host is about to sleep; see [`Datagrams::park`].
+    pub(crate) fn park(&mut self, now: Now) -> bool {
+        let said = self.machine.park(token(), now);
+        self.carry_out(now);
+        said
+    }
+
+    /// Does nothing unasked from now on.
+    pub(crate) fn be_quiet(&mut self) {
+        self.machine.be_quiet();
+    }
+
+    /// Somebody is there again; see [`Datagrams::wake`].
+    pub(crate) fn wake(&mut self, ask: Ask, now: Now) -> bool {
+        // From where the host is now, so that one round trip tells.
+        self.look_at_address(now);
+        let asked = self.machine.wake(token(), ask, now);
+        self.carry_out(now);
+        asked
+    }
+
     /// Takes what has arrived over `path`, and says whether there may be more.
     pub(crate) fn receive(&mut self, path: PathId, now: Now, deliver: &mut dyn FnMut(&[u8])) -> bool {
         let mut more = true;
@@ -148,6 +205,7 @@ impl DataPath {
         };
         let length = record.len();
         let Some(fault) = send_over(&self.sockets, path, record) else {
+            self.carry_out(now);
             return Fate::Sent;
         };
         match fault {
@@ -195,6 +253,7 @@ impl DataPath {
     /// Goes on from a new address. The path that goes on, if one does.
     fn roam(&mut self, now: Now) -> Option<PathId> {
         info!("the address of this host has changed");
+        self.news.push(News::PathChange);
         let path = self.machine.roam(now);
         let opened = path.is_some_and(|path| self.open(path));
         self.carry_out(now);
@@ -225,6 +284,8 @@ impl DataPath {
                         self.machine.not_opened(path, now);
                     }
                 }
+                // Without a socket the next question finds none, and there is another one after it.
+                DataOutput::Rebind(path) => _ = self.open(path),
                 DataOutput::Close(path) => self.sockets.retain(|(open, _)| *open != path),
                 DataOutput::Send(path, datagram) => match send_over(&self.sockets, path, &datagram) {
                     Some(SendFault::TooBig) => self.machine.refused(datagram.len(), now),
@@ -248,6 +309,10 @@ impl DataPath {
                 }
                 DataOutput::Mtu(size) => debug!(size, "the path to the gateway was measured"),
                 DataOutput::Renew(why) => self.news.push(News::Renew(why)),
+                DataOutput::Parked => self.news.push(News::Parked),
+                DataOutput::Unparked(via) => self.news.push(News::Unparked(via)),
+                DataOutput::Alive => self.news.push(News::Alive),
+                DataOutput::Silent => self.news.push(News::Silent),
             }
         }
     }
@@ -265,6 +330,12 @@ fn send_over(sockets: &[(PathId, Udp)], path: PathId, datagram: &[u8]) -> Option
         Some((_, socket)) => socket.try_send(datagram).err(),
         None => Some(SendFault::Unreachable(io::ErrorKind::NotFound.into())),
     }
+}
+
+/// Nobody can guess it.
+pub(crate) fn token() -> Token {
+    let [a, b, c, d, e, f, g, h, ..] = random();
+    [a, b, c, d, e, f, g, h]
 }
 
 /// Never the same twice.

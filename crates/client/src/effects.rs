@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::Happening;
 use ledger::Owed;
-use lifecycle::{Acknowledged, Effect, Generation, How, Report};
+use lifecycle::{Acknowledged, Effect, EndReason, Generation, How, Report, State};
 use tracing::{debug, info, warn};
 
 use crate::attempt::{Attempt, Failure};
@@ -16,7 +16,7 @@ use crate::opening::Opening;
 use crate::orders::outcome;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Outcome, Refused, Stopped};
-use crate::pump::{Finished, Stop, say_goodbye};
+use crate::pump::{Command, Finished, Stop, say_goodbye};
 use crate::shell::{Done, Released, Running, Shell};
 use crate::store::Store;
 
@@ -25,6 +25,7 @@ impl Shell {
         match effect {
             Effect::Connect { g, how, trigger } => {
                 debug!(%g, ?how, ?trigger, "connecting");
+                self.count(|totals| totals.attempts.add(trigger.word()));
                 self.connect(g, how);
             }
             Effect::Abort { .. } => {
@@ -52,6 +53,24 @@ impl Shell {
             Effect::Rest => {
                 self.resting = None;
                 self.hold.send_modify(|held| *held = false);
+            }
+            Effect::Mode(mode) => {
+                debug!(%mode, "what may run has changed");
+                self.tell_pump(Command::Mode(mode));
+            }
+            Effect::Park { g } => {
+                debug!(%g, "parking");
+                self.tell_pump(Command::Park);
+            }
+            Effect::Woke { g, gap, wakes } => {
+                debug!(%g, gap_s = gap.as_secs(), wakes, "fully awake");
+                self.tell_pump(Command::Woke);
+            }
+            Effect::AckSleep => {
+                for sleeper in self.sleepers.drain(..) {
+                    // Nobody may wait for it.
+                    let _ = sleeper.send(());
+                }
             }
             Effect::Report(event) => self.report(event),
             Effect::Exit(reason) => self.exit = Some(reason),
@@ -219,8 +238,15 @@ impl Shell {
             }
             Report::SessionEnd(_, reason) => {
                 self.ending = Some(reason);
-                if self.pump.is_none() {
-                    self.end_session();
+                self.forget_absence();
+                if reason != EndReason::UserStop {
+                    self.count(|totals| totals.disconnects.add(reason.word()));
+                }
+                match (&mut self.pump, self.machine.state()) {
+                    // It went on with the data channel of a session that is over.
+                    (Some((_, pump)), State::Reasserting { .. }) => pump.stop(Stop::Silently),
+                    (Some(_), _) => {}
+                    (None, _) => self.end_session(),
                 }
             }
             Report::PathLost(_, kind) => {
@@ -245,9 +271,24 @@ impl Shell {
                     self.counter.status.send_modify(|status| status.tunnel = Some(tunnel));
                 }
             }
-            Report::Reconnecting(_) => warn!("no connection to the gateway for 10 s; reconnecting"),
+            Report::Reconnecting(_) => {
+                if let Some(repeats) = self.repeats.told("reconnecting", clock::now().boot) {
+                    warn!(repeats, "nothing was heard of the gateway for 10 s; reconnecting");
+                }
+            }
             Report::RetryIn(_, delay) => self.retry_notice(delay),
-            Report::Suppressed(delay) => debug!(delay_s = delay.as_secs(), "too many connections; waiting"),
+            Report::Suppressed(cause, wait) => {
+                self.count(|totals| totals.suppressed.add(cause.word()));
+                debug!(
+                    cause = cause.word(),
+                    wait_s = wait.map(|wait| wait.as_secs()),
+                    "no connection now"
+                );
+            }
+            Report::Wake(kind, gap) => {
+                debug!(%kind, gap_s = gap.as_secs(), "wake");
+                self.count(|totals| totals.wakes.add(kind.word()));
+            }
             Report::ReconnectFailed(_) => {
                 if let Some(error) = self.failure.take() {
                     warn!("the new connection failed, the old one goes on: {error}");

@@ -47,6 +47,8 @@ mod secrets;
 mod setup;
 mod shell;
 mod signals;
+#[cfg(test)]
+mod sleep_stories;
 mod status;
 #[cfg(test)]
 mod stop_stories;
@@ -57,6 +59,7 @@ mod stories;
 mod testing;
 mod trust;
 mod verify;
+mod wakes;
 
 use std::path::PathBuf;
 
@@ -75,7 +78,7 @@ pub use error::ClientError;
 pub use look::{history, owed};
 pub use provider::{Outcome, Provider, Refused, Started, Stopped};
 pub use signals::SignalSource;
-pub use status::{Status, TunnelStatus};
+pub use status::{Status, Tally, Totals, TunnelStatus};
 
 /// Where the tunnel ends on this side.
 #[derive(Debug, Default)]

@@ -49,7 +49,7 @@ impl Shell {
 
     pub(crate) fn publish(&mut self) {
         let state = self.machine.state();
-        let (word, generation) = (state.word(), instance(state));
+        let (word, generation) = (self.machine.word(), instance(state));
         let wanted = coming(state).is_some();
         let changed = self.counter.status.send_if_modified(|status| {
             let changed = status.state != word || generation.is_some_and(|g| g != status.generation);

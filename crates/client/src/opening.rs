@@ -14,6 +14,7 @@ use ledger::JobId;
 use lifecycle::{Generation, How, Stage};
 use now::LATE_BY;
 use platform::service::Descriptor;
+use session::park::Via;
 use tokio::time::timeout;
 use tracing::info;
 
@@ -163,13 +164,15 @@ impl Shell {
         self.quiet.reset();
         self.failure = None;
         self.counter.status.send_modify(|status| status.problem = None);
+        self.absence.answers = link.established.parks();
         self.feed(Input::Connected(g));
+        self.unparked(if fresh.is_none() { Via::Resume } else { Via::Login });
         let stale = self
             .lost_at
             .take()
             .is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
         self.keep_for_restart(device.descriptor());
-        self.pump = Some((g, Pump::start(device, link, stale)));
+        self.pump = Some((g, Pump::start(device, link, self.machine.mode(), stale)));
     }
 
     /// Leaves with the service manager what the next process needs, whether this one is told to end or killed.
@@ -186,7 +189,7 @@ impl Shell {
         }
         store.keep_ticket(RestartTicket::new(
             &ticket.setup.config,
-            ticket.cookie.cookie(),
+            &ticket.cookie,
             account.record.id,
             &self.addresses,
             &self.known,

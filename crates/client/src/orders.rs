@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Happening;
-use lifecycle::{ACK_BUDGET, Acknowledged, StopReason};
+use lifecycle::{ACK_BUDGET, Acknowledged, PowerWord, StopReason};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
@@ -56,8 +56,8 @@ impl Shell {
             Order::Reconnect(answer) => self.start(Input::Reconnect, answer),
             Order::Stop { reason, exit, answer } => self.stop(reason, exit, answer),
             Order::Sleep(answer) => {
-                self.feed(Input::SleepNotice);
-                let _ = answer.send(());
+                self.sleepers.push(answer);
+                self.feed(Input::Power(PowerWord::Sleeping));
             }
             Order::Wake(kind) => self.feed(Input::Wake(kind)),
             Order::JobsDue => self.look_at_jobs(),

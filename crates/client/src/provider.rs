@@ -168,8 +168,8 @@ impl Provider {
         self.orders.send(Order::Cancel(error)).await.map_err(|_| Refused::Ended)
     }
 
-    /// The host is about to sleep. When this returns, nothing connects and no chore runs any more, until
-    /// [`Provider::wake`] or until the clocks say otherwise. May be told twice, or never.
+    /// The host is about to sleep. When this returns, within [`lifecycle::SLEEP_ACK_BUDGET`], nothing connects and no chore runs
+    /// any more, until [`Provider::wake`] or until the clocks say otherwise. May be told twice, or never.
     ///
     /// # Errors
     /// [`Refused::Ended`].

@@ -6,19 +6,26 @@
 //!   device <--try_send-- Established::incoming <--+-- DataPath::receive <-- UDP
 //!                                                 +-- Channel::next <-- TCP
 //! ```
+//! A control channel that is lost while a gateway of ours keeps the session does not end it: the data channel goes on alone, and
+//! the shell makes another connection.
+//!
 //! It owns the device and both channels alone. Each wake-up looks at the clocks first: after a gap nothing old is forwarded, and no
 //! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
+
+mod control;
+mod sleep;
 
 use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use channel::Closed;
-use lifecycle::LossKind;
+use channel::{Channel, Closed};
+use lifecycle::{LossKind, Mode};
 use now::{Awake, Gap, GapDetector, Now};
 use packet::DropReason;
-use session::client::{Established, PathId};
-use session::{EndReason, Fit, Fitter, Output, Received, Traffic};
+use session::client::{Established, PathId, Word};
+use session::park::Via;
+use session::{EndReason, Fit, Fitter, Received, Traffic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
@@ -28,6 +35,10 @@ use crate::attempt::Link;
 use crate::clock;
 use crate::datapath::{DataPath, Fate, News};
 use crate::device::Device;
+
+pub(crate) use control::say_goodbye;
+use control::{lost, next_frame};
+pub(crate) use sleep::{Command, LONG_FREEZE};
 
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
 /// 90 kB, a few milliseconds at 100 Mbit/s.
@@ -56,7 +67,10 @@ const MAX_STALE: usize = 4096;
 const MAX_GAPS: usize = 4;
 
 /// News of the data channel that the shell has not heard of yet. It has its turn after every [`TURNS`].
-const MAX_NEWS: usize = 32;
+const MAX_NEWS: usize = 64;
+
+/// Commands that the pump has not taken yet. It takes them before anything else; each change of the host's power brings two.
+const MAX_COMMANDS: usize = 16;
 
 /// Why the pump stopped.
 #[derive(Debug)]
@@ -82,6 +96,7 @@ pub(crate) struct Finished {
 /// The shell's hold on a running pump.
 pub(crate) struct Pump {
     stop: Option<oneshot::Sender<Stop>>,
+    commands: mpsc::Sender<Command>,
     gaps: mpsc::Receiver<Gap>,
     news: mpsc::Receiver<News>,
     traffic: watch::Receiver<Traffic>,
@@ -99,18 +114,20 @@ pub(crate) enum Stop {
 
 impl Pump {
     /// Starts pumping. `discard` throws away what waits in the device: it is old.
-    pub(crate) fn start(device: Device, link: Link, discard: bool) -> Self {
+    pub(crate) fn start(device: Device, link: Link, mode: Mode, discard: bool) -> Self {
         let (stop, stopped) = oneshot::channel();
+        let (commands, orders) = mpsc::channel(MAX_COMMANDS);
         let (gap_queue, gaps) = mpsc::channel(MAX_GAPS);
         let (news_queue, news) = mpsc::channel(MAX_NEWS);
         let (traffic_now, traffic) = watch::channel(Traffic::default());
-        let worker = Worker::new(device, link, (gap_queue, news_queue), traffic_now);
+        let worker = Worker::new(device, link, (gap_queue, news_queue), traffic_now, mode);
         Self {
             stop: Some(stop),
+            commands,
             gaps,
             news,
             traffic,
-            task: tokio::spawn(worker.run(stopped, discard)),
+            task: tokio::spawn(worker.run((stopped, orders), discard)),
         }
     }
 
@@ -121,12 +138,19 @@ impl Pump {
         }
     }
 
+    /// Tells it what the host does. A pump that takes nothing any more is at its end.
+    pub(crate) fn tell(&self, command: Command) {
+        if let Err(error) = self.commands.try_send(command) {
+            tracing::debug!(%error, "the pump does not listen");
+        }
+    }
+
     /// What it has to say. Cancel safe; not to be called again after its end.
     pub(crate) async fn next(&mut self) -> PumpEvent {
         tokio::select! {
             biased;
             Some(gap) = self.gaps.recv() => PumpEvent::Gap(gap),
-            Some(news) = self.news.recv() => PumpEvent::Data(news),
+            Some(news) = self.news.recv() => PumpEvent::Told(news),
             finished = &mut self.task => PumpEvent::Finished(finished.ok()),
             Ok(()) = self.traffic.changed() => PumpEvent::Traffic(*self.traffic.borrow_and_update()),
         }
@@ -142,8 +166,8 @@ impl Pump {
 pub(crate) enum PumpEvent {
     /// The process did not run for a while.
     Gap(Gap),
-    /// Something about the data channel.
-    Data(News),
+    /// Something about its channels.
+    Told(News),
     /// What went through this connection so far.
     Traffic(Traffic),
     /// It stopped. `None` if it broke an invariant; then the device is lost.
@@ -165,10 +189,18 @@ struct Worker {
     buffer: Box<[u8]>,
     /// Turns since the shell had its own.
     turns: usize,
+    /// What may run.
+    mode: Mode,
+    /// The shell knows that a packet asks for the tunnel.
+    demanded: bool,
 }
+
+/// What comes from the shell.
+type Orders = (oneshot::Receiver<Stop>, mpsc::Receiver<Command>);
 
 enum Woken {
     Stop(Stop),
+    Command(Command),
     Frame(Result<Frame, Closed>),
     Datagram(PathId),
     Packet(io::Result<usize>),
@@ -181,6 +213,7 @@ impl Worker {
         link: Link,
         (gaps, news): (mpsc::Sender<Gap>, mpsc::Sender<News>),
         traffic: watch::Sender<Traffic>,
+        mode: Mode,
     ) -> Self {
         let now = clock::now();
         let fitter = Fitter::new(link.clamp_mss);
@@ -197,15 +230,17 @@ impl Worker {
             device_mtu: None,
             buffer: vec![0; BUFFER].into_boxed_slice(),
             turns: 0,
+            mode,
+            demanded: false,
         }
     }
 
-    async fn run(mut self, mut stopped: oneshot::Receiver<Stop>, discard: bool) -> Box<Finished> {
+    async fn run(mut self, mut orders: Orders, discard: bool) -> Box<Finished> {
         if discard {
             self.discard_waiting();
         }
         let outcome = loop {
-            if let Err(outcome) = self.turn(&mut stopped).await {
+            if let Err(outcome) = self.turn(&mut orders).await {
                 break outcome;
             }
             self.turns += 1;
@@ -222,9 +257,12 @@ impl Worker {
     }
 
     /// Sends what is to be sent, waits for one thing to happen, and handles it.
-    async fn turn(&mut self, stopped: &mut oneshot::Receiver<Stop>) -> Result<(), Outcome> {
-        self.send()?;
+    async fn turn(&mut self, (stopped, commands): &mut Orders) -> Result<(), Outcome> {
+        if let Err(outcome) = self.send() {
+            self.control_lost(outcome)?;
+        }
         self.arm();
+        let room = self.has_room() && !self.holds();
         let Self {
             timer,
             link,
@@ -233,11 +271,11 @@ impl Worker {
             ..
         } = self;
         let Link { channel, data, .. } = link;
-        let room = channel.has_room() || data.as_ref().is_some_and(DataPath::is_up);
         let woken = tokio::select! {
             // A shell that is gone wants nothing any more.
             how = stopped => Woken::Stop(how.unwrap_or(Stop::Silently)),
-            frame = channel.next() => Woken::Frame(frame),
+            Some(command) = commands.recv() => Woken::Command(command),
+            frame = next_frame(channel) => Woken::Frame(frame),
             path = readable(data) => Woken::Datagram(path),
             packet = device.recv(buffer), if room => Woken::Packet(packet),
             () = timer => Woken::Timer,
@@ -246,10 +284,19 @@ impl Worker {
         let gap = self.look_at_clocks(now);
         match woken {
             Woken::Stop(how) => return Err(self.stop(how, now)),
-            Woken::Frame(frame) => self.frames(frame.map_err(lost)?, now)?,
+            Woken::Command(command) => self.obey(command, now),
+            Woken::Frame(frame) => {
+                if let Err(outcome) = self.frames(frame, gap, now) {
+                    self.control_lost(outcome)?;
+                }
+            }
             Woken::Datagram(path) => self.datagrams(path, now)?,
             Woken::Packet(Ok(_)) if gap => self.link.established.drop_packet(DropReason::Stale),
-            Woken::Packet(packet) => self.packets(packet, now)?,
+            Woken::Packet(packet) => {
+                if let Err(outcome) = self.packets(packet, now) {
+                    self.control_lost(outcome)?;
+                }
+            }
             Woken::Timer => {
                 self.tell_traffic();
                 if let Some(data) = &mut self.link.data {
@@ -258,7 +305,7 @@ impl Worker {
             }
         }
         if gap {
-            self.discard_waiting();
+            self.discard_late(now)?;
         }
         self.link.established.handle_timeout(now);
         if let Some(data) = &mut self.link.data {
@@ -266,19 +313,6 @@ impl Worker {
         }
         self.tell_news();
         self.tell_mtu();
-        Ok(())
-    }
-
-    /// Hands the session's own frames and all that is queued to TCP, as far as it takes them.
-    fn send(&mut self) -> Result<(), Outcome> {
-        while let Some(output) = self.link.established.poll() {
-            match output {
-                Output::Send(kind, payload) => self.link.channel.queue(kind, &payload).map_err(lost)?,
-                Output::Dead(why) => return Err(Outcome::Lost(LossKind::Timeout, why.to_owned())),
-                Output::Ended(reason) => return Err(Outcome::Ended(reason)),
-            }
-        }
-        self.link.channel.send_some().map_err(lost)?;
         Ok(())
     }
 
@@ -298,39 +332,14 @@ impl Worker {
         self.detector.expect(awake.plus(armed));
     }
 
-    /// Whether the process did not run for a while; then deadlines are re-based and the shell is told.
+    /// Whether the process did not run for so long that what waited is old.
     fn look_at_clocks(&mut self, now: Now) -> bool {
         let active = now.awake.since(self.last_traffic) < ACTIVE_FOR;
         let Some(gap) = self.detector.look(now, if active { ACTIVE_TICK } else { IDLE_TICK }) else {
             return false;
         };
-        self.link.established.rebase(&gap);
-        if let Some(data) = &mut self.link.data {
-            data.rebase(&gap);
-        }
-        let _ = self.gaps.try_send(gap);
-        true
-    }
-
-    fn frames(&mut self, first: Frame, now: Now) -> Result<(), Outcome> {
-        self.frame(&first, now)?;
-        for _ in 1..BATCH {
-            match self.link.channel.try_next().map_err(lost)? {
-                Some(frame) => self.frame(&frame, now)?,
-                None => return Ok(()),
-            }
-        }
-        self.turns = TURNS;
-        Ok(())
-    }
-
-    fn frame(&mut self, frame: &Frame, now: Now) -> Result<(), Outcome> {
-        match self.link.established.received(frame, now) {
-            Received::Nothing | Received::Dropped(_) => return Ok(()),
-            Received::Packet => {}
-        }
-        self.last_traffic = now.awake;
-        to_host(&self.device, &mut self.link.established, &frame.payload)
+        self.after(&gap, now);
+        gap.length >= self.link.sleep.stale
     }
 
     /// Takes what has arrived over a path of the data channel, and is done with it or has more to do at once.
@@ -379,6 +388,10 @@ impl Worker {
     }
 
     fn packet(&mut self, length: usize, now: Now) -> Result<(), Outcome> {
+        if self.drops() {
+            self.link.established.drop_packet(DropReason::Asleep);
+            return Ok(());
+        }
         self.last_traffic = now.awake;
         let packet = &self.buffer[..length];
         let link = &mut self.link;
@@ -402,7 +415,8 @@ impl Worker {
 
     /// Whether a packet of the host can go anywhere.
     fn has_room(&self) -> bool {
-        self.link.channel.has_room() || self.link.data.as_ref().is_some_and(DataPath::is_up)
+        self.link.channel.as_ref().is_some_and(Channel::has_room)
+            || self.link.data.as_ref().is_some_and(DataPath::is_up)
     }
 
     /// Tells the device what the path carries, so that most packets fit before they come here. While packets take the control
@@ -421,12 +435,25 @@ impl Worker {
         }
     }
 
-    /// Tells the shell what it is to know of the data channel.
+    /// Tells the shell what it is to know of the channels.
     fn tell_news(&mut self) {
-        let Some(data) = &mut self.link.data else { return };
-        while let Some(news) = data.news() {
-            let _ = self.news.try_send(news);
+        while let Some(word) = self.link.established.word() {
+            self.tell(match word {
+                Word::Parked => News::Parked,
+                Word::Unparked => News::Unparked(Via::SamePath),
+                Word::Alive => News::Alive,
+                Word::Silent if self.link.data.as_ref().is_some_and(DataPath::is_up) => continue,
+                Word::Silent => News::Silent,
+                Word::Renew(why) => News::Renew(why),
+            });
         }
+        while let Some(news) = self.link.data.as_mut().and_then(DataPath::news) {
+            self.tell(news);
+        }
+    }
+
+    fn tell(&self, news: News) {
+        let _ = self.news.try_send(news);
     }
 
     /// Says what went through, if that is news.
@@ -443,27 +470,6 @@ impl Worker {
             }
             self.link.established.drop_packet(DropReason::Stale);
         }
-    }
-
-    /// A goodbye is one frame that TCP takes now or never; nobody waits for the peer. A link that is about to be replaced
-    /// delivers what it has received.
-    fn stop(&mut self, how: Stop, now: Now) -> Outcome {
-        match how {
-            Stop::WithGoodbye => {
-                if let Some(data) = &mut self.link.data {
-                    data.close();
-                }
-                say_goodbye(&mut self.link);
-            }
-            Stop::Silently => {
-                while let Ok(Some(frame)) = self.link.channel.try_next() {
-                    if frame.kind == Kind::Data && self.frame(&frame, now).is_err() {
-                        break;
-                    }
-                }
-            }
-        }
-        Outcome::Stopped
     }
 }
 
@@ -488,7 +494,16 @@ fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
     }
     match data.as_mut().map_or(Fate::NotHere, |data| data.send(packet, now)) {
         Fate::Sent => Ok(()),
-        Fate::NotHere => channel.queue(Kind::Data, packet).map_err(lost),
+        Fate::NotHere => match channel {
+            Some(channel) => {
+                established.carried(now);
+                channel.queue(Kind::Data, packet).map_err(lost)
+            }
+            None => {
+                established.drop_packet(DropReason::ChannelDown);
+                Ok(())
+            }
+        },
         Fate::Refused => {
             established.drop_packet(DropReason::QueueFull);
             Ok(())
@@ -505,28 +520,4 @@ fn to_host(device: &Device, established: &mut Established, packet: &[u8]) -> Res
         Err(_) => established.drop_packet(DropReason::DeviceRefused),
     }
     Ok(())
-}
-
-/// Ends the session at the gateway, as far as TCP takes the words at once.
-pub(crate) fn say_goodbye(link: &mut Link) {
-    let (kind, payload) = Established::goodbye();
-    let said = link
-        .channel
-        .queue(kind, &payload)
-        .and_then(|()| link.channel.queue_farewell())
-        .and_then(|()| link.channel.send_some());
-    if let Err(error) = said {
-        tracing::debug!(%error, "the goodbye was not taken");
-    }
-}
-
-fn lost(closed: Closed) -> Outcome {
-    let kind = match &closed {
-        Closed::Eof { .. } => LossKind::Eof,
-        Closed::Broken(error) if error.kind() == io::ErrorKind::TimedOut => LossKind::Timeout,
-        Closed::Broken(_) => LossKind::Reset,
-        Closed::Tls(_) | Closed::Cstp(_) => LossKind::Protocol,
-        Closed::Backlog(_) => LossKind::Timeout,
-    };
-    Outcome::Lost(kind, closed.to_string())
 }

@@ -2,10 +2,31 @@
 
 use std::time::Duration;
 
-use now::Awake;
+use now::{Awake, Boot};
 
 /// A new text is worth a line this long after the last one.
 const PAUSE: Duration = Duration::from_secs(60);
+
+/// Says which of many alike events is logged: one a minute, with how many were not. On the clock that counts sleep, so that a
+/// night of short wakes is told wake by wake.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats(Vec<(&'static str, Boot, u32)>);
+
+impl Repeats {
+    /// Whether `event` is to be logged now, and how often it was not since the last time. There are as many as words for them.
+    pub(crate) fn told(&mut self, event: &'static str, now: Boot) -> Option<u32> {
+        let Some((_, last, repeats)) = self.0.iter_mut().find(|(known, ..)| *known == event) else {
+            self.0.push((event, now, 0));
+            return Some(0);
+        };
+        if now.since(*last) < PAUSE {
+            *repeats += 1;
+            return None;
+        }
+        *last = now;
+        Some(std::mem::take(repeats))
+    }
+}
 
 /// Decides which of many alike failures is logged: the 1st, 2nd, 4th, 8th ... since things were well, and one with a text of
 /// its own once a minute. A day of attempts every 30 s comes to 12 lines if they fail alike.
@@ -51,6 +72,16 @@ mod tests {
             .filter(|attempt| quiet.failed("refused", at(attempt * 30)).is_some())
             .count();
         assert_eq!(lines, 12);
+    }
+
+    #[test]
+    fn an_event_is_told_once_a_minute_with_the_number_of_those_that_were_not() {
+        let mut repeats = Repeats::default();
+        let told: Vec<_> = (0..180)
+            .filter_map(|second| repeats.told("session.park", Boot::from_origin(Duration::from_secs(second))))
+            .collect();
+        assert_eq!(told, [0, 59, 59]);
+        assert_eq!(repeats.told("session.unpark", Boot::default()), Some(0));
     }
 
     #[test]

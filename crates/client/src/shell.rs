@@ -31,7 +31,7 @@ use plan::NetworkPlan;
 use platform::service::{Descriptor, Manager};
 use session::Traffic;
 use session::client::Authenticated;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -43,7 +43,7 @@ use crate::books::Books;
 use crate::chores::AGAIN;
 use crate::clock;
 use crate::daemon;
-use crate::datapath::{DataPath, News};
+use crate::datapath::DataPath;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
@@ -51,10 +51,11 @@ use crate::orders::Asker;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Order, Refused, Stopped};
 use crate::pump::{self, Finished, Pump, PumpEvent};
-use crate::quiet::Quiet;
+use crate::quiet::{Quiet, Repeats};
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::store::{RestartTicket, Store};
+use crate::wakes::Absence;
 
 /// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
 const MAX_TOLD: usize = 64;
@@ -211,6 +212,10 @@ pub(crate) struct Shell {
     pub(crate) ended_by: Option<session::EndReason>,
     pub(crate) carried: Traffic,
     pub(crate) quiet: Quiet,
+    /// Events that were told a moment ago.
+    pub(crate) repeats: Repeats,
+    /// What is known of the last silence of this host.
+    pub(crate) absence: Absence,
     pub(crate) failure: Option<ClientError>,
     /// What the machine said to the start that is being handled: whether the tunnel was wanted already.
     pub(crate) started: Result<bool, Refused>,
@@ -222,6 +227,8 @@ pub(crate) struct Shell {
     pub(crate) abandoned: bool,
     /// Whoever asked for a stop, in the order in which the machine acknowledges.
     pub(crate) stoppers: VecDeque<Asker<Stopped>>,
+    /// Whoever announced a sleep and waits for the word that it may begin.
+    pub(crate) sleepers: Vec<oneshot::Sender<()>>,
     /// The answer of the stop that was acknowledged last.
     pub(crate) last_stop: Option<Stopped>,
     pub(crate) exit: Option<Option<FailReason>>,
@@ -239,6 +246,7 @@ impl Shell {
         let settings = Settings {
             backoff: setup.backoff(),
             on_failure: OnFailure::Exit,
+            disconnect_on_sleep: false,
         };
         Self {
             setup: Arc::new(setup),
@@ -285,12 +293,15 @@ impl Shell {
             ended_by: None,
             carried: Traffic::default(),
             quiet: Quiet::default(),
+            repeats: Repeats::default(),
+            absence: Absence::default(),
             failure: None,
             started: Ok(false),
             news: false,
             wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
+            sleepers: Vec::new(),
             last_stop: None,
             exit: None,
         }
@@ -410,20 +421,8 @@ impl Shell {
                 status.session_traffic = self.carried;
                 status.session_traffic.add(&traffic);
             }),
-            Event::Pump(PumpEvent::Data(News::Channel(suite))) => self.counter.status.send_modify(|status| {
-                if let Some(tunnel) = &mut status.tunnel {
-                    tunnel.data_channel = suite;
-                }
-            }),
-            Event::Pump(PumpEvent::Data(News::Renew(why))) => {
-                debug!(why, "a new connection in the background is asked for");
-                if let Some((g, _)) = self.pump {
-                    self.feed(Input::Renew(g));
-                }
-            }
-            // With a deadline of its own the machine hears of gaps from that.
-            Event::Pump(PumpEvent::Gap(gap)) if self.machine.deadline().is_none() => self.gap(gap),
-            Event::Pump(PumpEvent::Gap(_)) => {}
+            Event::Pump(PumpEvent::Told(news)) => self.pump_told(news),
+            Event::Pump(PumpEvent::Gap(gap)) => self.gap(gap),
             Event::Released(released) => self.released(released),
             Event::Attempted(attempt) => self.attempted(attempt),
             Event::LookAtJobs => {
@@ -433,19 +432,6 @@ impl Shell {
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
         }
-    }
-
-    fn gap(&mut self, gap: Gap) {
-        info!(kind = ?gap.kind, seconds = gap.length.as_secs_f32(), "clock.gap");
-        self.tell(Happening::ClockGap {
-            seconds: gap.length.as_secs_f64(),
-            kind: format!("{:?}", gap.kind).to_lowercase(),
-        });
-        self.counter.status.send_modify(|status| status.clock_gaps += 1);
-        if let Some(account) = &mut self.account {
-            account.record.facts.wakes += 1;
-        }
-        self.feed(Input::ClockGap(gap));
     }
 
     pub(crate) fn cancel(&mut self, error: ClientError) {
@@ -471,6 +457,8 @@ impl Shell {
         };
         self.data = link.data.take();
         self.parting = Some(link);
+        // A session that ended while the pump went on.
+        self.end_session();
         match outcome {
             pump::Outcome::DeviceGone(error) => self.cancel(ClientError::DeviceGone(error)),
             pump::Outcome::Lost(kind, why) => {

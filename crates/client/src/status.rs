@@ -1,12 +1,16 @@
 //! What an observer can watch.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use ipnet::IpNet;
 use session::Traffic;
 
 /// The tunnel as it is now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
-    /// The word of the state: idle, starting, up, reasserting, stopping, failed.
+    /// The word of the state: idle, starting, up, reasserting, stopping, failed; of a tunnel that is up without proof of life
+    /// asleep, parked or unverified.
     pub state: &'static str,
     /// When it began, in wall-clock milliseconds.
     pub since_unix_ms: u64,
@@ -28,6 +32,8 @@ pub struct Status {
     pub path_losses: u64,
     /// Gaps in which this process did not run.
     pub clock_gaps: u64,
+    /// What is counted by a word.
+    pub totals: Totals,
     /// Packets and bytes of the sessions that are over.
     pub traffic: Traffic,
     /// Packets and bytes of this session, as of half a second ago, or of the last one.
@@ -38,6 +44,46 @@ pub struct Status {
     pub last_stop: Option<api::Down>,
     /// What is owed, as far as it was known last.
     pub owed: api::Housekeeping,
+}
+
+/// What is counted since the daemon started, by the words of logs and metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Ends of sessions that nobody here asked for, by reason.
+    pub disconnects: Tally,
+    /// Silences of this host, by kind.
+    pub parks: Tally,
+    /// Ends of them, by the way back.
+    pub unparks: Tally,
+    /// Wakes of this host, by kind.
+    pub wakes: Tally,
+    /// Attempts to connect, by trigger.
+    pub attempts: Tally,
+    /// Attempts that were put off, by cause.
+    pub suppressed: Tally,
+    /// Time in which this process did not run.
+    pub clock_gap: Duration,
+}
+
+/// A number for each of a few words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally(BTreeMap<&'static str, u64>);
+
+impl Tally {
+    /// Counts one.
+    pub fn add(&mut self, word: &'static str) {
+        *self.0.entry(word).or_default() += 1;
+    }
+
+    /// How many there were of `word`.
+    pub fn of(&self, word: &str) -> u64 {
+        self.0.get(word).copied().unwrap_or(0)
+    }
+
+    /// All words that were counted.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().map(|(word, count)| (*word, *count))
+    }
 }
 
 /// What a grant came to.

@@ -30,7 +30,7 @@ pub(crate) struct Daemon {
     ledger: FolderLedger,
     root: PathBuf,
     pub(crate) socket: PathBuf,
-    host: MemoryHost,
+    pub(crate) host: MemoryHost,
 }
 
 impl Daemon {

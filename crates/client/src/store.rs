@@ -6,7 +6,7 @@
 //!   stop            --> drop all of it
 //!   start           --> Taken: device, socket, ticket, if they belong together and to this configuration
 //! ```
-//! The ticket is a sealed file in memory and holds the cookie, which is never written to a disk.
+//! The ticket is a sealed file in memory and holds the cookie and the session's key, which are never written to a disk.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,9 +16,11 @@ use ledger::JobId;
 use platform::service::{Descriptor, Manager, sealed, taken, unseal};
 use serde::{Deserialize, Serialize};
 use session::client::Authenticated;
+use session::resume::{SEED_BYTES, SessionKey};
 use tracing::{debug, warn};
 use wire::Secret;
-use zeroize::Zeroizing;
+use wire::offer::MarmotSession;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The names of what is kept. Two for tickets, so that the new one is there before the old one goes.
 const TUN: &str = "tun";
@@ -31,6 +33,15 @@ pub(crate) struct RestartTicket {
     /// Tickets of one session count up; the highest is the one that counts.
     number: u64,
     cookie: String,
+    /// What the session's key is made of; none where the gateway keeps none.
+    #[serde(default)]
+    seed: Option<[u8; SEED_BYTES]>,
+    /// What is shown instead of the cookie.
+    #[serde(default)]
+    ticket: Option<String>,
+    /// The session at the gateway, and the highest epoch that was shown or heard of.
+    #[serde(default)]
+    session: Option<(String, u64)>,
     /// The session's record.
     pub(crate) job: JobId,
     /// For whom the cookie is, and under which settings it was made; see [`identity`].
@@ -44,14 +55,17 @@ pub(crate) struct RestartTicket {
 impl RestartTicket {
     pub(crate) fn new(
         config: &ClientConfig,
-        cookie: &Secret,
+        holder: &Authenticated,
         job: JobId,
         addresses: &[IpAddr],
         known: &[SocketAddr],
     ) -> Self {
         Self {
             number: 0,
-            cookie: cookie.expose().to_owned(),
+            cookie: holder.cookie().expose().to_owned(),
+            seed: holder.key().map(|key| *key.seed()),
+            ticket: holder.ticket().map(|ticket| ticket.expose().to_owned()),
+            session: holder.session().map(|session| (session.id, session.epoch)),
             job,
             identity: identity(config),
             addresses: addresses.to_vec(),
@@ -65,7 +79,11 @@ impl RestartTicket {
     }
 
     pub(crate) fn cookie(&self) -> Authenticated {
-        Authenticated::from_cookie(Secret::from(self.cookie.as_str()))
+        let holder = Authenticated::from_cookie(Secret::from(self.cookie.as_str()));
+        let Some(seed) = self.seed else { return holder };
+        let session = self.session.clone().map(|(id, epoch)| MarmotSession { id, epoch });
+        let ticket = self.ticket.as_deref().map(Secret::from);
+        holder.with_key(SessionKey::from_seed(seed)).going_on(session, ticket)
     }
 
     fn seal(&self) -> std::io::Result<Descriptor> {
@@ -81,7 +99,9 @@ impl RestartTicket {
 
 impl Drop for RestartTicket {
     fn drop(&mut self) {
-        zeroize::Zeroize::zeroize(&mut self.cookie);
+        self.cookie.zeroize();
+        self.seed.zeroize();
+        self.ticket.zeroize();
     }
 }
 
@@ -246,7 +266,8 @@ mod tests {
 
     fn ticket(config: &ClientConfig, number: u64, cookie: &str) -> RestartTicket {
         let job = JobId::new(1_800_000_000, 7);
-        let mut ticket = RestartTicket::new(config, &Secret::from(cookie), job, &[], &[]);
+        let holder = Authenticated::from_cookie(Secret::from(cookie));
+        let mut ticket = RestartTicket::new(config, &holder, job, &[], &[]);
         ticket.number = number;
         ticket
     }

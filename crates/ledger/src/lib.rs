@@ -42,7 +42,7 @@ pub use frame::{Damage, MAX_RECORD, Record, VERSION};
 pub use job::{Job, JobId};
 pub use keep::{History, MAX_KEPT, Pruned};
 pub use limits::Limits;
-pub use record::{End, HistoryEntry, OpenRecord, Role, SessionFacts, Stamp};
+pub use record::{End, HistoryEntry, MAX_SLEEPS, OpenRecord, Role, SessionFacts, Sleep, Stamp};
 pub use recover::{Recovered, Work};
 pub use steps::{Damaged, Ledger};
 pub use summary::{Listed, Summary};

@@ -104,9 +104,36 @@ pub struct SessionFacts {
     pub path_losses: u64,
     /// How often the clocks showed a gap: the host slept, or the process was stopped.
     pub wakes: u64,
+    /// The last sleeps, at most [`MAX_SLEEPS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sleeps: Vec<Sleep>,
+}
+
+/// Sleeps of one session that are kept: a month of one a night and one at noon, in 6 kB.
+pub const MAX_SLEEPS: usize = 64;
+
+/// A silence of the host, and how the session went on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sleep {
+    /// When it began, in wall-clock milliseconds.
+    pub at_ms: u64,
+    /// Seconds in which the process did not run.
+    pub gap_s: u64,
+    /// How often the host woke, the last time included.
+    pub wakes: u32,
+    /// The word for the way back: same_path, rebind, resume, login.
+    pub via: String,
 }
 
 impl SessionFacts {
+    /// Adds a sleep; the oldest gives way.
+    pub fn slept(&mut self, sleep: Sleep) {
+        if self.sleeps.len() >= MAX_SLEEPS {
+            self.sleeps.remove(0);
+        }
+        self.sleeps.push(sleep);
+    }
+
     /// How long the session lasted, in milliseconds; none while it lives.
     pub fn lasted_ms(&self) -> Option<u64> {
         self.end.as_ref().map(|end| end.at.ms_since(&self.started))

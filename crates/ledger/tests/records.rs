@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ledger::{
     Chore, Damage, End, HistoryEntry, Job, JobId, LedgerError, MAX_RECORD, OpenRecord, Record, Role, SessionFacts,
-    Stamp, Token,
+    Sleep, Stamp, Token,
 };
 use plan::{Dns, MAX_DOMAINS, MAX_ROUTES, NetworkPlan, Route, RouteKind, Undo};
 use proptest::collection::vec;
@@ -52,7 +52,7 @@ fn facts() -> impl Strategy<Value = SessionFacts> {
                 dropped,
                 path_losses,
                 wakes,
-                _,
+                last,
             ] = counts;
             SessionFacts {
                 session,
@@ -71,6 +71,14 @@ fn facts() -> impl Strategy<Value = SessionFacts> {
                 dropped,
                 path_losses,
                 wakes,
+                sleeps: (0..last % 3)
+                    .map(|number| Sleep {
+                        at_ms: last.wrapping_add(number),
+                        gap_s: number,
+                        wakes: 1,
+                        via: "same_path".to_owned(),
+                    })
+                    .collect(),
             }
         },
     )

@@ -56,6 +56,11 @@ impl Backoff {
         }
     }
 
+    /// The longest wait.
+    pub(crate) const fn max(&self) -> Duration {
+        self.max
+    }
+
     /// The wait before the next attempt.
     pub fn delay(&self, jitter: Jitter) -> Duration {
         let delay = match self.failures.checked_sub(1) {

@@ -1,8 +1,7 @@
 //! When housekeeping runs: behind every acknowledgement, awake only, one worker at a time. What it does is not known here.
 
 use crate::machine::Turn;
-use crate::power::Power;
-use crate::{Effect, Machine, Proofs, State};
+use crate::{Effect, Machine, Mode, Proofs, State};
 
 /// The worker, as seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl<P: Proofs> Machine<P> {
 
     /// Starts the worker if it is its time.
     pub(crate) fn housekeep(&mut self, turn: &mut Turn<P>) {
-        let in_the_way = matches!(self.state, State::Stopping { .. }) || self.power != Power::Awake || self.exiting;
+        let in_the_way = matches!(self.state, State::Stopping { .. }) || self.mode() != Mode::Awake || self.exiting;
         if self.chores == Chores::Due && !in_the_way {
             self.chores = Chores::Running {
                 again: false,

@@ -6,8 +6,8 @@ use now::Awake;
 
 use crate::machine::Turn;
 use crate::{
-    Attempt, Effect, EndReason, FailClass, FailReason, Generation, How, LossKind, Machine, NOTICE_AFTER, Proofs,
-    Report, STABLE_AFTER, Session, Stage, State, Trigger,
+    Attempt, Cause, Effect, EndReason, FailClass, FailReason, Generation, How, LossKind, Machine, Mode, Proofs, Report,
+    STABLE_AFTER, Session, Stage, State, Trigger,
 };
 
 /// Answers of "not now" (503) to a cookie, after which the client logs in anew.
@@ -68,6 +68,7 @@ impl<P: Proofs> Machine<P> {
             | State::Failed(_) => return,
         }
         self.unavailable = 0;
+        self.proof_of_life(of, turn);
     }
 
     pub(crate) fn connect_failed(&mut self, of: Generation, class: FailClass, stage: Stage, turn: &mut Turn<P>) {
@@ -88,7 +89,6 @@ impl<P: Proofs> Machine<P> {
                 attempt: Attempt::Running(how, _),
                 session,
                 lost,
-                notice,
             } if g == of => {
                 if class == FailClass::AuthRefused {
                     return self.fail(FailReason::AuthRefused, EndReason::AuthExpired, turn);
@@ -111,7 +111,6 @@ impl<P: Proofs> Machine<P> {
                     attempt,
                     session,
                     lost,
-                    notice,
                 };
             }
             State::Up {
@@ -153,6 +152,33 @@ impl<P: Proofs> Machine<P> {
         };
         if !exempt {
             self.budget.spend(extra, turn.now);
+        }
+    }
+
+    /// The host's network is another one: what failed on the old one says nothing.
+    pub(crate) fn path_changed(&mut self, turn: &mut Turn<P>) {
+        self.backoff.reset();
+        match self.mode() {
+            Mode::Awake => self.sooner(turn),
+            Mode::Unsure => self.demand(turn),
+            Mode::Asleep | Mode::Maintenance => {}
+        }
+    }
+
+    /// What waits for its time waits for the first of all waits, or for the budgets.
+    fn sooner(&mut self, turn: &Turn<P>) {
+        let soon = turn.now.plus(self.backoff.delay(turn.jitter));
+        let allowed = self.watch.tried_until(turn.now).unwrap_or(self.budget.next(turn.now));
+        if let State::Starting {
+            attempt: Attempt::Waiting(_, at),
+            ..
+        }
+        | State::Reasserting {
+            attempt: Attempt::Waiting(_, at),
+            ..
+        } = &mut self.state
+        {
+            *at = (*at).min(soon.max(allowed));
         }
     }
 
@@ -246,13 +272,15 @@ impl<P: Proofs> Machine<P> {
                 Session::Over
             }
         };
-        let notice = Some(turn.now.plus(NOTICE_AFTER));
+        if let Some(cause) = Cause::of(self.mode()) {
+            turn.report(Report::Suppressed(cause, None));
+        }
+        self.fell_silent(turn.now);
         self.state = State::Reasserting {
             g,
             attempt,
             session,
             lost: turn.now,
-            notice,
         };
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{EndReason, FailClass, FailReason, Generation, How, LossKind, Proofs, Trigger};
+use crate::{EndReason, FailClass, FailReason, Generation, How, LossKind, Mode, Proofs, Trigger, WakeKind};
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +63,26 @@ pub enum Effect<P: Proofs> {
     Resume,
     /// Stop working off: put back what is running.
     Rest,
+    /// What may run now, whenever that changes. It begins as [`Mode::Awake`].
+    Mode(Mode),
+    /// The host is about to sleep: flush, tell the gateway, and answer with [`crate::Input::Parked`] when the gateway has. The
+    /// sleep does not wait for it longer than [`crate::PARK_WAIT`]. Once until the next full wake.
+    Park {
+        /// Whose session.
+        g: Generation,
+    },
+    /// The sleep may begin: answer everybody who announced it and waits. Within [`crate::SLEEP_ACK_BUDGET`] of the first.
+    AckSleep,
+    /// The host is fully awake after a sleep, or after an announcement without one: say so to the gateway, ask for one proof of
+    /// life, and send what a user waits for. Answer with [`crate::Input::ProofOfLife`].
+    Woke {
+        /// Whose session.
+        g: Generation,
+        /// How long the process did not run since the last proof of life.
+        gap: Duration,
+        /// How often the host woke since then, this time included.
+        wakes: u32,
+    },
     /// Tell whoever watches.
     Report(Report),
     /// End the process, with the reason if it failed.
@@ -96,12 +116,15 @@ pub enum Report {
     PathLost(Generation, LossKind),
     /// The session has a control connection again, after this much awake time.
     PathBack(Generation, Duration),
-    /// The session has been without a connection for [`crate::NOTICE_AFTER`]. Once per loss.
+    /// Wanted up, fully awake, and nobody was heard for [`crate::NOTICE_AFTER`]. Once per silence.
     Reconnecting(Generation),
     /// An attempt failed, and the next one comes after this.
     RetryIn(FailClass, Duration),
-    /// The dial budget is used up; the next attempt comes after this.
-    Suppressed(Duration),
+    /// An attempt is not made now, why, and how long it waits; without an end that is known where the host must wake first.
+    Suppressed(Cause, Option<Duration>),
+    /// The host woke, after this long without running since the last proof of life. A wake that turns out to be of another
+    /// kind is reported again.
+    Wake(WakeKind, Duration),
     /// A reconnect that the user asked for failed; the old connection goes on.
     ReconnectFailed(FailClass),
     /// The tunnel is up, or on its way, already.
@@ -110,4 +133,39 @@ pub enum Report {
     StartRefused,
     /// The tunnel failed for good.
     Failed(FailReason),
+}
+
+/// Why an attempt to connect is not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The dial budget is used up.
+    Budget,
+    /// A sleep was announced.
+    Asleep,
+    /// The host is awake for its own purposes.
+    Maintenance,
+    /// Nobody can tell what kind of wake it is: none until something asks for one, and one until it lasts.
+    Unsure,
+}
+
+impl Cause {
+    /// Why nothing connects in this mode.
+    pub(crate) const fn of(mode: Mode) -> Option<Self> {
+        match mode {
+            Mode::Awake => None,
+            Mode::Asleep => Some(Self::Asleep),
+            Mode::Maintenance => Some(Self::Maintenance),
+            Mode::Unsure => Some(Self::Unsure),
+        }
+    }
+
+    /// The word of `reconnects_suppressed_total{cause}`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Asleep => "asleep",
+            Self::Maintenance => "maintenance",
+            Self::Unsure => "unsure",
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use now::Gap;
 
-use crate::{Generation, Proofs, WakeKind};
+use crate::{Generation, PowerWord, Proofs, WakeKind};
 
 /// Who wants the tunnel up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ pub enum Input<P: Proofs> {
     /// A person wants the tunnel up, or connected afresh if it is.
     Reconnect,
     /// The connection does its work and is to be replaced in the background: its keys are old, or the host has moved. Nobody
-    /// waits for it, so it counts against the dial budget and never wakes a sleeping host.
+    /// waits for it, so it counts against the dial budget, and is refused while the host is not fully awake.
     Renew(Generation),
     /// A connection stands, and the host is set up for it.
     Connected(Generation),
@@ -193,12 +193,22 @@ pub enum Input<P: Proofs> {
     JobsDue,
     /// The worker that [`crate::Effect::Housekeep`] started rests again.
     JobsDone,
-    /// The host is about to sleep. May come twice, or never.
-    SleepNotice,
-    /// The host is awake. May come twice, or never.
+    /// A source of power words said something. May come twice, late, or never.
+    Power(PowerWord),
+    /// Whoever knows says what kind of wake it is. May come twice, or never.
     Wake(WakeKind),
-    /// The process did not run for a while.
+    /// The process did not run for a while. One that is told again by another timer counts once.
     ClockGap(Gap),
+    /// The gateway has taken the word of [`crate::Effect::Park`].
+    Parked(Generation),
+    /// Traffic asks for the tunnel. Means something in [`crate::Mode::Unsure`] only.
+    Demand,
+    /// The host's network is another one. Waits begin from the start.
+    PathChange,
+    /// An authentic round trip: the first since a gap, a silence or the loss of the control connection. More are harmless.
+    ProofOfLife(Generation),
+    /// Who was asked has not answered in time, on any channel. The first one since the last proof of life counts.
+    PathSilent(Generation),
     /// The deadline of [`crate::Machine::deadline`] has come. Too early is harmless.
     DeadlineReached,
 }

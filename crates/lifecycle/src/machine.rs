@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use now::{Awake, Deadline, Gap, Now};
+use now::{Awake, Boot, Deadline, Now};
 
 use crate::chores::Chores;
-use crate::power::Power;
+use crate::life::Life;
+use crate::sleeping::{Park, SleepAck};
+use crate::wake::Watch;
 use crate::{
-    Attempt, Backoff, DialBudget, Effect, Generation, How, Input, Jitter, Origin, Patience, Proofs, Report, Session,
-    State, Then, Trigger,
+    Attempt, Backoff, Cause, DialBudget, Effect, Generation, How, Input, Jitter, Mode, Origin, Patience, Proofs,
+    Report, Session, State, Then, Trigger, WakeKind,
 };
 
 /// A stop is acknowledged within this, whatever the host does (lifecycle invariant L1).
@@ -18,7 +20,7 @@ pub const ACK_BUDGET: Duration = Duration::from_millis(250);
 /// well under a second; a second stop does not wait at all.
 pub const EXIT_GRACE: Duration = Duration::from_secs(5);
 
-/// A session without a connection for this long is worth a word to a person.
+/// A tunnel in which nobody was heard for this long is worth a word to a person.
 pub const NOTICE_AFTER: Duration = Duration::from_secs(10);
 
 /// A connection that lived this long was a good one: waits start from the beginning after it.
@@ -40,6 +42,8 @@ pub struct Settings {
     pub backoff: Backoff,
     /// What happens after a final failure.
     pub on_failure: OnFailure,
+    /// The tunnel is down while the host sleeps, and comes up again when somebody is there.
+    pub disconnect_on_sleep: bool,
 }
 
 /// The life of one tunnel.
@@ -53,7 +57,11 @@ pub struct Machine<P: Proofs> {
     /// Answers of "not now" in a row, to the same cookie.
     pub(crate) unavailable: u32,
     pub(crate) on_failure: OnFailure,
-    pub(crate) power: Power,
+    pub(crate) disconnect_on_sleep: bool,
+    pub(crate) watch: Watch,
+    pub(crate) life: Life,
+    pub(crate) park: Park,
+    pub(crate) sleep_ack: Option<SleepAck>,
     pub(crate) chores: Chores,
     /// The proofs of the stop that is under way, as they come.
     pub(crate) restored: Option<P::Restored>,
@@ -65,6 +73,7 @@ pub struct Machine<P: Proofs> {
 /// One call of [`Machine::handle`]: its arguments, and the effects it collects.
 pub(crate) struct Turn<P: Proofs> {
     pub(crate) now: Awake,
+    pub(crate) boot: Boot,
     pub(crate) jitter: Jitter,
     pub(crate) effects: Vec<Effect<P>>,
 }
@@ -79,6 +88,25 @@ impl<P: Proofs> Turn<P> {
     }
 }
 
+/// What a gap does to deadlines. What was set after it began was set at its end, before anybody told of it, and stays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shift {
+    pub(crate) begun: Awake,
+    pub(crate) by: Duration,
+}
+
+impl Shift {
+    /// A deadline that was set at `set`.
+    pub(crate) fn deadline(self, set: Awake, at: Awake) -> Awake {
+        if set <= self.begun { at.plus(self.by) } else { at }
+    }
+
+    /// The beginning of something that lasts.
+    pub(crate) fn since(self, since: Awake) -> Awake {
+        self.deadline(since, since)
+    }
+}
+
 impl<P: Proofs> Machine<P> {
     /// A tunnel that is down.
     pub fn new(settings: Settings) -> Self {
@@ -89,7 +117,11 @@ impl<P: Proofs> Machine<P> {
             budget: DialBudget::new(),
             unavailable: 0,
             on_failure: settings.on_failure,
-            power: Power::Awake,
+            disconnect_on_sleep: settings.disconnect_on_sleep,
+            watch: Watch::new(),
+            life: Life::Unverified,
+            park: Park::Not,
+            sleep_ack: None,
             chores: Chores::None,
             restored: None,
             owed: None,
@@ -102,23 +134,27 @@ impl<P: Proofs> Machine<P> {
         self.state
     }
 
-    /// Whether the host is awake, as far as anybody said.
-    pub fn power(&self) -> Power {
-        self.power
-    }
-
     /// Changes the waits between attempts, from the next one on.
     pub fn set_backoff(&mut self, backoff: Backoff) {
         self.backoff = self.backoff.with_limits_of(backoff);
     }
 
+    /// Whether the tunnel comes down at the next sleep.
+    pub fn set_disconnect_on_sleep(&mut self, disconnect: bool) {
+        self.disconnect_on_sleep = disconnect;
+    }
+
     /// When [`Input::DeadlineReached`] is wanted, and why.
     pub fn deadline(&self) -> Option<Deadline> {
-        Deadline::earliest(self.deadline_of_state(), self.power.doubt())
+        let of_power = Deadline::earliest(self.watch.doubt(), self.sleep_ack_due());
+        Deadline::earliest(
+            self.deadline_of_state(),
+            Deadline::earliest(self.notice_due(), of_power),
+        )
     }
 
     fn deadline_of_state(&self) -> Option<Deadline> {
-        let asleep = self.power != Power::Awake;
+        let asleep = self.mode() != Mode::Awake;
         let retry = |attempt| match attempt {
             Attempt::Waiting(_, at) => Some(Deadline {
                 at,
@@ -129,14 +165,7 @@ impl<P: Proofs> Machine<P> {
         match self.state {
             State::Idle | State::Failed(_) | State::Up { .. } => None,
             State::Starting { .. } | State::Reasserting { .. } if asleep => None,
-            State::Starting { attempt, .. } => retry(attempt),
-            State::Reasserting { attempt, notice, .. } => {
-                let notice = notice.map(|at| Deadline {
-                    at,
-                    reason: "notice of a lost connection",
-                });
-                Deadline::earliest(retry(attempt), notice)
-            }
+            State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => retry(attempt),
             State::Stopping { patience, .. } => match patience {
                 Patience::Budget(at) => Some(Deadline {
                     at,
@@ -155,6 +184,7 @@ impl<P: Proofs> Machine<P> {
     pub fn handle(&mut self, input: Input<P>, now: Now, jitter: Jitter) -> Vec<Effect<P>> {
         let mut turn = Turn {
             now: now.awake,
+            boot: now.boot,
             jitter,
             effects: Vec::new(),
         };
@@ -174,17 +204,25 @@ impl<P: Proofs> Machine<P> {
             Input::HandedOver { g, kept } => self.handed_over(g, kept, &mut turn),
             Input::JobsDue => self.jobs_due(&mut turn),
             Input::JobsDone => self.jobs_done(&mut turn),
-            Input::SleepNotice => self.sleep(&mut turn),
-            Input::Wake(kind) => self.wake(kind, &mut turn),
-            Input::ClockGap(gap) => self.clock_gap(gap),
+            Input::Power(word) => self.power_word(word, &mut turn),
+            Input::Wake(WakeKind::Full) => self.user_present(&mut turn),
+            Input::Wake(kind @ (WakeKind::Maintenance | WakeKind::Unknown)) => self.wake(kind, &mut turn),
+            Input::ClockGap(gap) => self.clock_gap(gap, &mut turn),
+            Input::Parked(g) => self.parked(g),
+            Input::Demand => self.demand(&mut turn),
+            Input::PathChange => self.path_changed(&mut turn),
+            Input::ProofOfLife(g) => self.proof_of_life(g, &turn),
+            Input::PathSilent(g) => self.path_silent(g, &turn),
             Input::DeadlineReached => self.deadline_reached(&mut turn),
         }
+        self.acknowledge_sleep(&mut turn);
+        self.watch.was_called(now);
         turn.effects
     }
 
     fn start(&mut self, origin: Origin, turn: &mut Turn<P>) {
         if origin == Origin::User {
-            self.awake(turn);
+            self.user_present(turn);
         }
         // Only the first thing of a process can be what the one before left.
         let first = self.state == State::Idle && self.next == Generation::FIRST;
@@ -229,7 +267,7 @@ impl<P: Proofs> Machine<P> {
     }
 
     fn reconnect(&mut self, turn: &mut Turn<P>) {
-        self.awake(turn);
+        self.user_present(turn);
         match self.state {
             State::Idle | State::Failed(_) | State::Stopping { .. } => self.start(Origin::User, turn),
             State::Starting { attempt, .. } => match attempt {
@@ -288,34 +326,34 @@ impl<P: Proofs> Machine<P> {
     }
 
     /// No verdict counts time in which the process did not run.
-    fn clock_gap(&mut self, gap: Gap) {
-        self.power = self.power.later(gap.awake);
-        let later = |at: Awake| at.plus(gap.awake);
-        let shift = |attempt| match attempt {
-            Attempt::Waiting(how, at) => Attempt::Waiting(how, later(at)),
+    pub(crate) fn rebase(&mut self, shift: Shift, now: Awake) {
+        self.rebase_notice(shift);
+        self.rebase_sleep_ack(shift);
+        // When that was set is not known; no wait is longer than the longest.
+        let longest = now.plus(self.backoff.max());
+        let waiting = |attempt| match attempt {
+            Attempt::Waiting(how, at) => Attempt::Waiting(how, at.plus(shift.by).min(longest.max(at))),
             Attempt::Running(..) => attempt,
         };
         self.state = match self.state {
             State::Starting { g, attempt } => State::Starting {
                 g,
-                attempt: shift(attempt),
+                attempt: waiting(attempt),
             },
             State::Reasserting {
                 g,
                 attempt,
                 session,
                 lost,
-                notice,
             } => State::Reasserting {
                 g,
-                attempt: shift(attempt),
+                attempt: waiting(attempt),
                 session,
-                lost: later(lost),
-                notice: notice.map(later),
+                lost: shift.since(lost),
             },
             State::Up { g, since, replacement } => State::Up {
                 g,
-                since: later(since),
+                since: shift.since(since),
                 replacement,
             },
             State::Stopping {
@@ -327,13 +365,13 @@ impl<P: Proofs> Machine<P> {
                 patience,
             } => {
                 let patience = match patience {
-                    Patience::Budget(at) => Patience::Budget(later(at)),
-                    Patience::Grace(at) => Patience::Grace(later(at)),
+                    Patience::Budget(at) => Patience::Budget(shift.deadline(since, at)),
+                    Patience::Grace(at) => Patience::Grace(shift.deadline(since, at)),
                     Patience::Spent => Patience::Spent,
                 };
                 State::Stopping {
                     g,
-                    since: later(since),
+                    since: shift.since(since),
                     stops,
                     then,
                     phase,
@@ -347,37 +385,17 @@ impl<P: Proofs> Machine<P> {
     fn deadline_reached(&mut self, turn: &mut Turn<P>) {
         let now = turn.now;
         let is_due = |deadline: Option<Deadline>| deadline.is_some_and(|deadline| deadline.at <= now);
-        if is_due(self.power.doubt()) {
-            self.awake(turn);
+        if is_due(self.watch.doubt()) {
+            self.end_of_doubt(turn);
+        }
+        if is_due(self.notice_due()) {
+            self.give_notice(turn);
         }
         if !is_due(self.deadline_of_state()) {
             return;
         }
-        let due = |attempt| matches!(attempt, Attempt::Waiting(_, at) if at <= turn.now);
         match self.state {
-            State::Starting { .. } => self.attempt_now(Trigger::Retry, turn),
-            State::Reasserting {
-                g,
-                attempt,
-                session,
-                lost,
-                notice,
-            } => {
-                let retry = due(attempt);
-                if notice.is_some_and(|at| at <= turn.now) {
-                    turn.report(Report::Reconnecting(g));
-                    self.state = State::Reasserting {
-                        g,
-                        attempt,
-                        session,
-                        lost,
-                        notice: None,
-                    };
-                }
-                if retry {
-                    self.attempt_now(Trigger::Retry, turn);
-                }
-            }
+            State::Starting { .. } | State::Reasserting { .. } => self.attempt_now(Trigger::Retry, turn),
             State::Stopping { .. } => self.out_of_patience(turn),
             State::Idle | State::Up { .. } | State::Failed(_) => {}
         }
@@ -387,6 +405,10 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn begin(&mut self, origin: Origin, turn: &mut Turn<P>) {
         self.backoff.reset();
         self.unavailable = 0;
+        self.life = Life::Unverified;
+        if origin == Origin::Restore {
+            self.fell_silent(turn.now);
+        }
         let g = self.next;
         self.state = match origin {
             Origin::User | Origin::Boot => State::Starting {
@@ -398,7 +420,6 @@ impl<P: Proofs> Machine<P> {
                 attempt: self.attempt(g, How::Cookie, origin.into(), turn),
                 session: Session::Kept,
                 lost: turn.now,
-                notice: Some(turn.now.plus(NOTICE_AFTER)),
             },
         };
     }
@@ -415,7 +436,6 @@ impl<P: Proofs> Machine<P> {
                 attempt,
                 session,
                 lost,
-                notice,
             } => {
                 let attempt = self.attempt(g, attempt.how(), trigger, turn);
                 self.state = State::Reasserting {
@@ -423,7 +443,6 @@ impl<P: Proofs> Machine<P> {
                     attempt,
                     session,
                     lost,
-                    notice,
                 };
             }
             State::Idle | State::Up { .. } | State::Stopping { .. } | State::Failed(_) => {}
@@ -433,15 +452,22 @@ impl<P: Proofs> Machine<P> {
     /// Connects if the host is awake and the dial budget allows it, else waits until they do. A person's wish is exempt from
     /// the budget.
     pub(crate) fn attempt(&mut self, g: Generation, how: How, trigger: Trigger, turn: &mut Turn<P>) -> Attempt {
-        if self.power != Power::Awake {
+        if let Some(cause) = Cause::of(self.mode()) {
+            turn.report(Report::Suppressed(cause, None));
             return Attempt::Waiting(how, turn.now);
         }
-        if trigger == Trigger::User || self.budget.take(turn.now) {
-            turn.push(Effect::Connect { g, how, trigger });
-            return Attempt::Running(how, trigger);
+        let later = match (trigger, self.watch.tried_until(turn.now)) {
+            (Trigger::User, _) => None,
+            (_, Some(until)) => Some((Cause::Unsure, until)),
+            (_, None) if self.budget.take(turn.now) => None,
+            (_, None) => Some((Cause::Budget, self.budget.next(turn.now))),
+        };
+        if let Some((cause, at)) = later {
+            turn.report(Report::Suppressed(cause, Some(at.since(turn.now))));
+            return Attempt::Waiting(how, at);
         }
-        let at = self.budget.next(turn.now);
-        turn.report(Report::Suppressed(at.since(turn.now)));
-        Attempt::Waiting(how, at)
+        self.watch.tried();
+        turn.push(Effect::Connect { g, how, trigger });
+        Attempt::Running(how, trigger)
     }
 }

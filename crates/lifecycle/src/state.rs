@@ -37,8 +37,6 @@ pub enum State {
         session: Session,
         /// When the connection was lost.
         lost: Awake,
-        /// When a person is told, if not told yet.
-        notice: Option<Awake>,
     },
     /// On its way down.
     Stopping {
@@ -120,6 +118,21 @@ pub enum Trigger {
     Retry,
     /// Keys are to be renewed, or the host has moved; the connection before still stands.
     Renewal,
+    /// The host is fully awake again.
+    Wake,
+}
+
+impl Trigger {
+    /// The word of `reconnect_attempts_total{trigger}`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Boot => "boot",
+            Self::Retry => "retry",
+            Self::Renewal => "renewal",
+            Self::Wake => "wake",
+        }
+    }
 }
 
 impl From<Origin> for Trigger {

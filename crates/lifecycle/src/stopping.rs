@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use crate::machine::Turn;
+use crate::sleeping::Park;
 use crate::{
     ACK_BUDGET, Acknowledged, Attempt, EXIT_GRACE, Effect, EndReason, FailReason, Generation, Machine, OnFailure,
     Patience, Phase, Proofs, Report, Session, State, StopReason, Then,
@@ -138,6 +139,7 @@ impl<P: Proofs> Machine<P> {
 
     fn enter_stopping(&mut self, g: Generation, stops: u32, then: Then, phase: Phase, turn: &Turn<P>) {
         self.next = g.next();
+        self.park = Park::Not;
         self.restored = None;
         self.owed = None;
         self.state = State::Stopping {

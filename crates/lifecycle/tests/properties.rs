@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifecycle::{
-    ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind, Machine,
-    OnFailure, Origin, Phase, Power, Proofs, Report, Settings, Stage, State, StopReason, WakeKind,
+    ACK_BUDGET, Acknowledged, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind,
+    MAINTENANCE_DOUBTED_AFTER, Machine, Mode, OnFailure, Origin, Phase, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET,
+    Settings, Source, Stage, State, StopReason, Surroundings, WakeKind,
 };
-use now::{Gap, GapKind, Now};
+use now::{Awake, Gap, GapKind, Now};
 use proptest::prelude::*;
+
+/// [`lifecycle::UNSURE_FOR`] in milliseconds.
+const UNSURE_MS: u64 = 20_000;
 
 /// How far the shell came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,24 @@ fn reason() -> impl Strategy<Value = EndReason> {
     ]
 }
 
+fn word() -> impl Strategy<Value = PowerWord> {
+    let source = prop_oneof![Just(Source::None), Just(Source::Facts), Just(Source::Presence)];
+    let surroundings = (
+        source,
+        any::<Option<bool>>(),
+        any::<Option<bool>>(),
+        any::<Option<bool>>(),
+    );
+    prop_oneof![
+        2 => Just(PowerWord::Sleeping),
+        1 => Just(PowerWord::Resumed),
+        1 => Just(PowerWord::UserPresent),
+        2 => surroundings.prop_map(|(source, preparing, lid_closed, docked)| {
+            PowerWord::Surroundings(Surroundings { source, preparing, lid_closed, docked })
+        }),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let stage = prop_oneof![Just(Stage::Login), Just(Stage::Connect), Just(Stage::Granted)];
     let input = prop_oneof![
@@ -78,7 +100,8 @@ fn step() -> impl Strategy<Value = Step> {
             reason: if restart { StopReason::Restart } else { StopReason::User },
             exit
         }),
-        Just(Input::SleepNotice),
+        word().prop_map(Input::Power),
+        word().prop_map(Input::Power),
         prop_oneof![
             Just(WakeKind::Full),
             Just(WakeKind::Maintenance),
@@ -86,6 +109,11 @@ fn step() -> impl Strategy<Value = Step> {
         ]
         .prop_map(Input::Wake),
         Just(Input::JobsDue),
+        Just(Input::Demand),
+        Just(Input::PathChange),
+        generation().prop_map(Input::Parked),
+        generation().prop_map(Input::ProofOfLife),
+        generation().prop_map(Input::PathSilent),
         (generation(), any::<bool>()).prop_map(|(g, kept)| Input::HandedOver { g, kept }),
         Just(Input::Cancel),
         Just(Input::Reconnect),
@@ -134,16 +162,29 @@ struct World {
     curtailed: bool,
     /// The generation whose proofs were given ahead of the work.
     unfinished: Option<Generation>,
+    /// What may run, as the effects say.
+    mode: Mode,
+    /// The gateway was told of a sleep, since the last full wake.
+    parked: bool,
+    /// Sleeps that wait for their acknowledgement, since when.
+    asleep_since: Option<Awake>,
+    /// A wake was reported by the input that is being handled.
+    woke: bool,
     /// The process is gone, with the deadline it left.
     exited: bool,
 }
 
 impl World {
     fn new(on_failure: OnFailure) -> Self {
+        Self::sleeping(on_failure, false)
+    }
+
+    fn sleeping(on_failure: OnFailure, disconnect_on_sleep: bool) -> Self {
         Self {
             machine: Machine::new(Settings {
                 backoff: Backoff::default(),
                 on_failure,
+                disconnect_on_sleep,
             }),
             now: Now::default().plus(Duration::from_secs(100)),
             jitter: 0,
@@ -159,6 +200,10 @@ impl World {
             acknowledged: 0,
             curtailed: false,
             unfinished: None,
+            mode: Mode::Awake,
+            parked: false,
+            asleep_since: None,
+            woke: false,
             exited: false,
         }
     }
@@ -177,6 +222,10 @@ impl World {
             self.connecting = None;
         }
         let fired = matches!(input, Input::DeadlineReached);
+        if matches!(input, Input::Power(PowerWord::Sleeping)) {
+            self.asleep_since.get_or_insert(self.now.awake);
+        }
+        self.woke = false;
         let restore = matches!(
             input,
             Input::Start {
@@ -195,6 +244,14 @@ impl World {
         }
         if std::mem::take(&mut self.curtailed) {
             self.answer_with_what_there_is();
+        }
+        assert_eq!(self.mode, self.machine.mode(), "every change of what may run is told");
+        if let Some(since) = self.asleep_since {
+            let deadline = self.machine.deadline().expect("a sleep waits");
+            assert!(
+                deadline.at <= since.plus(SLEEP_ACK_BUDGET),
+                "a sleep is acknowledged in time"
+            );
         }
         if let Some(deadline) = self.machine.deadline() {
             assert!(
@@ -232,7 +289,7 @@ impl World {
                     self.releasing, None,
                     "nothing connects while the host is being restored"
                 );
-                assert_eq!(self.machine.power(), Power::Awake, "nothing connects in sleep");
+                assert_eq!(self.machine.mode(), Mode::Awake, "nothing connects in sleep");
                 self.connecting = Some(g);
                 self.on_host.insert(g);
             }
@@ -262,7 +319,7 @@ impl World {
             Effect::Housekeep => {
                 assert!(!self.housekeeping, "one worker at a time");
                 assert_eq!(self.stops, self.acknowledged, "no chore before the acknowledgement");
-                assert_eq!(self.machine.power(), Power::Awake, "no chore in sleep");
+                assert_eq!(self.machine.mode(), Mode::Awake, "no chore in sleep");
                 self.housekeeping = true;
             }
             Effect::Hold => assert!(
@@ -302,6 +359,24 @@ impl World {
                 );
                 assert!(!matches!(outcome, Acknowledged::WasDown) || self.on_host.is_empty());
             }
+            Effect::Mode(mode) => {
+                assert_ne!(std::mem::replace(&mut self.mode, mode), mode, "only changes are told");
+                self.parked &= mode != Mode::Awake;
+            }
+            Effect::Park { g } => {
+                assert!(
+                    matches!(before, State::Up { g: up, .. } | State::Reasserting { g: up, .. } if up == g),
+                    "only who is up parks"
+                );
+                assert!(
+                    !std::mem::replace(&mut self.parked, true),
+                    "once until the next full wake"
+                );
+            }
+            // What can be read may have announced it, and then nobody waits.
+            Effect::AckSleep => self.asleep_since = None,
+            Effect::Woke { .. } => assert_eq!(self.mode, Mode::Awake),
+            Effect::Report(Report::Wake(..)) => self.woke = true,
             Effect::Report(Report::SessionStart(g)) => assert_eq!(self.session.replace(g), None),
             Effect::Report(Report::SessionEnd(g, _)) => assert_eq!(self.session.take(), Some(g)),
             Effect::Report(_) => {}
@@ -375,6 +450,8 @@ impl World {
             }
             Step::Freeze(_) if self.exited => {}
             Step::Freeze(time) => {
+                self.asleep_since = self.asleep_since.map(|since| since.plus(time));
+                let awake = self.mode == Mode::Awake;
                 let before = self
                     .machine
                     .deadline()
@@ -389,7 +466,14 @@ impl World {
                     .machine
                     .deadline()
                     .map(|deadline| deadline.at.since(self.now.awake));
-                assert_eq!(before, after, "no verdict uses time across a clock gap");
+                if self.mode == Mode::Awake && awake && !self.woke {
+                    assert_eq!(before, after, "no verdict uses time across a clock gap");
+                } else {
+                    assert!(
+                        self.mode != self.machine.mode() || after.is_none_or(|after| after > Duration::ZERO),
+                        "no doubt ends by a clock gap"
+                    );
+                }
             }
         }
     }
@@ -401,9 +485,10 @@ proptest! {
     #[test]
     fn no_promise_is_broken_in_a_random_life(
         stay: bool,
+        disconnect: bool,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::new(if stay { OnFailure::Stay } else { OnFailure::Exit });
+        let mut world = World::sleeping(if stay { OnFailure::Stay } else { OnFailure::Exit }, disconnect);
         for step in steps {
             world.run(step);
         }
@@ -460,5 +545,60 @@ proptest! {
         }
         let elapsed = world.now.awake.since(begin.awake).as_secs();
         prop_assert!(connections <= 8 + elapsed / 20 + 1, "{connections} in {elapsed} s");
+    }
+
+    #[test]
+    fn a_host_in_use_for_two_minutes_is_taken_for_awake_whatever_was_said(
+        disconnect: bool,
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::sleeping(OnFailure::Stay, disconnect);
+        for step in steps {
+            world.run(step);
+        }
+        prop_assume!(!world.exited);
+        let end = world.now.awake.plus(MAINTENANCE_DOUBTED_AFTER);
+        while !world.exited
+            && let Some(deadline) = world.machine.deadline().filter(|deadline| deadline.at <= end)
+        {
+            world.now = world.now.plus(deadline.at.since(world.now.awake));
+            world.feed(Input::DeadlineReached);
+        }
+        prop_assert!(world.exited || world.machine.mode() == Mode::Awake, "{:?}", world.machine.mode());
+    }
+
+    #[test]
+    fn a_wake_of_unknown_kind_makes_one_connection_at_most_before_it_has_lasted(
+        asks in proptest::collection::vec((0u64..UNSURE_MS, 0u8..5), 1..40),
+    ) {
+        let mut world = World::new(OnFailure::Exit);
+        let g = Generation::FIRST;
+        world.feed(Input::Start { origin: Origin::Boot });
+        world.feed(Input::Connected(g));
+        world.feed(Input::ControlLost { g, kind: LossKind::Eof });
+        world.now = world.now.plus_asleep(Duration::from_secs(3600));
+        let (length, awake) = (Duration::from_secs(3600), Duration::ZERO);
+        world.feed(Input::ClockGap(Gap { length, awake, kind: GapKind::Sleep }));
+        let woke = world.now;
+        let mut asks = asks;
+        asks.sort_unstable();
+        let mut connections = 0;
+        for (ms, ask) in asks {
+            let wait = woke.awake.plus(Duration::from_millis(ms)).since(world.now.awake);
+            world.now = world.now.plus(wait);
+            world.feed(Input::DeadlineReached);
+            world.feed(match ask {
+                0 => Input::Demand,
+                1 => Input::PathChange,
+                2 => Input::PathSilent(g),
+                3 => Input::JobsDue,
+                _ => Input::Power(PowerWord::Resumed),
+            });
+            if world.connecting.is_some() {
+                connections += 1;
+                world.feed(Input::ConnectFailed { g, class: FailClass::Network, stage: Stage::Connect });
+            }
+        }
+        prop_assert!(connections <= 1, "{connections}");
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lifecycle::{
     Acknowledged, Attempt, Backoff, Effect, EndReason, FailClass, Generation, How, Input, Jitter, LossKind, Machine,
-    OnFailure, Origin, Patience, Phase, Power, Proofs, Report, Settings, Stage, State, StopReason, Then, Trigger,
-    WakeKind,
+    Mode, OnFailure, Origin, Patience, Phase, PowerWord, Proofs, Report, Settings, Source, Stage, State, StopReason,
+    Surroundings, Then, WakeKind,
 };
 use now::{Awake, Gap, GapKind, Now};
 
@@ -36,6 +36,7 @@ impl Story {
         let settings = Settings {
             backoff: Backoff::default(),
             on_failure,
+            disconnect_on_sleep: false,
         };
         Self {
             name,
@@ -44,8 +45,16 @@ impl Story {
         }
     }
 
+    /// The tunnel is down while the host sleeps.
+    fn disconnecting(name: &'static str) -> Self {
+        let mut story = Self::new(name, OnFailure::Exit);
+        story.machine.set_disconnect_on_sleep(true);
+        story
+    }
+
     fn then(mut self, inputs: &[Input<Words>]) -> Self {
         for input in inputs {
+            self.now = passes(self.now, input);
             self.machine.handle(input.clone(), self.now, JITTER);
         }
         self
@@ -85,7 +94,42 @@ const TOO_SLOW: Input<Words> = Input::Recorded {
     g: G1,
     owed: "disk too slow",
 };
+const SLEEPING: Input<Words> = Input::Power(PowerWord::Sleeping);
+const RESUMED: Input<Words> = Input::Power(PowerWord::Resumed);
+const USER: Input<Words> = Input::Power(PowerWord::UserPresent);
+const NAP: Input<Words> = Input::ClockGap(Gap {
+    length: Duration::from_secs(3600),
+    awake: Duration::ZERO,
+    kind: GapKind::Sleep,
+});
+const FREEZE: Input<Words> = Input::ClockGap(Gap {
+    length: Duration::from_secs(60),
+    awake: Duration::from_secs(60),
+    kind: GapKind::Freeze,
+});
 const OLD_COOKIE: Input<Words> = failed(G1, FailClass::CookieRefused, Stage::Connect);
+
+const fn around(source: Source, preparing: Option<bool>, lid_closed: Option<bool>) -> Input<Words> {
+    Input::Power(PowerWord::Surroundings(Surroundings {
+        source,
+        preparing,
+        lid_closed,
+        docked: None,
+    }))
+}
+
+/// What can be read where logind is: nothing is prepared, and the lid is open.
+const FACTS: Input<Words> = around(Source::Facts, Some(false), Some(false));
+/// The same in the middle of a sleep job.
+const PREPARING: Input<Words> = around(Source::Facts, Some(true), Some(false));
+const LID_CLOSED: Input<Words> = around(Source::Facts, Some(false), Some(true));
+const PRESENCE: Input<Words> = around(Source::Presence, None, None);
+
+/// Lets a gap pass before it is told.
+fn passes(now: Now, input: &Input<Words>) -> Now {
+    let Input::ClockGap(gap) = input else { return now };
+    now.plus(gap.awake).plus_asleep(gap.length.saturating_sub(gap.awake))
+}
 
 const fn stop(exit: bool) -> Input<Words> {
     Input::Stop {
@@ -124,8 +168,27 @@ fn stories() -> Vec<Story> {
         exit("reasserting, told")
             .then(&[START, UP, LOST])
             .wait(Duration::from_secs(11)),
-        exit("up, asleep").then(&[START, UP, Input::SleepNotice]),
-        exit("reasserting, asleep").then(&[START, UP, LOST, Input::SleepNotice]),
+        exit("up, going to sleep").then(&[START, UP, SLEEPING]),
+        exit("up, asleep").then(&[START, UP, SLEEPING, Input::Parked(G1)]),
+        exit("up, asleep, facts at hand").then(&[FACTS, START, UP, SLEEPING]),
+        exit("up, asleep, presence told").then(&[PRESENCE, START, UP, SLEEPING]),
+        exit("up, facts at hand").then(&[FACTS, START, UP]),
+        exit("up, presence told").then(&[PRESENCE, START, UP]),
+        exit("up, after a freeze").then(&[START, UP, FREEZE]),
+        exit("up, nobody answers").then(&[START, UP, Input::PathSilent(G1)]),
+        exit("up, unsure").then(&[START, UP, NAP]),
+        exit("up, maintenance wake").then(&[FACTS, START, UP, SLEEPING, NAP]),
+        exit("up, parked, maintenance wake").then(&[PRESENCE, START, UP, SLEEPING, Input::Parked(G1), NAP]),
+        exit("reasserting, unsure").then(&[START, UP, LOST, NAP]),
+        exit("reasserting, unsure, one attempt failed").then(&[
+            START,
+            UP,
+            LOST,
+            NAP,
+            Input::Demand,
+            failed(G1, FailClass::Network, Stage::Connect),
+        ]),
+        exit("reasserting, asleep").then(&[START, UP, LOST, SLEEPING]),
         exit("reasserting, maintenance wake").then(&[START, UP, LOST, Input::Wake(WakeKind::Maintenance)]),
         exit("restored").then(&[Input::Start {
             origin: Origin::Restore,
@@ -134,7 +197,10 @@ fn stories() -> Vec<Story> {
         exit("up, housekeeping").then(&[Input::JobsDue, START, UP]),
         exit("stopping, the worker held").then(&[Input::JobsDue, START, UP, STOP, RELEASED]),
         exit("stopping to exit, the worker held").then(&[Input::JobsDue, START, UP, QUIT, RELEASED]),
-        exit("idle, asleep, jobs due").then(&[Input::SleepNotice, Input::JobsDue]),
+        exit("idle, asleep, jobs due").then(&[SLEEPING, Input::JobsDue]),
+        Story::disconnecting("up, to be down in sleep").then(&[START, UP]),
+        Story::disconnecting("stopping for a sleep").then(&[START, UP, SLEEPING]),
+        Story::disconnecting("starting, held in sleep").then(&[START, UP, SLEEPING, RELEASED, RECORDED]),
         exit("stopping").then(&[START, UP, STOP]),
         exit("stopping, start remembered").then(&[START, UP, STOP, START]),
         exit("stopping to exit").then(&[START, UP, QUIT]),
@@ -205,11 +271,6 @@ fn inputs() -> Vec<Input<Words>> {
         EndReason::Fatal,
     ];
     inputs.extend(reasons.map(|reason| Input::SessionEnded { g: G1, reason }));
-    let freeze = Gap {
-        length: Duration::from_secs(60),
-        awake: Duration::from_secs(60),
-        kind: GapKind::Freeze,
-    };
     inputs.extend([
         Input::Dialled(3),
         RELEASED,
@@ -218,10 +279,23 @@ fn inputs() -> Vec<Input<Words>> {
         Input::HandedOver { g: G1, kept: false },
         Input::JobsDue,
         Input::JobsDone,
-        Input::SleepNotice,
+        SLEEPING,
+        RESUMED,
+        USER,
+        FACTS,
+        PREPARING,
+        LID_CLOSED,
+        PRESENCE,
         Input::Wake(WakeKind::Full),
         Input::Wake(WakeKind::Maintenance),
-        Input::ClockGap(freeze),
+        Input::Wake(WakeKind::Unknown),
+        NAP,
+        FREEZE,
+        Input::Parked(G1),
+        Input::Demand,
+        Input::PathChange,
+        Input::ProofOfLife(G1),
+        Input::PathSilent(G1),
         Input::DeadlineReached,
     ]);
     let g2 = G1.next();
@@ -272,9 +346,28 @@ fn input_text(input: Input<Words>) -> String {
         Input::HandedOver { g, kept: false } => format!("{g} not handed over"),
         Input::JobsDue => "jobs due".into(),
         Input::JobsDone => "jobs done".into(),
-        Input::SleepNotice => "sleep".into(),
-        Input::Wake(kind) => format!("wake {kind:?}"),
-        Input::ClockGap(gap) => format!("gap of {:?}", gap.length),
+        Input::Power(word) => match word {
+            PowerWord::Sleeping => "sleeping".into(),
+            PowerWord::Resumed => "resumed".into(),
+            PowerWord::UserPresent => "user present".into(),
+            PowerWord::Surroundings(around) => match (around.source, around.preparing, around.lid_closed) {
+                (Source::None, ..) => "no source".into(),
+                (Source::Presence, ..) => "presence is told".into(),
+                (Source::Facts, Some(true), _) => "a sleep is prepared".into(),
+                (Source::Facts, _, Some(true)) => "the lid is closed".into(),
+                (Source::Facts, ..) => "the lid is open".into(),
+            },
+        },
+        Input::Wake(kind) => format!("wake {kind}"),
+        Input::ClockGap(gap) => match gap.kind {
+            GapKind::Sleep => format!("slept for {:?}", gap.length),
+            GapKind::Freeze => format!("frozen for {:?}", gap.length),
+        },
+        Input::Parked(g) => format!("{g} parked"),
+        Input::Demand => "demand".into(),
+        Input::PathChange => "path change".into(),
+        Input::ProofOfLife(g) => format!("{g} lives"),
+        Input::PathSilent(g) => format!("{g} silent"),
         Input::DeadlineReached => "deadline".into(),
     }
 }
@@ -304,18 +397,8 @@ fn state_text(state: State, now: Now) -> String {
             ..
         } => format!("up {g} replacing by {}", how_text(how)),
         State::Reasserting {
-            g,
-            attempt,
-            session,
-            notice,
-            ..
-        } => {
-            let notice = notice.map_or_else(|| "told".into(), |at| format!("notice in {}", ms(at)));
-            format!(
-                "reasserting {g} {}, session {session:?}, {notice}",
-                attempt_text(attempt)
-            )
-        }
+            g, attempt, session, ..
+        } => format!("reasserting {g} {}, session {session:?}", attempt_text(attempt)),
         State::Stopping {
             g,
             stops,
@@ -353,13 +436,7 @@ fn state_text(state: State, now: Now) -> String {
 fn effect_text(effect: Effect<Words>) -> String {
     match effect {
         Effect::Connect { g, how, trigger } => {
-            let trigger = match trigger {
-                Trigger::User => "user",
-                Trigger::Boot => "boot",
-                Trigger::Retry => "retry",
-                Trigger::Renewal => "renewal",
-            };
-            format!("connect {g} by {} for {trigger}", how_text(how))
+            format!("connect {g} by {} for {}", how_text(how), trigger.word())
         }
         Effect::Abort { g } => format!("abort {g}"),
         Effect::Goodbye { g } => format!("goodbye {g}"),
@@ -379,6 +456,10 @@ fn effect_text(effect: Effect<Words>) -> String {
             };
             format!("ack {outcome} {}ms", took.as_millis())
         }
+        Effect::Mode(mode) => format!("mode {mode}"),
+        Effect::Park { g } => format!("park {g}"),
+        Effect::AckSleep => "ack sleep".into(),
+        Effect::Woke { g, gap, wakes } => format!("woke {g} after {}s, {wakes} wakes", gap.as_secs()),
         Effect::Report(report) => match report {
             Report::SessionStart(g) => format!("[session.start {g}]"),
             Report::SessionEnd(g, reason) => format!("[session.end {g} {reason}]"),
@@ -386,7 +467,9 @@ fn effect_text(effect: Effect<Words>) -> String {
             Report::PathBack(g, after) => format!("[path.back {g} {}ms]", after.as_millis()),
             Report::Reconnecting(g) => format!("[reconnecting {g}]"),
             Report::RetryIn(class, delay) => format!("[retry {class:?} {}ms]", delay.as_millis()),
-            Report::Suppressed(delay) => format!("[suppressed {}ms]", delay.as_millis()),
+            Report::Suppressed(cause, None) => format!("[suppressed {}]", cause.word()),
+            Report::Suppressed(cause, Some(wait)) => format!("[suppressed {} {}ms]", cause.word(), wait.as_millis()),
+            Report::Wake(kind, gap) => format!("[wake {kind} {}s]", gap.as_secs()),
             Report::ReconnectFailed(class) => format!("[reconnect failed {class:?}]"),
             Report::AlreadyWanted => "[already wanted]".into(),
             Report::StartRefused => "[start refused]".into(),
@@ -399,11 +482,23 @@ fn effect_text(effect: Effect<Words>) -> String {
 
 /// Where the machine is, with what of it is no state of the tunnel.
 fn machine_text(machine: &Machine<Words>, now: Now) -> String {
-    let state = state_text(machine.state(), now);
-    match machine.power() {
-        Power::Awake => state,
-        Power::Asleep { .. } | Power::Maintenance { .. } => format!("{state}, host {}", machine.power().word()),
+    let mut text = state_text(machine.state(), now);
+    let word = machine.word();
+    if word != machine.state().word() {
+        let _ = write!(text, ", {word}");
     }
+    if machine.mode() != Mode::Awake {
+        let _ = write!(text, ", host {}", machine.mode());
+    }
+    // Those of attempts and stops are told with the state.
+    if let Some(deadline) = machine.deadline()
+        && (machine.mode() != Mode::Awake || machine.word() != "stopping")
+        && deadline.reason != "next attempt to connect"
+    {
+        let ms = deadline.at.since(now.awake).as_millis();
+        let _ = write!(text, ", {} in {ms}ms", deadline.reason);
+    }
+    text
 }
 
 /// What every input does in the state a story ends in. Inputs that change nothing share one line.
@@ -413,8 +508,9 @@ fn table_of(story: &Story) -> String {
     let mut ignored = Vec::new();
     for input in inputs() {
         let mut machine = story.machine.clone();
-        let effects = machine.handle(input.clone(), story.now, JITTER);
-        let after = machine_text(&machine, story.now);
+        let now = passes(story.now, &input);
+        let effects = machine.handle(input.clone(), now, JITTER);
+        let after = machine_text(&machine, now);
         if effects.is_empty() && after == before {
             ignored.push(input_text(input));
             continue;
@@ -438,7 +534,7 @@ fn diagram() -> String {
         for input in inputs() {
             let mut machine = story.machine.clone();
             let before = machine.state().word();
-            machine.handle(input.clone(), story.now, JITTER);
+            machine.handle(input.clone(), passes(story.now, &input), JITTER);
             let after = machine.state().word();
             if before != after {
                 let label = input_text(input).replace("g1 ", "");

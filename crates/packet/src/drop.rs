@@ -49,6 +49,8 @@ reasons! {
     DeviceRefused => "device_refused",
     /// It waited through a gap and is too old to be of use.
     Stale => "stale",
+    /// The host sleeps, or is awake for its own purposes only, and nothing is to be carried then.
+    Asleep => "asleep",
     /// A destination that never leaves the host or the link: multicast, link-local, loopback.
     NotForwardable => "not_forwardable",
 }

@@ -18,6 +18,7 @@ mod liveness;
 pub mod park;
 mod path_mtu;
 pub mod resume;
+mod round_trip;
 pub mod ticket;
 mod timers;
 mod traffic;

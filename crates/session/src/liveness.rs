@@ -41,6 +41,11 @@ impl Liveness {
         }
     }
 
+    /// The granted dead-peer detection time.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// A frame arrived.
     pub fn heard(&mut self, now: Awake) {
         self.heard = now;

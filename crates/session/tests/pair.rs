@@ -205,7 +205,7 @@ fn connect(gateway: &mut Gateway, authenticated: &Authenticated) -> Result<clien
         previous: Vec::new(),
         datagrams: false,
     };
-    let (requesting, request) = authenticated.request(&identity(), &wants);
+    let (requesting, request) = authenticated.request(&identity(), &wants, None);
     let mut front = gateway.front(None);
     let (head, _, _) = gateway.answer(&mut front, &request);
     requesting.reply(&head, Now::default())

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use lifecycle::{FailClass, Generation, How, Input, Power, Stage};
+use lifecycle::{FailClass, Generation, How, Input, Mode, Stage, Trigger};
 
 use crate::broken::Promise;
 use crate::gateway::Epoch;
@@ -36,10 +36,11 @@ pub(crate) struct Attempt {
 }
 
 impl World {
-    pub(crate) fn connect(self: &Rc<Self>, g: Generation, how: How) {
-        if self.power() != Some(Power::Awake) {
+    pub(crate) fn connect(self: &Rc<Self>, g: Generation, how: How, trigger: Trigger) {
+        self.check_connect(g, trigger);
+        if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L5NoDialAsleep, || {
-                format!("an attempt of {g} while {:?}", self.power())
+                format!("an attempt of {g} while {:?}", self.mode())
             });
         }
         let mark = self.mark(g);
@@ -303,6 +304,7 @@ impl World {
         if let (true, Some(record)) = (self.can_store, record) {
             self.stored.set(Some(Stored { mark, record }));
         }
+        self.was_heard();
         self.feed(Input::Connected(g));
     }
 }

@@ -15,6 +15,8 @@ pub enum Promise {
     L4ChoresLater,
     /// No attempt to connect in sleep or in a maintenance wake.
     L5NoDialAsleep,
+    /// A sleep is acknowledged within 500 ms of awake time in which the process runs.
+    L6SleepAcknowledged,
     /// Recorded work is done at least once and takes effect once, across any crashes; no two workers have one job.
     L7WorkIsDone,
     /// A deadline that fired is replaced by a later one.
@@ -25,8 +27,15 @@ pub enum Promise {
     L10OneForwards,
     /// After a crash at any point and one start, the host is clean.
     L11CleanAfterCrash,
+    /// No verdict (a notice, the end of a doubt) uses time in which the process did not run.
+    L12NoTimeAcrossGaps,
+    /// No decision relies on words in pairs: whatever was said or not, a host that is in use for 120 s is taken for awake.
+    L13NoPairs,
     /// After a stop the host is what it was before the start.
     L15CleanAfterStop,
+    /// A session ends for a stop, by the gateway's word or with its login, and for nothing else: not by a gap, a sleep, a
+    /// wake, a silence or a lost connection.
+    NoFalseEnd,
 }
 
 impl fmt::Display for Promise {

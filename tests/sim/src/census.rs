@@ -99,4 +99,10 @@ census! {
     withdrawn: "records withdrawn",
     crash_jobs: "jobs of sessions that crashed",
     sleeps: "sleeps, freezes and clock steps",
+    dark_wakes: "maintenance wakes",
+    parks: "parks",
+    wakes_full: "wakes taken for full ones",
+    wakes_maintenance: "wakes taken for maintenance wakes",
+    wakes_unknown: "wakes of unknown kind",
+    notices: "notices of a silent path",
 }

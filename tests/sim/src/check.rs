@@ -18,6 +18,7 @@ impl World {
     /// After every step.
     pub(crate) fn check(self: &Rc<Self>) {
         self.check_budget();
+        self.check_sleep_ack();
         self.check_start();
         self.check_forwarding();
         self.watch_due();

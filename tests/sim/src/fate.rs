@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use lifecycle::{EndReason, Input, LossKind, Origin, State, StopReason, WakeKind};
+use lifecycle::{EndReason, Input, LossKind, Mode, Origin, PowerWord, State, StopReason, WakeKind};
 use now::{Gap, GapKind};
 
+use crate::planted::Planted;
 use crate::process::Who;
 use crate::shell::Shell;
 use crate::tasks::Kind;
@@ -31,7 +32,7 @@ impl World {
             return;
         }
         self.after(self.pause(), Event::Fate);
-        match self.chance.below(64) {
+        match self.chance.below(72) {
             0..10 => self.order_start(),
             10..20 => self.stop(StopReason::User, false),
             20..24 => self.stop(StopReason::User, true),
@@ -40,14 +41,9 @@ impl World {
             29 => self.order(Input::Cancel),
             30..34 => self.lose_control(),
             34..36 => self.end_session_at_gateway(),
-            36..38 => self.feed(Input::SleepNotice),
-            38..41 => {
-                let kind = self
-                    .chance
-                    .pick(&[WakeKind::Full, WakeKind::Maintenance, WakeKind::Unknown]);
-                self.feed(Input::Wake(kind));
-            }
-            41..43 => self.sleep(),
+            36 => self.word(PowerWord::Sleeping),
+            37..39 => self.say_what_wake(),
+            39..43 => self.begin_night(),
             43 => self.freeze(),
             44..46 => self.set_wall_clock(),
             46..49 => self
@@ -61,6 +57,11 @@ impl World {
             57..59 => self.change(|weather| weather.slow_host = !weather.slow_host),
             59..61 => self.start_unit(self.chance.pick(&[Who::Unit, Who::SecondUnit])),
             61 => self.order(Input::JobsDue),
+            62..64 => self.ask_for_tunnel(Input::Demand),
+            64..66 => self.ask_for_tunnel(Input::PathChange),
+            66..68 => self.fall_silent(),
+            68 => self.renew(),
+            69 => self.freeze(),
             _ => {
                 if let Some(daemon) = self.running(Who::Daemon) {
                     self.spawn(daemon, Kind::Retry, 0);
@@ -79,6 +80,7 @@ impl World {
             Some(false) => {}
             Some(true) => {
                 self.desired.set(true);
+                self.excuse();
                 self.start_by.set(Some(self.at.get() + 50_000));
                 self.feed(Input::Start { origin: Origin::User });
             }
@@ -103,6 +105,7 @@ impl World {
         if self.with(|daemon| daemon.ready) == Some(true) {
             self.wanted.set(true);
             self.desired.set(true);
+            self.excuse();
         }
         self.order(Input::Reconnect);
     }
@@ -117,6 +120,7 @@ impl World {
     fn lose_control(self: &Rc<Self>) {
         if let Some(State::Up { g, .. }) = self.state() {
             let kind = self.chance.pick(&[LossKind::Eof, LossKind::Reset, LossKind::Timeout]);
+            self.went_silent();
             self.feed(Input::ControlLost { g, kind });
         }
     }
@@ -130,29 +134,33 @@ impl World {
             let reason = self
                 .chance
                 .pick(&[EndReason::Admin, EndReason::AuthExpired, EndReason::Replaced]);
+            self.went_silent();
             self.feed(Input::SessionEnded { g, reason });
         }
     }
 
-    /// The host sleeps. What is told of it before and after may be missing.
-    fn sleep(self: &Rc<Self>) {
-        self.counts.borrow_mut().sleeps += 1;
-        if !self.chance.once_in(4) {
-            self.feed(Input::SleepNotice);
+    /// Whoever believes to know says what kind of wake it is.
+    fn say_what_wake(self: &Rc<Self>) {
+        let kind = self
+            .chance
+            .pick(&[WakeKind::Full, WakeKind::Maintenance, WakeKind::Unknown]);
+        if kind != WakeKind::Maintenance {
+            self.excuse();
         }
-        let us = self.chance.between(SECOND_US, 8 * 3600 * SECOND_US);
-        self.say(|| format!("asleep for {} s", us / SECOND_US));
-        self.slept.set(self.slept.get() + us);
-        self.feed(Input::ClockGap(Gap {
-            length: Duration::from_micros(us),
-            awake: Duration::ZERO,
-            kind: GapKind::Sleep,
-        }));
-        if !self.chance.once_in(4) {
-            let kind = self
-                .chance
-                .pick(&[WakeKind::Full, WakeKind::Maintenance, WakeKind::Unknown]);
-            self.feed(Input::Wake(kind));
+        self.feed(Input::Wake(kind));
+    }
+
+    fn fall_silent(self: &Rc<Self>) {
+        if let Some(State::Up { g, .. }) = self.state()
+            && let Some(life) = self.with(|daemon| daemon.process.life)
+        {
+            self.pump_says(life, g, false);
+        }
+    }
+
+    fn renew(self: &Rc<Self>) {
+        if let Some(State::Up { g, .. }) = self.state() {
+            self.feed(Input::Renew(g));
         }
     }
 
@@ -161,15 +169,19 @@ impl World {
         self.counts.borrow_mut().sleeps += 1;
         let us = self.chance.between(2 * SECOND_US, 120 * SECOND_US);
         self.say(|| format!("frozen for {} s", us / SECOND_US));
-        self.at.set(self.at.get() + us);
-        self.held.set(self.held.get() + us);
-        self.start_by.set(self.start_by.get().map(|by| by + us));
+        self.pass_held(us);
+        // It says nothing of a wake that was found full already.
+        if self.mode() == Some(Mode::Awake) {
+            self.excuse();
+        }
         let length = Duration::from_micros(us);
-        self.feed(Input::ClockGap(Gap {
-            length,
-            awake: length,
-            kind: GapKind::Freeze,
-        }));
+        if !self.has(Planted::VerdictAcrossGap) {
+            self.tell_gap(Gap {
+                length,
+                awake: length,
+                kind: GapKind::Freeze,
+            });
+        }
     }
 
     fn set_wall_clock(&self) {

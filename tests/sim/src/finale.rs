@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ledger::Folder;
-use lifecycle::{Input, Origin, State, StopReason, WakeKind};
+use lifecycle::{Input, MAINTENANCE_DOUBTED_AFTER, Mode, Origin, State, StopReason};
 
 use crate::broken::Promise;
 use crate::disk::number;
@@ -41,13 +41,28 @@ impl World {
         false
     }
 
+    /// Somebody uses the host from now on, and the machine finds out.
+    fn be_awake(self: &Rc<Self>) {
+        self.wake_for_good();
+        self.until(|world| world.running(Who::Daemon).is_none() || world.is_ready());
+        let us = u64::try_from(MAINTENANCE_DOUBTED_AFTER.as_micros()).unwrap_or(u64::MAX) + 1;
+        let by = self.at.get() + us;
+        self.after(us, Event::Calm);
+        self.until(|world| matches!(world.mode(), Some(Mode::Awake) | None) || world.at.get() >= by);
+        if let Some(mode @ (Mode::Asleep | Mode::Maintenance | Mode::Unsure)) = self.mode() {
+            self.broke(Promise::L13NoPairs, || {
+                format!("the host is in use for 120 s and taken for {mode}")
+            });
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.with(|daemon| daemon.ready) == Some(true)
     }
 
     fn reach_the_wanted_state(self: &Rc<Self>) {
         self.say(|| "FAULTS END".to_owned());
-        self.feed(Input::Wake(WakeKind::Full));
+        self.be_awake();
         // A process that is about to end is not what the wish was said to.
         let settled = |world: &Self| match world.state() {
             Some(State::Stopping { .. }) => false,

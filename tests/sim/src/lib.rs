@@ -1,7 +1,7 @@
 //! Lifecycle and ledger in virtual time, on a simulated disk, from a seed.
 //!
 //! ```text
-//!   seed --> chance --> fate (orders, sleep, crashes)      weather (odds of what goes wrong)
+//!   seed --> chance --> fate, power (orders, nights, crashes)  weather (odds of what goes wrong)
 //!                         |                                   |
 //!                         v                                   v
 //!   lifecycle::Machine <--> shell --> down, attempt --> host, gateway
@@ -31,8 +31,10 @@ mod fate;
 mod finale;
 pub mod gateway;
 pub mod host;
+pub mod night;
 pub mod planted;
 pub mod platter;
+mod power;
 mod process;
 pub mod run;
 mod shell;

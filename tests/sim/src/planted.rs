@@ -47,7 +47,7 @@ planted! {
     /// Shell: of several acknowledgements, the first is sent.
     OneAckForAll => "a second stop gets no acknowledgement of its own", [L1Budget, L4ChoresLater];
     /// Input: results of an older generation are taken for the present one's.
-    FenceOff => "results of older generations count as the present one's", [L2Restored, L3Recorded, L10OneForwards, L9WantedState];
+    FenceOff => "results of older generations count as the present one's", [L2Restored, L3Recorded, L10OneForwards, L9WantedState, L12NoTimeAcrossGaps];
     /// Input: `DeadlineReached` comes with the time of the input before.
     DeadlineStays => "a deadline that fired is not replaced", [L8Deadlines];
     /// Effect: `Housekeep` is carried out before the acknowledgement.
@@ -96,6 +96,20 @@ planted! {
     FailureDropped => "a job that fails is removed", [L7WorkIsDone];
     /// Worker: the longest wait, to which a wait is shortened when the clock was set back, is a hundred years.
     WaitsNotShortened => "waiting jobs are lost when the clock is set back", [L7WorkIsDone];
+    /// Shell: the deadline of a maintenance wake never comes.
+    MaintenanceForEver => "a maintenance wake never ends", [L13NoPairs];
+    /// Shell: whatever the machine says of a gap, somebody is there.
+    DialInDark => "a maintenance wake is taken for a full one", [L5NoDialAsleep, L4ChoresLater];
+    /// Shell: `Mode(Maintenance)` starts a worker.
+    ChoreInDark => "housekeeping begins in a maintenance wake", [L4ChoresLater];
+    /// Input: a freeze is not told.
+    VerdictAcrossGap => "a verdict counts time across a gap", [L12NoTimeAcrossGaps];
+    /// Input: words after a sleep that was not announced are dropped, and so is the deadline of a sleep that nobody ends.
+    WordsInPairs => "the end of a sleep is believed in only if it is told", [L13NoPairs, L7WorkIsDone, L9WantedState];
+    /// Effect: a reset of the control connection ends the session.
+    ResetIsEnd => "a reset is counted as a disconnect", [NoFalseEnd];
+    /// Shell: the deadline of a sleep's acknowledgement never comes.
+    SleepWaits => "a sleep waits for the gateway", [L6SleepAcknowledged];
     /// Shell: a record whose job could not be written is forgotten while the process lives.
     CloseNotRetried => "a job that could not be written is not written later", [L7WorkIsDone];
 }

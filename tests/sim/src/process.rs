@@ -96,6 +96,7 @@ impl World {
         if process.who == Who::Daemon {
             let daemon = self.daemon.borrow_mut().take();
             drop(daemon);
+            self.daemon_is_new();
             let kept = self.stored.get().map(|stored| stored.mark);
             self.host.borrow_mut().close_links(kept);
             for entry in &mut self.books.borrow_mut().entries {
@@ -137,6 +138,7 @@ impl World {
             }
         }
         self.stored.set(None);
+        self.nights_reboot();
         self.host.borrow_mut().reboot();
         self.disk.borrow_mut().lose_power(&self.chance);
         self.boots.set(self.boots.get() + 1);

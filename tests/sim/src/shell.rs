@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use ledger::Owed;
 use lifecycle::{
-    Backoff, Effect, Generation, Input, Jitter, Machine, OnFailure, Power, Proofs, Report, Settings, State, StopReason,
+    Backoff, Effect, EndReason, Generation, Input, Jitter, LossKind, Machine, Mode, OnFailure, PowerWord, Proofs,
+    Report, Settings, State, StopReason, WakeKind,
 };
 use now::Now;
 
@@ -146,6 +147,7 @@ impl World {
             return;
         }
         let process = self.bear(Who::Daemon);
+        self.daemon_is_new();
         self.say(|| format!("{process} starts"));
         let on_failure = self.chance.pick(&[OnFailure::Stay, OnFailure::Stay, OnFailure::Exit]);
         *self.daemon.borrow_mut() = Some(Daemon {
@@ -153,6 +155,7 @@ impl World {
             machine: Machine::new(Settings {
                 backoff: Backoff::default(),
                 on_failure,
+                disconnect_on_sleep: self.disconnects,
             }),
             ready: false,
             inbox: VecDeque::new(),
@@ -191,14 +194,23 @@ impl World {
         self.with(|daemon| daemon.machine.state())
     }
 
-    pub(crate) fn power(&self) -> Option<Power> {
-        self.with(|daemon| daemon.machine.power())
+    pub(crate) fn mode(&self) -> Option<Mode> {
+        self.with(|daemon| daemon.machine.mode())
     }
 
     /// When the machine wants to be called, in microseconds.
     pub(crate) fn deadline(&self) -> Option<u64> {
         let daemon = self.daemon.borrow();
         let deadline = daemon.as_ref()?.machine.deadline()?;
+        let forgotten = match deadline.reason {
+            "end of a maintenance wake" => self.has(Planted::MaintenanceForEver),
+            "end of a sleep that nobody told" => self.has(Planted::WordsInPairs),
+            "acknowledgement of a sleep" => self.has(Planted::SleepWaits),
+            _ => false,
+        };
+        if forgotten {
+            return None;
+        }
         u64::try_from(deadline.at.since_origin().as_micros()).ok()
     }
 
@@ -261,6 +273,15 @@ impl World {
     /// One call of the machine, with the faults that are planted around it.
     fn handle(&self, input: Input<Shell>) -> Vec<Effect<Shell>> {
         let now = self.now();
+        self.is_handled(&input);
+        let ends = may_end_a_session(&input);
+        let reset = match input {
+            Input::ControlLost {
+                g,
+                kind: LossKind::Reset,
+            } if self.has(Planted::ResetIsEnd) => Some(g),
+            _ => None,
+        };
         let jitter = Jitter::new(u16::try_from(self.chance.below(65_536)).unwrap_or(0));
         let handled = self.with(|daemon| {
             let input = match input {
@@ -279,6 +300,20 @@ impl World {
             daemon.machine.handle(input, at, jitter)
         });
         let mut effects = handled.unwrap_or_default();
+        if let Some(g) = reset
+            && !effects.is_empty()
+        {
+            effects.push(Effect::Report(Report::SessionEnd(g, EndReason::Fatal)));
+        }
+        for effect in &effects {
+            // The login that runs when a connection is lost begins another session.
+            if let Effect::Report(Report::SessionEnd(g, reason)) = effect
+                && !ends
+                && *reason != EndReason::AuthExpired
+            {
+                self.broke(Promise::NoFalseEnd, || format!("{g} ends by {reason}"));
+            }
+        }
         if self.has(Planted::ChoresFirst) {
             effects.sort_by_key(|effect| !matches!(effect, Effect::Housekeep));
         }
@@ -287,7 +322,7 @@ impl World {
 
     fn obey(self: &Rc<Self>, effect: Effect<Shell>) {
         match effect {
-            Effect::Connect { g, how, .. } => self.connect(g, how),
+            Effect::Connect { g, how, trigger } => self.connect(g, how, trigger),
             Effect::Abort { g } => self.abort(g),
             Effect::Goodbye { g } => self.goodbye(g),
             Effect::Release { g } => self.release(g),
@@ -314,6 +349,10 @@ impl World {
                     daemon.again = false;
                 });
             }
+            Effect::Mode(mode) => self.mode_changed(mode),
+            Effect::Park { g } => self.park(g),
+            Effect::AckSleep => self.sleep_acknowledged(),
+            Effect::Woke { g, .. } => self.woke(g),
             Effect::Report(report) => self.report(report),
             Effect::Exit(_) => self.exit(),
         }
@@ -324,11 +363,19 @@ impl World {
             Report::SessionStart(_) => self.counts.borrow_mut().sessions += 1,
             Report::PathBack(..) => self.counts.borrow_mut().resumed += 1,
             Report::StartRefused => self.start_by.set(None),
+            Report::Reconnecting(g) => self.check_notice(g),
+            Report::Wake(kind, _) => {
+                let mut counts = self.counts.borrow_mut();
+                match kind {
+                    WakeKind::Full => counts.wakes_full += 1,
+                    WakeKind::Maintenance => counts.wakes_maintenance += 1,
+                    WakeKind::Unknown => counts.wakes_unknown += 1,
+                }
+            }
             Report::SessionEnd(..)
             | Report::PathLost(..)
-            | Report::Reconnecting(_)
             | Report::RetryIn(..)
-            | Report::Suppressed(_)
+            | Report::Suppressed(..)
             | Report::ReconnectFailed(_)
             | Report::AlreadyWanted
             | Report::Failed(_) => {}
@@ -347,6 +394,38 @@ impl World {
     }
 }
 
+/// Whether this is something that a session may end by.
+fn may_end_a_session(input: &Input<Shell>) -> bool {
+    match input {
+        Input::ControlLost { .. }
+        | Input::ClockGap(_)
+        | Input::Wake(_)
+        | Input::Power(PowerWord::Resumed | PowerWord::UserPresent)
+        | Input::Renew(_)
+        | Input::Parked(_)
+        | Input::Demand
+        | Input::PathChange
+        | Input::ProofOfLife(_)
+        | Input::PathSilent(_) => false,
+        // These may announce a sleep, for which the tunnel is taken down.
+        Input::Power(PowerWord::Sleeping | PowerWord::Surroundings(_))
+        | Input::Start { .. }
+        | Input::Stop { .. }
+        | Input::Cancel
+        | Input::Reconnect
+        | Input::Connected(_)
+        | Input::ConnectFailed { .. }
+        | Input::Dialled(_)
+        | Input::SessionEnded { .. }
+        | Input::Released { .. }
+        | Input::Recorded { .. }
+        | Input::HandedOver { .. }
+        | Input::JobsDue
+        | Input::JobsDone
+        | Input::DeadlineReached => true,
+    }
+}
+
 fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
     let (State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } | State::Stopping { g, .. }) =
         state
@@ -362,6 +441,9 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         Input::Recorded { owed, .. } => Input::Recorded { g, owed },
         Input::HandedOver { kept, .. } => Input::HandedOver { g, kept },
         Input::Renew(_) => Input::Renew(g),
+        Input::Parked(_) => Input::Parked(g),
+        Input::ProofOfLife(_) => Input::ProofOfLife(g),
+        Input::PathSilent(_) => Input::PathSilent(g),
         Input::Start { .. }
         | Input::Stop { .. }
         | Input::Cancel
@@ -369,9 +451,11 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         | Input::Dialled(_)
         | Input::JobsDue
         | Input::JobsDone
-        | Input::SleepNotice
+        | Input::Power(_)
         | Input::Wake(_)
         | Input::ClockGap(_)
+        | Input::Demand
+        | Input::PathChange
         | Input::DeadlineReached => input,
     }
 }

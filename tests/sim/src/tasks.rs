@@ -296,7 +296,9 @@ impl World {
         });
         self.say(|| format!("{process} is ready, adopted: {adopted:?}"));
         self.desired.set(self.wanted.get());
+        self.look();
         if adopted.is_some() {
+            self.went_silent();
             self.feed(Input::Start {
                 origin: Origin::Restore,
             });

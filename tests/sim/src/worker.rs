@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ledger::{Chore, Claim, HistoryEntry, JobId, Ledger, LedgerError, Work};
-use lifecycle::{Input, Power};
+use lifecycle::{Input, Mode};
 
 use crate::books::epoch_of;
 use crate::broken::Promise;
@@ -60,9 +60,10 @@ impl World {
                 format!("housekeeping begins, {stops:?} stops wait")
             });
         }
-        if self.power() != Some(Power::Awake) {
+        self.check_awake_chore();
+        if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L4ChoresLater, || {
-                format!("housekeeping begins while {:?}", self.power())
+                format!("housekeeping begins while {:?}", self.mode())
             });
         }
         if self.workers == Workers::Units {
@@ -321,9 +322,10 @@ impl World {
                 format!("{} of {id} before its stop is acknowledged", chore.word())
             });
         }
-        if self.power() != Some(Power::Awake) {
+        self.check_awake_chore();
+        if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L4ChoresLater, || {
-                format!("{} of {id} while {:?}", chore.word(), self.power())
+                format!("{} of {id} while {:?}", chore.word(), self.mode())
             });
         }
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ledger::{FileName, Ledger, Limits, Stamp};
-use lifecycle::Generation;
+use lifecycle::{Generation, Input, PowerWord};
 use now::{Awake, Boot, Now, Wall};
 
 use crate::books::Books;
@@ -21,6 +21,7 @@ use crate::gateway::Gateway;
 use crate::host::{Host, Mark};
 use crate::planted::Planted;
 use crate::platter::Platter;
+use crate::power::Nights;
 use crate::process::{Lives, Process, Who};
 use crate::shell::Daemon;
 use crate::tasks::Task;
@@ -64,6 +65,27 @@ pub(crate) enum Event {
     /// Whoever starts it starts it.
     StartDaemon,
     StartUnit(Who),
+    /// The host sleeps, and wakes.
+    Sleeps,
+    /// A maintenance wake comes to its end.
+    Drowsy,
+    /// The daemon reads what can be read of the host.
+    Look,
+    /// A word about the host's sleep arrives late.
+    Word(PowerWord),
+    /// The gateway has been told of a sleep.
+    Parked {
+        life: u32,
+        g: Generation,
+    },
+    /// The pump heard the gateway, or waited for it in vain.
+    Pump {
+        life: u32,
+        g: Generation,
+        heard: bool,
+    },
+    /// Nothing happens, but time has passed.
+    Calm,
     /// The daemon's alarm for waiting jobs.
     JobsDue {
         life: u32,
@@ -97,6 +119,8 @@ pub(crate) struct World {
     /// The manager keeps descriptors.
     pub(crate) can_store: bool,
     pub(crate) limits: Limits,
+    /// The tunnel is down while the host sleeps.
+    pub(crate) disconnects: bool,
 
     /// Microseconds of the awake clock.
     pub(crate) at: Cell<u64>,
@@ -112,6 +136,7 @@ pub(crate) struct World {
     /// Steps after which faults end.
     pub(crate) limit: u32,
     pub(crate) weather: Cell<Weather>,
+    pub(crate) nights: RefCell<Nights>,
     depth: Cell<u32>,
     numbers: Cell<u32>,
     events: RefCell<Vec<(u64, Event)>>,
@@ -157,12 +182,15 @@ impl World {
             keep_for: Duration::from_secs(100 * 365 * 24 * 3600),
             ..Limits::default()
         };
+        let nights = Nights::draw(&chance);
+        let disconnects = chance.once_in(4);
         Rc::new(Self {
             chance,
             planted,
             workers,
             can_store,
             limits,
+            disconnects,
             at: Cell::new(100_000_000),
             slept: Cell::new(0),
             set: Cell::new(0),
@@ -171,6 +199,7 @@ impl World {
             steps: Cell::new(0),
             limit,
             weather: Cell::new(weather),
+            nights: RefCell::new(nights),
             depth: Cell::new(0),
             numbers: Cell::new(0),
             events: RefCell::new(Vec::with_capacity(16)),
@@ -243,6 +272,11 @@ impl World {
             .retain(|(_, event)| !matches!(event, Event::Fate));
     }
 
+    pub(crate) fn forget_nights(&self) {
+        let of_night = |event: &Event| matches!(event, Event::Sleeps | Event::Drowsy | Event::Look | Event::Word(_));
+        self.events.borrow_mut().retain(|(_, event)| !of_night(event));
+    }
+
     /// Makes the next thing happen; false if there is none.
     pub(crate) fn step(self: &Rc<Self>) -> bool {
         let next = {
@@ -284,6 +318,13 @@ impl World {
                 self.start_unit(who);
             }
             Event::JobsDue { life } => self.alarm(life),
+            Event::Sleeps => self.sleeps(),
+            Event::Drowsy => self.goes_to_sleep(),
+            Event::Look => self.look(),
+            Event::Word(word) => self.word(word),
+            Event::Parked { life, g } if self.is_life(life) => self.feed(Input::Parked(g)),
+            Event::Parked { .. } | Event::Calm => {}
+            Event::Pump { life, g, heard } => self.pump_says(life, g, heard),
         }
     }
 

@@ -53,6 +53,25 @@ pub enum Happening {
         #[serde(default)]
         seconds: u64,
     },
+    /// This host is silent, and the gateway keeps the session.
+    #[serde(rename = "session.park")]
+    SessionPark {
+        /// announced, frozen, unreachable.
+        kind: String,
+    },
+    /// The gateway knows that this host is back.
+    #[serde(rename = "session.unpark")]
+    SessionUnpark {
+        /// Seconds in which the process did not run.
+        #[serde(default)]
+        gap_s: u64,
+        /// How often the host woke, the last time included.
+        #[serde(default)]
+        wakes: u32,
+        /// The way back: same_path, rebind, resume, login.
+        #[serde(default)]
+        via: String,
+    },
     /// The control connection is lost; the session goes on.
     #[serde(rename = "path.lost")]
     PathLost {
@@ -142,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_word_to_come_is_an_event_too() {
-        let line = r#"{"version":1,"at_unix_ms":7,"event":"session.park","kind":"frozen"}"#;
+        let line = r#"{"version":1,"at_unix_ms":7,"event":"session.nap","kind":"short"}"#;
         let event: Versioned<Event> = serde_json::from_str(line).expect("an event");
         assert_eq!(event.body.what, Happening::Unknown);
     }

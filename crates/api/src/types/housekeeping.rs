@@ -124,10 +124,26 @@ pub struct Session {
     pub path_losses: u64,
     /// Gaps in which the process did not run.
     pub wakes: u64,
+    /// Its last sleeps, the oldest first.
+    pub sleeps: Vec<Sleep>,
     /// Why it ended: user_stop, admin, auth_expired, park_ttl, replaced, fatal, crash.
     pub end_reason: Option<String>,
     /// More words on it.
     pub detail: Option<String>,
     /// How long its stop took to be acknowledged, in milliseconds.
     pub stop_ack_ms: Option<f64>,
+}
+
+/// A silence of the host, and how the session went on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sleep {
+    /// When it began.
+    pub at_unix_ms: u64,
+    /// Seconds in which the process did not run.
+    pub gap_s: u64,
+    /// How often the host woke, the last time included.
+    pub wakes: u32,
+    /// The way back: same_path, rebind, resume, login.
+    pub via: String,
 }

@@ -1,5 +1,7 @@
 //! What a tunnel says of itself: the answer to `GET /v1/status`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Down, Housekeeping};
@@ -38,10 +40,40 @@ pub struct Status {
     pub path_losses: u64,
     /// Gaps in which the process did not run, since the daemon started.
     pub clock_gaps: u64,
+    /// What is counted by a word, since the daemon started.
+    pub totals: Totals,
     /// The last stop, as it was acknowledged.
     pub last_stop: Option<Down>,
     /// What is owed.
     pub housekeeping: Housekeeping,
+}
+
+/// What is counted since the daemon started. The words are those of logs and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Totals {
+    /// Ends of sessions that nobody here asked for, by reason.
+    pub disconnects_total: BTreeMap<String, u64>,
+    /// Silences of this host, by kind.
+    pub parks_total: BTreeMap<String, u64>,
+    /// Ends of them, by the way back.
+    pub unparks_total: BTreeMap<String, u64>,
+    /// Wakes of this host, by kind.
+    pub wakes_total: BTreeMap<String, u64>,
+    /// Attempts to connect, by trigger.
+    pub reconnect_attempts_total: BTreeMap<String, u64>,
+    /// Attempts that were put off, by cause.
+    pub reconnects_suppressed_total: BTreeMap<String, u64>,
+    /// Time in which the process did not run.
+    pub clock_gap_seconds: f64,
+    /// Time from the last stop to its acknowledgement.
+    pub stop_ack_seconds: Option<f64>,
+    /// Jobs that are not done.
+    pub housekeeping_pending: u64,
+    /// Packets that waited through a gap and were dropped.
+    pub stale_packets_dropped_total: u64,
+    /// Packets dropped, by reason.
+    pub packets_dropped_total: BTreeMap<String, u64>,
 }
 
 /// Where a tunnel is in its life.
@@ -59,6 +91,12 @@ pub enum State {
     Reasserting,
     /// The host sleeps, or hardly wakes; nothing is tried.
     Dormant,
+    /// The host sleeps, or is awake for its own purposes only; nothing is tried.
+    Asleep,
+    /// As asleep, and the gateway knows and keeps the session.
+    Parked,
+    /// Up as far as anybody knows; nothing was heard of the gateway since the process did not run for a while.
+    Unverified,
     /// Device and routes are there, the first packet starts a session.
     Armed,
     /// On its way down.
@@ -79,6 +117,9 @@ impl State {
             Self::Up => "up",
             Self::Reasserting => "reasserting",
             Self::Dormant => "dormant",
+            Self::Asleep => "asleep",
+            Self::Parked => "parked",
+            Self::Unverified => "unverified",
             Self::Armed => "armed",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
@@ -94,6 +135,9 @@ impl State {
             Self::Up,
             Self::Reasserting,
             Self::Dormant,
+            Self::Asleep,
+            Self::Parked,
+            Self::Unverified,
             Self::Armed,
             Self::Stopping,
             Self::Failed,
@@ -180,6 +224,9 @@ mod tests {
             "up",
             "reasserting",
             "dormant",
+            "asleep",
+            "parked",
+            "unverified",
             "armed",
             "stopping",
             "failed",

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use channel::{Channel, Exchange, Limits};
 use rustls::Connection;
 use session::gateway::{Front, FrontOutput, FrontPolicy, Verdict};
+use session::resume::BINDING_BYTES;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -64,6 +65,10 @@ pub(crate) enum Seen {
     Denied,
     /// A cookie that is none of this gateway's.
     UnknownCookie,
+    /// A CONNECT proved possession of the session's key, as this epoch.
+    Proof(u64),
+    /// A CONNECT offered a key, and proved nothing.
+    Key,
     /// A tunnel was granted.
     Tunnel {
         epoch: u64,
@@ -198,6 +203,7 @@ struct Call {
 impl Call {
     async fn serve(self, stream: TlsStream<TcpStream>) {
         let certificate = stream.get_ref().1.peer_certificates().map(|_| "alice".to_owned());
+        let binding = channel::resume_binding_at_gateway(stream.get_ref().1).expect("a connection that stands");
         let policy = FrontPolicy {
             password: true,
             certificate: true,
@@ -233,7 +239,7 @@ impl Call {
                         let _ = self.told.send(Seen::Logout(logout.session.epoch, logout.token));
                         front.logged_out(Verdict::Granted)
                     }
-                    FrontOutput::Connect(offer) => match self.refusal(&offer, &behaviour) {
+                    FrontOutput::Connect(offer) => match self.refusal(&offer, &behaviour, &binding) {
                         Some(refusal) => break (refusal.encode(), true),
                         None if behaviour.garbled_grant => {
                             break (b"HTTP/1.1 200 OK\r\nX-CSTP-MTU: all of it\r\n\r\n".to_vec(), true);
@@ -257,9 +263,17 @@ impl Call {
         Secret::new(cookie)
     }
 
-    fn refusal(&self, offer: &Offer, behaviour: &Behaviour) -> Option<Refusal> {
+    fn refusal(&self, offer: &Offer, behaviour: &Behaviour, binding: &[u8; BINDING_BYTES]) -> Option<Refusal> {
+        if let (Some(key), Some(resume)) = (&offer.park, &offer.resume) {
+            session::resume::verify(key, binding, resume).expect("a good proof");
+            let _ = self.told.send(Seen::Proof(resume.session.epoch));
+        } else if offer.park.is_some() {
+            let _ = self.told.send(Seen::Key);
+        }
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = shared.cookies.iter().any(|cookie| cookie == offer.cookie.expose());
+        let ticket = behaviour.grant.ticket.as_ref();
+        let known = shared.cookies.iter().any(|cookie| cookie == offer.cookie.expose())
+            || ticket.is_some_and(|ticket| ticket == &offer.cookie);
         if !known {
             let _ = self.told.send(Seen::UnknownCookie);
         }
@@ -294,6 +308,14 @@ impl Call {
                         channel.queue(Kind::Data, &echo(&frame)).expect("room");
                     }
                     Ok(frame) => {
+                        let answer = match frame.kind {
+                            Kind::Park => Some(Kind::ParkAnswer),
+                            Kind::Awake => Some(Kind::AwakeAnswer),
+                            _ => None,
+                        };
+                        if let Some(answer) = answer {
+                            channel.queue(answer, &frame.payload).expect("room");
+                        }
                         let _ = self.told.send(Seen::Frame(frame.kind, frame.payload.to_vec()));
                     }
                     Err(_) => break,

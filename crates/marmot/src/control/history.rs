@@ -1,6 +1,6 @@
 //! `marmot history`: the sessions that are over, the last one at the bottom; also while no daemon runs.
 
-use api::{Client, History, Session};
+use api::{Client, History, Session, Sleep};
 
 use crate::cli::HistoryArgs;
 use crate::control::trouble::Trouble;
@@ -33,6 +33,9 @@ fn text(history: &History) -> String {
     let mut table = row("BEGAN", "DURATION", "IN", "OUT", "SLEEPS", "END");
     for session in &history.sessions {
         table += &line(session);
+        for sleep in &session.sleeps {
+            table += &slept(sleep);
+        }
     }
     table
 }
@@ -58,6 +61,17 @@ fn line(session: &Session) -> String {
     )
 }
 
+/// One sleep, under the row of its session.
+fn slept(sleep: &Sleep) -> String {
+    format!(
+        "  {}  asleep for {}, {}, resumed by {}\n",
+        words::moment(sleep.at_unix_ms),
+        words::length(sleep.gap_s),
+        words::count(sleep.wakes.into(), "wake"),
+        words::plain(&sleep.via)
+    )
+}
+
 fn row(began: &str, duration: &str, inward: &str, outward: &str, sleeps: &str, end: &str) -> String {
     format!("{began:<20}  {duration:>11}  {inward:>9}  {outward:>9}  {sleeps:>6}  {end}\n")
 }
@@ -80,6 +94,12 @@ mod tests {
                         ..Traffic::default()
                     },
                     wakes: 2,
+                    sleeps: vec![Sleep {
+                        at_unix_ms: 1_800_001_000_000,
+                        gap_s: 7200,
+                        wakes: 2,
+                        via: "same_path".to_owned(),
+                    }],
                     end_reason: Some("user_stop".to_owned()),
                     ..Session::default()
                 },
@@ -93,6 +113,7 @@ mod tests {
         let expected = "\
 BEGAN                    DURATION         IN        OUT  SLEEPS  END
 2027-01-15 08:00:00Z   3 h 12 min    12.3 MB      999 B       2  user_stop
+  2027-01-15 08:16:40Z  asleep for 2 h 0 min, 2 wakes, resumed by same_path
 2027-01-15 13:33:20Z            ?        0 B        0 B       0  crash
 ";
         assert_eq!(text(&history), expected);

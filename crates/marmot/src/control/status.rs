@@ -1,6 +1,6 @@
 //! `marmot status`: the tunnel on a page.
 
-use api::{Client, ClientError, Housekeeping, Job, JobState, State, Status, Tunnel};
+use api::{Client, ClientError, Housekeeping, Job, JobState, State, Status, Totals, Tunnel};
 
 use crate::cli::Common;
 use crate::control::trouble::Trouble;
@@ -79,10 +79,36 @@ fn text(status: &Status, now_unix_ms: u64) -> String {
         "so far",
         format!("{sessions}, {losses}, {}", words::count(status.clock_gaps, "sleep")),
     );
+    if let Some(text) = counted(&status.totals) {
+        line("counted", text);
+    }
     if let Some(stop) = &status.last_stop {
         line("last stop", down::text(stop).trim_end().to_owned());
     }
     page + &housekeeping(&status.housekeeping, now_unix_ms)
+}
+
+/// What is counted of sleeps and reconnects, if there was any; all of it is in `--json`.
+fn counted(totals: &Totals) -> Option<String> {
+    let sum = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
+    let numbers = [
+        (sum(&totals.parks_total), "park"),
+        (sum(&totals.wakes_total), "wake"),
+        (sum(&totals.disconnects_total), "disconnect"),
+        (totals.stale_packets_dropped_total, "stale packet"),
+    ];
+    let ways: Vec<String> = totals
+        .unparks_total
+        .iter()
+        .map(|(via, count)| format!("{count} by {}", words::plain(via)))
+        .collect();
+    let counted: Vec<String> = numbers
+        .into_iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| words::count(number, word))
+        .chain((!ways.is_empty()).then(|| format!("back {}", ways.join(" and "))))
+        .collect();
+    (!counted.is_empty()).then(|| counted.join(", "))
 }
 
 fn headline(status: &Status, now_unix_ms: u64) -> String {

@@ -75,10 +75,16 @@ fn verdict(status: &Status, generation: u64) -> Verdict {
     match status.state {
         State::Up => Verdict::Up,
         State::Idle | State::Failed => Verdict::Over,
-        // Reasserting and dormant are up as far as an order goes, but nobody can use them yet.
-        State::Starting | State::Reasserting | State::Dormant | State::Armed | State::Stopping | State::Unknown => {
-            Verdict::Wait
-        }
+        // Reasserting, asleep and unverified are up as far as an order goes, but nobody can use them yet.
+        State::Starting
+        | State::Reasserting
+        | State::Dormant
+        | State::Asleep
+        | State::Parked
+        | State::Unverified
+        | State::Armed
+        | State::Stopping
+        | State::Unknown => Verdict::Wait,
     }
 }
 

@@ -110,6 +110,13 @@ fn happening(what: &Happening) -> String {
                 detail(more)
             )
         }
+        Happening::SessionPark { kind } => format!("parked ({}): the session waits", words::plain(kind)),
+        Happening::SessionUnpark { gap_s, wakes, via } => format!(
+            "awake after {}, {}: the session goes on ({})",
+            words::length(*gap_s),
+            words::count((*wakes).into(), "wake"),
+            words::plain(via)
+        ),
         Happening::PathLost { detail: more } => format!("the connection is lost, the session goes on{}", detail(more)),
         Happening::PathBack { after_ms } => format!("connected again after {}", words::milliseconds(*after_ms as f64)),
         Happening::ClockGap { seconds, kind } => {

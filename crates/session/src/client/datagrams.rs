@@ -12,111 +12,40 @@
 //! a new socket ([`Datagrams::roam`]), and over a new CONNECT the old link serves until the new one stands
 //! ([`Datagrams::after`]).
 
+mod handshake;
+mod link;
+mod renewal;
 mod terms;
+mod wake;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use dtls::{Client, ClientConfig, Content, Established, OpenHalf, SealHalf, Suite};
+use dtls::{Content, Suite};
 use now::{Awake, Deadline, Gap, Now};
 use wire::cstp::Kind;
 
-use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, seal_into, sealed, split};
+use self::link::{Attempt, Keys, Link};
+use self::wake::{Life, Stance};
+use crate::datagrams::{MAX_ECHO, PathVerdict, seal_into, sealed, split};
+use crate::park::Via;
 use crate::path_mtu::{PathMtu, parse_probe, probe_payload};
+use crate::round_trip::RoundTrip;
 
 pub use terms::{DataOutput, PathId, Renewal, RenewalBy, Terms};
-
-/// Identity sent with the key; gateways ignore it (protocol draft).
-const IDENTITY: &[u8] = b"psk";
-
-/// Largest datagram of a handshake: fits any path that carries IPv6.
-const HANDSHAKE_MTU: usize = 1200;
-
-/// A stock gateway hands a session's datagrams over at most once in 3 s and ignores hellos in between (measured).
-const BETWEEN_HANDSHAKES: Duration = Duration::from_secs(3);
-
-/// The wait after a failed handshake doubles from here. Each handshake itself goes on for 30 s.
-const FIRST_WAIT: Duration = Duration::from_secs(2);
-
-/// And ends here, so that a network that lets UDP through again is noticed.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// How long to wait for a new CONNECT before it is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+pub use wake::{Ask, Token};
 
 /// How long the link before the current one still takes what was on its way.
 const FADING: Duration = Duration::from_secs(5);
 
-/// Sockets kept open at a time. An ICMP error that a closed one provokes ends the whole session at a stock gateway
-/// (measured), so they stay until the session does or until this many are open: at 3 s each that is half a minute.
-const MAX_PATHS: usize = 10;
-
 /// Answers and probes that may wait to be sent.
 const MAX_OUTPUTS: usize = 64;
 
-/// Which keys opened a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keys {
-    Current,
-    Fading,
-}
-
-#[derive(Debug)]
-enum Attempt {
-    Opening(PathId),
-    Shaking(PathId, Box<Client>),
-}
-
-impl Attempt {
-    fn path(&self) -> PathId {
-        match self {
-            Self::Opening(path) | Self::Shaking(path, _) => *path,
-        }
-    }
-}
-
-/// What a handshake left.
-#[derive(Debug)]
-struct LinkKeys {
-    seal: SealHalf,
-    open: OpenHalf,
-    suite: Suite,
-    extended_master_secret: bool,
-    roams: bool,
-}
-
-impl LinkKeys {
-    fn up(&self) -> DataOutput {
-        DataOutput::Up {
-            suite: self.suite,
-            extended_master_secret: self.extended_master_secret,
-            roams: self.roams,
-        }
-    }
-}
-
-impl From<Established> for LinkKeys {
-    fn from(established: Established) -> Self {
-        let Established { seal, open, facts, .. } = established;
-        Self {
-            seal,
-            open,
-            suite: facts.suite,
-            extended_master_secret: facts.extended_master_secret,
-            roams: facts.peer_connection_id.is_some(),
-        }
-    }
-}
-
-/// Keys and the path they are used on.
-#[derive(Debug)]
-struct Link {
-    path: PathId,
-    keys: LinkKeys,
-    watch: PathWatch,
-    sent: Awake,
-    alive: bool,
-    mtu: Option<PathMtu>,
+/// Whether a datagram may have waited through a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Late,
 }
 
 /// The data channel of one client. See the module.
@@ -134,6 +63,13 @@ pub struct Datagrams {
     next_path: u32,
     /// One for each of `terms.renewals`, until it is done.
     renewals: Vec<(Awake, RenewalBy)>,
+    /// A renewal that was asked for in quiet, and why.
+    owed: Option<&'static str>,
+    stance: Stance,
+    life: Life,
+    /// The path moved in quiet.
+    moved: Option<Via>,
+    round_trip: RoundTrip,
     outputs: VecDeque<DataOutput>,
     record: Vec<u8>,
 }
@@ -151,7 +87,10 @@ impl Datagrams {
     pub fn after(old: Self, terms: Terms, now: Now) -> Self {
         let mut this = Self::at_rest(terms, now);
         let goes_on = old.terms.ours && this.terms.ours;
-        this.link = old.link.filter(|link| goes_on && link.alive);
+        this.round_trip = old.round_trip;
+        // A link that does not answer after a sleep is none to go on with: the new connection carries packets meanwhile.
+        let doubted = old.is_in_doubt();
+        this.link = old.link.filter(|link| goes_on && link.alive && !doubted);
         this.fading = old.fading.filter(|_| goes_on);
         this.paths = old.paths;
         this.next_path = old.next_path;
@@ -174,35 +113,13 @@ impl Datagrams {
             failures: 0,
             paths: VecDeque::new(),
             next_path: 0,
+            owed: None,
+            stance: Stance::Active,
+            life: Life::Proven,
+            moved: None,
+            round_trip: RoundTrip::default(),
             outputs: VecDeque::new(),
             record: Vec::new(),
-        }
-    }
-
-    /// The socket of `path` is open; `random` is for the handshake over it, and must never be used twice.
-    pub fn opened(&mut self, path: PathId, random: [u8; 32], now: Now) {
-        if !matches!(self.attempt, Some(Attempt::Opening(waiting)) if waiting == path) {
-            return;
-        }
-        let config = ClientConfig {
-            psk: self.terms.psk.clone(),
-            identity: IDENTITY.to_vec(),
-            session_id: self.terms.app_id.clone(),
-            suites: self.terms.suites.clone(),
-            extended_master_secret: true,
-            connection_ids: self.terms.ours,
-            mtu: HANDSHAKE_MTU,
-        };
-        let client = Client::new(config, random, now.awake);
-        self.attempt = Some(Attempt::Shaking(path, Box::new(client)));
-        self.go_on();
-    }
-
-    /// There is no socket for `path`.
-    pub fn not_opened(&mut self, path: PathId, now: Now) {
-        self.paths.retain(|open| *open != path);
-        if self.attempt.as_ref().is_some_and(|attempt| attempt.path() == path) {
-            self.failed(now.awake);
         }
     }
 
@@ -213,16 +130,16 @@ impl Datagrams {
         // A handshake that was under way used the old address.
         self.attempt = None;
         self.last_attempt = None;
-        let path = self.new_path();
-        if let Some(link) = self.link.as_mut().filter(|link| link.alive && link.keys.roams) {
-            link.path = path;
-            if let Some(mtu) = &mut link.mtu {
-                mtu.suspect(now.awake);
+        self.round_trip.forget_question();
+        if (self.path().is_some() || self.is_in_doubt())
+            && let Some(path) = self.rebind(now.awake)
+        {
+            self.ask_from_here(now.awake);
+            if self.path().is_none() {
+                self.begin(now.awake);
             }
-            self.close_surplus();
             return Some(path);
         }
-        self.paths.pop_back();
         self.down("the address changed");
         self.begin(now.awake);
         None
@@ -255,15 +172,18 @@ impl Datagrams {
             self.give_up("the key is used up", now.awake);
             return None;
         }
-        link.watch.sent(now.awake);
         link.sent = now.awake;
-        if let Some(mtu) = &mut link.mtu {
-            mtu.traffic(now.awake);
-        }
         let (path, worn) = (link.path, link.keys.seal.is_worn());
+        if !matches!(self.stance, Stance::Quiet(_)) {
+            link.watch.sent(now.awake);
+            if let Some(mtu) = &mut link.mtu {
+                mtu.traffic(now.awake);
+            }
+        }
         if worn {
             self.begin(now.awake);
         }
+        self.ask(now.awake);
         Some((path, &self.record))
     }
 
@@ -279,6 +199,15 @@ impl Datagrams {
 
     /// Takes a datagram that arrived over `path`. Its packets go to `deliver`, unchecked.
     pub fn received(&mut self, path: PathId, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        self.take(path, datagram, Age::Fresh, now, deliver);
+    }
+
+    /// Takes a datagram that waited while this process did not run. That it is authentic proves nothing of the path of today.
+    pub fn received_late(&mut self, path: PathId, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        self.take(path, datagram, Age::Late, now, deliver);
+    }
+
+    fn take(&mut self, path: PathId, datagram: &mut [u8], age: Age, now: Now, deliver: &mut dyn FnMut(&[u8])) {
         if let Some(Attempt::Shaking(shaking, client)) = &mut self.attempt
             && *shaking == path
         {
@@ -296,7 +225,7 @@ impl Datagrams {
             match (record.content, keys) {
                 (Content::Data { range, .. }, keys) => {
                     // What was still on its way under old keys says nothing about the path of today.
-                    if keys == Keys::Current {
+                    if keys == Keys::Current && age == Age::Fresh {
                         self.heard(now.awake);
                     }
                     self.record_in(&rest[range], now, deliver);
@@ -310,6 +239,9 @@ impl Datagrams {
 
     /// When to call [`Datagrams::handle_timeout`].
     pub fn deadline(&self) -> Option<Deadline> {
+        if self.is_quiet() {
+            return None;
+        }
         let at = |at: Option<Awake>, reason| at.map(|at| Deadline { at, reason });
         let link = self.link.as_ref().filter(|link| link.alive);
         let watch = link.and_then(|link| link.watch.deadline());
@@ -325,6 +257,7 @@ impl Datagrams {
             link.and_then(|link| link.mtu.as_ref()?.deadline()),
             at(self.fading.as_ref().map(|(_, until)| *until), "the end of old keys"),
             at(self.renewals.iter().map(|(at, _)| *at).min(), "new keys"),
+            at(self.asks_again_at(), "an answer after a sleep"),
         ]
         .into_iter()
         .fold(None, Deadline::earliest)
@@ -333,6 +266,10 @@ impl Datagrams {
     /// Handles every timer that is due.
     pub fn handle_timeout(&mut self, now: Now) {
         let now = now.awake;
+        if self.is_quiet() {
+            return;
+        }
+        self.ask_again(now);
         if let Some(Attempt::Shaking(_, client)) = &mut self.attempt {
             let outcome = client.handle_timeout(now);
             self.go_on();
@@ -351,6 +288,7 @@ impl Datagrams {
         }
         self.look_at_path(now);
         if self.keepalive_at().is_some_and(|at| at <= now) {
+            self.ask(now);
             self.send_control(Kind::Keepalive, &[], now);
         }
         let link = self.link.as_mut().filter(|link| link.alive);
@@ -365,6 +303,8 @@ impl Datagrams {
     /// cannot use a nonce twice.
     pub fn rebase(&mut self, gap: &Gap, jump: u64) {
         let by = gap.awake;
+        self.rebase_wake(by);
+        self.grow_older(gap.length.saturating_sub(by));
         if let Some(Attempt::Shaking(_, client)) = &mut self.attempt {
             client.rebase(by);
         }
@@ -394,116 +334,6 @@ impl Datagrams {
         Some((link.path, link.keys.seal.seal_close()?))
     }
 
-    /// Begins a handshake, as soon as one may.
-    fn begin(&mut self, now: Awake) {
-        if self.attempt.is_some() {
-            return;
-        }
-        let earliest = self.last_attempt.map_or(now, |last| last.plus(BETWEEN_HANDSHAKES));
-        if earliest > now {
-            self.next_attempt = Some(self.next_attempt.map_or(earliest, |next| next.min(earliest)));
-            return;
-        }
-        self.next_attempt = None;
-        self.last_attempt = Some(now);
-        let path = self.new_path();
-        self.attempt = Some(Attempt::Opening(path));
-        self.outputs.push_back(DataOutput::Open(path));
-        self.close_surplus();
-    }
-
-    fn new_path(&mut self) -> PathId {
-        let path = PathId(self.next_path);
-        self.next_path = self.next_path.wrapping_add(1);
-        self.paths.push_back(path);
-        path
-    }
-
-    /// Closes the oldest sockets beyond the limit.
-    fn close_surplus(&mut self) {
-        while self.paths.len() > MAX_PATHS {
-            let used = |path: &PathId| {
-                self.link.as_ref().is_some_and(|link| link.path == *path)
-                    || self.attempt.as_ref().is_some_and(|attempt| attempt.path() == *path)
-            };
-            let Some(oldest) = self.paths.iter().copied().find(|path| !used(path)) else {
-                return;
-            };
-            self.close(oldest);
-        }
-    }
-
-    fn close(&mut self, path: PathId) {
-        if self.link.as_ref().is_some_and(|link| link.path == path) {
-            return;
-        }
-        if self.paths.contains(&path) {
-            self.paths.retain(|open| *open != path);
-            self.outputs.push_back(DataOutput::Close(path));
-        }
-    }
-
-    /// Hands on what the handshake has to say.
-    fn go_on(&mut self) {
-        if let Some(Attempt::Shaking(path, client)) = &mut self.attempt {
-            while let Some(datagram) = client.poll() {
-                self.outputs.push_back(DataOutput::Send(*path, datagram));
-            }
-        }
-    }
-
-    fn failed(&mut self, now: Awake) {
-        let Some(attempt) = self.attempt.take() else { return };
-        if self.terms.ours {
-            self.close(attempt.path());
-        }
-        let wait = FIRST_WAIT * 2_u32.saturating_pow(self.failures.min(8));
-        self.failures = self.failures.saturating_add(1);
-        self.next_attempt = Some(now.plus(wait.min(LONGEST_WAIT)));
-    }
-
-    /// The new link takes over, if the handshake is done.
-    fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        let Some(Attempt::Shaking(path, client)) = &mut self.attempt else {
-            return;
-        };
-        let path = *path;
-        let Some(mut established) = client.established() else {
-            return;
-        };
-        self.attempt = None;
-        self.failures = 0;
-        self.next_attempt = None;
-        let early = std::mem::take(&mut established.facts.early);
-        // The next path to a gateway is mostly as wide as the one before.
-        let before = self.link.as_ref().and_then(|link| link.mtu.as_ref());
-        let assumed = before.map_or(self.terms.mtu, PathMtu::current);
-        let mtu = self
-            .terms
-            .path_mtu_discovery
-            .then(|| PathMtu::new(self.terms.floor, self.terms.mtu, now.awake).assuming(assumed));
-        let keys = LinkKeys::from(established);
-        let up = keys.up();
-        let link = Link {
-            path,
-            keys,
-            watch: PathWatch::new(self.terms.dpd, now.awake),
-            sent: now.awake,
-            alive: true,
-            mtu,
-        };
-        if let Some(old) = self.link.replace(link) {
-            self.fading = Some((old, now.awake.plus(FADING)));
-        }
-        self.outputs.push_back(up);
-        // The first authentic record makes the gateway send over this link.
-        self.send_control(Kind::DpdRequest, &[], now.awake);
-        for record in early {
-            self.record_in(&record, now, deliver);
-        }
-        self.look_at_mtu(now.awake);
-    }
-
     /// Opens the first record of `datagram`. Which keys it is for, its path suggests; only a record that opens proves it.
     fn open(&mut self, path: PathId, datagram: &mut [u8]) -> (Keys, dtls::Record) {
         let current = self.link.as_ref().is_some_and(|link| link.path == path);
@@ -526,6 +356,7 @@ impl Datagrams {
 
     /// Something authentic arrived: a link that was given up is used again.
     fn heard(&mut self, now: Awake) {
+        self.proven();
         let Some(link) = &mut self.link else { return };
         let asked_for = link.watch.heard(now);
         if let Some(mtu) = link.mtu.as_mut().filter(|_| asked_for) {
@@ -544,20 +375,23 @@ impl Datagrams {
             Kind::Data => deliver(payload),
             Kind::DpdRequest if payload.len() <= MAX_ECHO => self.send_control(Kind::DpdResponse, payload, now.awake),
             Kind::DpdResponse => self.answered(payload, now.awake),
+            Kind::ParkAnswer => self.park_answered(payload),
+            Kind::AwakeAnswer => self.awake_answered(payload, now.awake),
             Kind::DpdRequest
             | Kind::Disconnect
             | Kind::Keepalive
             | Kind::Compressed
             | Kind::Terminate
             | Kind::Park
-            | Kind::ParkAnswer
             | Kind::Awake
-            | Kind::AwakeAnswer
             | Kind::Unknown(_) => {}
         }
     }
 
     fn answered(&mut self, payload: &[u8], now: Awake) {
+        if payload.is_empty() {
+            self.round_trip.answered(now);
+        }
         let Some(id) = parse_probe(payload) else { return };
         let size = u16::try_from(payload.len()).unwrap_or(u16::MAX);
         if let Some(mtu) = self.link.as_mut().and_then(|link| link.mtu.as_mut()) {
@@ -586,8 +420,12 @@ impl Datagrams {
         };
         match link.watch.look(now) {
             PathVerdict::Wait => {}
-            PathVerdict::Probe => self.send_control(Kind::DpdRequest, &[], now),
+            PathVerdict::Probe => {
+                self.ask(now);
+                self.send_control(Kind::DpdRequest, &[], now);
+            }
             PathVerdict::Suspect => {
+                self.silent();
                 self.send_control(Kind::DpdRequest, &[], now);
                 self.begin(now);
             }
@@ -599,6 +437,9 @@ impl Datagrams {
     }
 
     fn look_at_mtu(&mut self, now: Awake) {
+        if self.is_quiet() {
+            return;
+        }
         let mut probes = Vec::new();
         if let Some(mtu) = self
             .link
@@ -629,6 +470,7 @@ impl Datagrams {
             link.sent = now;
             if kind == Kind::DpdRequest && payload.is_empty() {
                 link.watch.sent(now);
+                self.round_trip.asked(now);
             }
             self.outputs.push_back(DataOutput::Send(link.path, record));
         }
@@ -637,32 +479,5 @@ impl Datagrams {
     fn keepalive_at(&self) -> Option<Awake> {
         let link = self.link.as_ref().filter(|link| link.alive)?;
         Some(link.sent.plus(self.terms.keepalive?))
-    }
-
-    /// Whoever is asked may fail, or may not be able to just now: it is asked again, unless a new CONNECT comes first.
-    fn ask_for_renewal(&mut self, why: &'static str, now: Awake) {
-        self.outputs.push_back(DataOutput::Renew(why));
-        self.renewals.retain(|(_, by)| *by != RenewalBy::Connect);
-        self.renewals.push((now.plus(ASK_AGAIN), RenewalBy::Connect));
-    }
-
-    fn renew(&mut self, now: Awake) {
-        let due: Vec<RenewalBy> = self
-            .renewals
-            .extract_if(.., |(at, _)| *at <= now)
-            .map(|(_, by)| by)
-            .collect();
-        for by in due {
-            match by {
-                RenewalBy::Connect => self.ask_for_renewal("new keys are due", now),
-                RenewalBy::Handshake => {
-                    self.begin(now);
-                    let after = self.terms.renewals.iter().find(|renewal| renewal.by == by);
-                    if let Some(renewal) = after {
-                        self.renewals.push((now.plus(renewal.after), by));
-                    }
-                }
-            }
-        }
     }
 }

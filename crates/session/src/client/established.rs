@@ -1,5 +1,7 @@
 //! Frames and packets of the client, from grant to end.
 
+mod wake;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,9 +12,12 @@ use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 use wire::offer::{Grant, MarmotSession};
 use wire::text::escape;
 
+use self::wake::Watch;
 use crate::liveness::Verdict;
 use crate::timers::{Timer, Timers};
 use crate::{EndReason, Liveness, Output, Received, Traffic};
+
+pub use wake::Word;
 
 /// Answers to probes that may wait to be sent. A peer that probes faster than it reads gets no more.
 const MAX_ANSWERS: usize = 8;
@@ -25,6 +30,7 @@ pub struct Established {
     timers: Timers,
     outputs: VecDeque<Output>,
     traffic: Traffic,
+    watch: Watch,
     over: bool,
 }
 
@@ -35,6 +41,7 @@ impl Established {
             timers: Timers::default(),
             outputs: VecDeque::new(),
             traffic: Traffic::default(),
+            watch: Watch::new(),
             over: false,
             grant,
         };
@@ -65,31 +72,37 @@ impl Established {
         &self.traffic
     }
 
-    /// Overrides the dead-peer detection time the gateway advised. `None` switches it off.
+    /// Overrides the dead-peer detection time the gateway advised. `None` switches it off. With a gateway that keeps sessions
+    /// there is none: a probe on its way to a gateway that is gone would end the connection sooner than the kernel does, whose
+    /// own probes find out as well, and hold no sleep against anybody.
     pub fn set_dpd(&mut self, interval: Option<Duration>, now: Now) {
-        self.liveness = interval.map(|interval| Liveness::new(interval, now.awake));
-        self.watch();
+        self.liveness = interval
+            .filter(|_| !self.parks())
+            .map(|interval| Liveness::new(interval, now.awake));
+        self.rearm();
     }
 
     /// Takes a frame from the gateway.
     pub fn received(&mut self, frame: &Frame, now: Now) -> Received {
+        self.watch.heard(now.awake);
+        self.received_late(frame, now)
+    }
+
+    /// Takes a frame that waited while this process did not run. It proves nothing of the channel of today.
+    pub fn received_late(&mut self, frame: &Frame, now: Now) -> Received {
         if let Some(liveness) = &mut self.liveness {
             liveness.heard(now.awake);
         }
-        self.watch();
+        self.rearm();
         match frame.kind {
             Kind::Data => return self.incoming(&frame.payload),
             Kind::DpdRequest => self.answer(&frame.payload, now.awake),
             Kind::Disconnect => self.over(disconnected(&frame.payload)),
             Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
-            Kind::DpdResponse
-            | Kind::Keepalive
-            | Kind::Park
-            | Kind::ParkAnswer
-            | Kind::Awake
-            | Kind::AwakeAnswer
-            | Kind::Unknown(_) => {}
+            Kind::ParkAnswer => self.watch.park_answered(&frame.payload),
+            Kind::AwakeAnswer => self.watch.awake_answered(&frame.payload),
+            Kind::DpdResponse | Kind::Keepalive | Kind::Park | Kind::Awake | Kind::Unknown(_) => {}
         }
         Received::Nothing
     }
@@ -119,11 +132,12 @@ impl Established {
 
     /// When to call [`Established::handle_timeout`].
     pub fn deadline(&self) -> Option<Deadline> {
-        self.timers.earliest()
+        Deadline::earliest(self.timers.earliest(), self.watch.deadline())
     }
 
     /// Handles every timer that is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.handle_watch(now.awake);
         while let Some(timer) = self.timers.take_due(now.awake) {
             match timer {
                 Timer::Liveness => self.look_for_peer(now.awake),
@@ -142,6 +156,7 @@ impl Established {
             liveness.rebase(gap.awake);
         }
         self.timers.rebase(gap.awake);
+        self.watch.rebase(gap.awake);
     }
 
     /// What is to be done next.
@@ -209,9 +224,12 @@ impl Established {
                 self.outputs.push_back(Output::Send(Kind::DpdRequest, Vec::new()));
                 self.sent(now);
             }
-            Verdict::Dead => self.over(Output::Dead("the gateway answers no probe")),
+            Verdict::Dead => {
+                self.watch.silent();
+                self.over(Output::Dead("the gateway answers no probe"));
+            }
         }
-        self.watch();
+        self.rearm();
     }
 
     /// The first last word counts.
@@ -219,19 +237,20 @@ impl Established {
         if !self.over {
             self.over = true;
             self.outputs.push_back(word);
-            self.watch();
+            self.rearm();
         }
     }
 
     fn sent(&mut self, now: Awake) {
-        self.timers.set(
-            Timer::Keepalive,
-            self.grant.keepalive.map(|interval| now.plus(interval)),
-        );
+        // Where sessions are kept, the kernel's keepalive is enough; see `set_dpd`.
+        let speaks = !self.parks() && !self.watch.is_quiet();
+        let interval = self.grant.keepalive.filter(|_| speaks);
+        self.timers
+            .set(Timer::Keepalive, interval.map(|interval| now.plus(interval)));
     }
 
-    fn watch(&mut self) {
-        let live = self.liveness.filter(|_| !self.over);
+    fn rearm(&mut self) {
+        let live = self.liveness.filter(|_| !self.over && !self.watch.is_quiet());
         self.timers
             .set(Timer::Liveness, live.map(|liveness| liveness.deadline()));
     }

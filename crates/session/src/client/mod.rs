@@ -11,12 +11,14 @@
 mod authenticate;
 mod datagrams;
 mod established;
+mod possession;
 mod request;
 
 pub use authenticate::{Asking, AuthError, Authenticating, Step};
-pub use datagrams::{DataOutput, Datagrams, PathId, Renewal, RenewalBy, Terms};
-pub use established::Established;
-pub use request::{Authenticated, ConnectError, Requesting, Wants};
+pub use datagrams::{Ask, DataOutput, Datagrams, PathId, Renewal, RenewalBy, Terms, Token};
+pub use established::{Established, Word};
+pub use possession::Authenticated;
+pub use request::{ConnectError, Requesting, Wants};
 
 /// Who the client says it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use now::Now;
 use thiserror::Error;
+use wire::GrantError;
 use wire::http::ResponseHead;
 use wire::offer::{ConnectRefused, Offer, Refusal, parse_connect_reply};
 use wire::text::escape;
-use wire::{GrantError, Secret};
 
-use super::{Established, Identity};
+use super::{Authenticated, Established, Identity};
+use crate::resume::BINDING_BYTES;
 
 /// What the client asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,29 +65,19 @@ impl From<ConnectRefused> for ConnectError {
     }
 }
 
-/// The holder of a cookie. Whoever has the cookie owns the session, so it is never printed.
-#[derive(Clone, Debug)]
-pub struct Authenticated {
-    cookie: Secret,
-}
-
 impl Authenticated {
-    /// Holds a cookie that came from a login.
-    pub fn from_cookie(cookie: Secret) -> Self {
-        Self { cookie }
-    }
-
-    /// The cookie, to be handed to another process of the same client and to nobody else.
-    pub fn cookie(&self) -> &Secret {
-        &self.cookie
-    }
-
-    /// Asks for the tunnel: the bytes of the CONNECT request. The cookie stays here, for the next time.
-    pub fn request(&self, identity: &Identity, wants: &Wants) -> (Requesting, Vec<u8>) {
+    /// Asks for the tunnel: the bytes of the CONNECT request, for one connection and one time. `binding` is what that
+    /// connection exports for proofs; a session with a key is not granted without. The cookie stays here, for the next time.
+    pub fn request(
+        &self,
+        identity: &Identity,
+        wants: &Wants,
+        binding: Option<&[u8; BINDING_BYTES]>,
+    ) -> (Requesting, Vec<u8>) {
         let offer = Offer {
             host: identity.host.clone(),
             user_agent: identity.user_agent.clone(),
-            cookie: self.cookie.clone(),
+            cookie: self.shown(),
             hostname: identity.hostname.clone(),
             base_mtu: wants.base_mtu,
             mtu: None,
@@ -96,8 +87,8 @@ impl Authenticated {
             dtls: wants.datagrams,
             session: true,
             marmot_datagram: wants.datagrams,
-            park: None,
-            resume: None,
+            park: self.public_key(),
+            resume: binding.and_then(|binding| self.proof(binding)),
         };
         (Requesting(()), offer.encode())
     }

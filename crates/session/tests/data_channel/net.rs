@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dtls::{ConnectionId, CookieCheck, Cookies, Peek, Psk, Suite, peek};
 use now::{Gap, GapKind, Now};
-use session::client::{DataOutput, Datagrams, PathId, Renewal, Terms};
+use session::client::{Ask, DataOutput, Datagrams, PathId, Renewal, Terms};
 use session::gateway::{self, DatagramTerms, GatewayData, Key};
 
 /// One way.
@@ -33,6 +33,8 @@ pub(crate) struct Net {
     sent: u64,
     random: u64,
     next_address: Address,
+    /// Datagrams that the client sent.
+    pub(crate) client_sent: u64,
     /// Open sockets of the client, with the address that each is seen at.
     pub(crate) sockets: BTreeMap<PathId, Address>,
     /// Keys that the gateway claimed.
@@ -55,6 +57,7 @@ pub(crate) fn terms(ours: bool, key: u8) -> Terms {
         app_id: vec![key; 32],
         suites: vec![Suite::Aes128GcmSha256],
         ours,
+        parks: ours,
         dpd: Some(Duration::from_secs(20)),
         keepalive: None,
         mtu: 1400,
@@ -100,6 +103,7 @@ impl Net {
             sent: 0,
             random: 1,
             next_address: 100,
+            client_sent: 0,
             sockets: BTreeMap::new(),
             claimed: Vec::new(),
             blocked: false,
@@ -233,6 +237,32 @@ impl Net {
         self.client.rebase(&gap, 1 << 24);
     }
 
+    /// The client's host slept.
+    pub(crate) fn sleep_client(&mut self, length: Duration) {
+        self.now = self.now.plus_asleep(length);
+        let gap = Gap {
+            length,
+            awake: Duration::ZERO,
+            kind: GapKind::Sleep,
+        };
+        self.client.rebase(&gap, 1 << 24);
+        self.client.be_quiet();
+    }
+
+    /// The client's host is about to sleep. Whether the gateway was told.
+    pub(crate) fn park(&mut self) -> bool {
+        let said = self.client.park([1; 8], self.now);
+        self.settle();
+        said
+    }
+
+    /// The client's host is fully awake. Whether the gateway is asked over this channel.
+    pub(crate) fn wake(&mut self, ask: Ask) -> bool {
+        let asked = self.client.wake([2; 8], ask, self.now);
+        self.settle();
+        asked
+    }
+
     pub(crate) fn clock(&self) -> Duration {
         self.now.awake.since_origin()
     }
@@ -264,6 +294,14 @@ impl Net {
                 let random = self.random();
                 self.client.opened(path, random, self.now);
             }
+            DataOutput::Rebind(path) => {
+                self.next_address += 1;
+                self.sockets.insert(path, self.next_address);
+            }
+            DataOutput::Parked => self.told.push("parked".to_owned()),
+            DataOutput::Unparked(via) => self.told.push(format!("unparked {via}")),
+            DataOutput::Alive => self.told.push("alive".to_owned()),
+            DataOutput::Silent => self.told.push("silent".to_owned()),
             DataOutput::Close(path) => _ = self.sockets.remove(&path),
             DataOutput::Send(path, datagram) => self.uplink(path, datagram),
             DataOutput::Up { suite, roams, .. } => self.told.push(format!("client up {} {roams}", suite.name())),
@@ -291,6 +329,7 @@ impl Net {
     }
 
     fn uplink(&mut self, path: PathId, datagram: Vec<u8>) {
+        self.client_sent += 1;
         let Some(address) = self.sockets.get(&path).copied() else {
             return;
         };

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use dtls::{Psk, Suite};
 
+use crate::park::Via;
+
 /// A socket of its own to the gateway's UDP port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathId(pub(super) u32);
@@ -37,6 +39,8 @@ pub struct Terms {
     pub suites: Vec<Suite>,
     /// The gateway is one of ours: connection ids, and old keys stay good over a take-over.
     pub ours: bool,
+    /// The gateway granted parking: it may be told of a sleep and of a wake.
+    pub parks: bool,
     /// Ask a silent path after this long.
     pub dpd: Option<Duration>,
     /// Send a keepalive after this long without sending.
@@ -56,6 +60,8 @@ pub struct Terms {
 pub enum DataOutput {
     /// Open a socket for this path, then [`super::Datagrams::opened`] or [`super::Datagrams::not_opened`].
     Open(PathId),
+    /// Open a socket for this path at once: what follows goes over it. There is nothing to answer.
+    Rebind(PathId),
     /// Close it.
     Close(PathId),
     /// Send this datagram.
@@ -75,4 +81,12 @@ pub enum DataOutput {
     Mtu(u16),
     /// The session is to be connected anew, in the background.
     Renew(&'static str),
+    /// The gateway knows that this host sleeps.
+    Parked,
+    /// The gateway knows that this host is awake again.
+    Unparked(Via),
+    /// It was heard: the first time since a gap, or since it was silent.
+    Alive,
+    /// It was asked and did not answer in time; once until it is heard again.
+    Silent,
 }
