@@ -119,7 +119,7 @@ impl Tunnel<'_> {
 
     /// Where a packet goes that the data channel does not take.
     fn beside_data(&self) -> Way {
-        if self.data.as_ref().is_some_and(DataPath::is_silent) {
+        if self.data_is_silent() {
             return Way::Nowhere(DropReason::Unanswered);
         }
         match &self.line {

@@ -13,7 +13,7 @@ use session::park::{Attend, ParkKind, Sample, Via};
 use wire::cstp::{Frame, Kind};
 
 use super::{SEALED_MAX, Tunnel};
-use crate::datapath::Word;
+use crate::datapath::{DataPath, Word};
 
 /// Control frames that wait for a client that is not active. It can ask for no more while it is silent.
 const UNSAID_MAX: usize = 8;
@@ -58,7 +58,8 @@ impl Tunnel<'_> {
                 }
                 Word::Park => self.attendance.park(now),
                 Word::Awake(via) => self.attendance.awake(via, now),
-                Word::Silent => self.question = true,
+                // An active client that took its packets away from here has just been heard.
+                Word::Lost => self.question |= !self.attendance.is_active() || self.data_is_silent(),
             }
         }
         while let Some(attend) = self.attendance.poll() {
@@ -125,6 +126,10 @@ impl Tunnel<'_> {
             channel.shrink();
         }
         self.shared.sessions.parked(self.id, self.epoch, kind, now);
+    }
+
+    pub(super) fn data_is_silent(&self) -> bool {
+        self.data.as_ref().is_some_and(DataPath::is_silent)
     }
 
     fn sample(&self) -> Option<Sample> {
