@@ -44,6 +44,9 @@ use crate::{certificate, grant, tunnel};
 /// How long the reply that grants a tunnel may take to leave. It is a few KiB; who does not read that is not there.
 const GRANT_TIME: Duration = Duration::from_secs(10);
 
+/// What a client hears whose connection was overtaken by a reload.
+const RECONFIGURED: &str = "the gateway has been reconfigured, try again";
+
 /// Serves one connection to its end.
 pub(crate) async fn serve(guest: Guest, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
     let shared = &*Rc::clone(guest.shared());
@@ -346,6 +349,11 @@ impl Dialogue<'_> {
     /// A place for whoever may go on with the session that it shows. A proof counts as an attempt of its source until it is
     /// found good.
     fn take_seat(&self, offer: &Offer, now: Now) -> Result<Seat, Refusal> {
+        let current = self.shared.settings();
+        if self.certificate_user.is_some() && !Arc::ptr_eq(&self.settings.tls, &current.tls) {
+            // Who vouched for the certificate is known only for the settings of the handshake.
+            return Err(Refusal::Unavailable(Some(RECONFIGURED.to_owned())));
+        }
         let source = Source::of(self.peer.ip());
         if offer.resume.is_some()
             && let Err(refused) = self.shared.guests.room().try_token(source, now)
@@ -359,9 +367,8 @@ impl Dialogue<'_> {
             offer,
             peer: self.peer,
             binding: self.binding(),
-            certificate_user: self.certificate_of(&self.shared.settings()),
+            certificate_user: self.certificate_user.as_deref(),
         };
-        let current = self.shared.settings();
         let standing = |user: &str, group: Option<&str>| current.standing(user, group);
         let outcome = self.shared.sessions.connect(&caller, standing, now);
         let is_wrong = matches!(outcome, Err(ConnectRefused::NoProof));
@@ -388,12 +395,6 @@ impl Dialogue<'_> {
     fn binding(&self) -> Option<[u8; BINDING_BYTES]> {
         let (_, tls) = self.exchange.stream().get_ref();
         channel::resume_binding_at_gateway(tls).ok()
-    }
-
-    /// The user of the client's certificate, as far as those who vouched for it still count.
-    fn certificate_of(&self, current: &Settings) -> Option<&str> {
-        let same_authorities = Arc::ptr_eq(&self.settings.tls, &current.tls);
-        self.certificate_user.as_deref().filter(|_| same_authorities)
     }
 
     /// The port that the client came to.
@@ -436,11 +437,7 @@ impl Dialogue<'_> {
     /// A reload came between the check and the session: what was checked may not hold any more.
     fn overtaken(&self) -> FrontOutput {
         debug!(peer = %self.peer, "login refused: a reload overtook it");
-        reply(
-            503,
-            "Service Unavailable",
-            Some("the gateway has been reconfigured, try again"),
-        )
+        reply(503, "Service Unavailable", Some(RECONFIGURED))
     }
 
     /// An attempt that was refused before any work was done for it: as cheap to make as a line is to write.

@@ -212,7 +212,8 @@ impl SessionRoom {
                 None => Shown::Cookie(hash(&offer.cookie)),
             },
             families: (offer.want_v4, offer.want_v6),
-            key: offer.park,
+            // Whoever does not hear of its session could never name it.
+            key: offer.park.filter(|_| offer.session),
             proof: proof.map(|(resume, binding)| Proof { resume, binding }),
             certificate_user: caller.certificate_user,
         };
@@ -362,17 +363,18 @@ impl SessionRoom {
     /// Ends every session, because the gateway does and keeps no state; otherwise writes what has become of them all.
     pub(crate) fn end_all(&self, now: Now) {
         if self.store.keeps() {
-            return self.keep_all(now);
+            self.keep_all(now);
+        } else {
+            let ended: Vec<_> = {
+                let mut table = self.table.borrow_mut();
+                let all: Vec<_> = table.iter().map(|(id, _)| id).collect();
+                let reason = || EndReason::Admin(STOPPING.to_owned());
+                all.into_iter()
+                    .filter_map(|id| table.end(id, None, reason(), now))
+                    .collect()
+            };
+            self.all_over(ended, now);
         }
-        let ended: Vec<_> = {
-            let mut table = self.table.borrow_mut();
-            let all: Vec<_> = table.iter().map(|(id, _)| id).collect();
-            let reason = || EndReason::Admin(STOPPING.to_owned());
-            all.into_iter()
-                .filter_map(|id| table.end(id, None, reason(), now))
-                .collect()
-        };
-        self.all_over(ended, now);
         // Of tunnels that did not report in time: what was counted before.
         let late = |record: &mut Record| record.ending.take();
         let late: Vec<_> = self.records.borrow_mut().values_mut().filter_map(late).collect();

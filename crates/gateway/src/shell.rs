@@ -201,8 +201,7 @@ impl Gateway {
         let names: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         let local = LocalSocket::open(&settings.config);
         let shared = Rc::new(Shared::new(
-            settings,
-            config_path,
+            (settings, config_path),
             names.clone(),
             leases,
             (writer, pools),
@@ -251,8 +250,7 @@ impl Gateway {
 
 impl Shared {
     fn new(
-        settings: Settings,
-        config_path: Option<PathBuf>,
+        (settings, config_path): (Settings, Option<PathBuf>),
         listen: Vec<String>,
         leases: Leases,
         (writer, pools): (Writer, Vec<IpNet>),

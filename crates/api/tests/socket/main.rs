@@ -4,5 +4,6 @@ mod access;
 mod crowd;
 mod events;
 mod fake;
+mod gateway;
 mod knocking;
 mod requests;

@@ -238,6 +238,7 @@ fn ten_thousand_parked_sessions_are_small() {
         let offer = Offer {
             cookie,
             want_v4: true,
+            session: true,
             park: Some(key.public()),
             ..Offer::default()
         };

@@ -24,7 +24,7 @@ fn memory(n: u32, now: Now) -> Memory {
             id: SessionId(id),
             user: format!("user{n}"),
             group: Some("staff".to_owned()),
-            certified: n % 2 == 0,
+            certified: n.is_multiple_of(2),
             cookie: Some(CookieHash([3; 32])),
             key: Some(ParkKey([5; 32])),
             token: None,

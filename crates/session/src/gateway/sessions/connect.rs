@@ -174,6 +174,9 @@ impl Sessions {
             }
             Err(refused) => {
                 self.unreported.extend(ended);
+                if rebuilt && let Some(entry) = self.entries.remove(&id) {
+                    self.leases.release(entry.lease, now.boot);
+                }
                 Err(refused)
             }
         }
