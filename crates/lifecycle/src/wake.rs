@@ -15,8 +15,8 @@
 //! | [`Source::Facts`] | maintenance while a sleep is prepared, or the lid is closed and not docked; else full | facts that say otherwise |
 //! | [`Source::None`] | unknown | |
 //!
-//! A gap in which the clocks agree is a freeze. It says nothing of a wake, unless a sleep was announced: under suspend-to-idle
-//! a sleep can look like one. Nothing relies on words in pairs: each may be missing, doubled or late, and every state but
+//! A gap in which the clocks agree is a freeze. It says nothing of a wake, unless a sleep was announced or the host was not known
+//! to be awake: under suspend-to-idle a sleep can look like one. Nothing relies on words in pairs: each may be missing, doubled or late, and every state but
 //! Awake ends by itself.
 
 use std::fmt;
@@ -432,8 +432,10 @@ impl<P: Proofs> Machine<P> {
             (GapKind::Freeze, Power::Maintenance { .. }) => {
                 self.watch.power = Power::Maintenance { since: turn.now };
             }
-            (GapKind::Freeze, Power::Unsure { .. }) => self.watch.power = Power::Unsure { since: turn.now },
-            (GapKind::Freeze, Power::Awake | Power::Asleep { .. }) | (GapKind::Sleep, _) => {
+            (GapKind::Freeze, Power::Unsure { .. }) if self.watch.surroundings.kind() == WakeKind::Unknown => {
+                self.watch.power = Power::Unsure { since: turn.now };
+            }
+            (GapKind::Freeze, Power::Awake | Power::Asleep { .. } | Power::Unsure { .. }) | (GapKind::Sleep, _) => {
                 self.slept(begun, heard, turn)
             }
         }
