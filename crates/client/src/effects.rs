@@ -61,6 +61,7 @@ impl Shell {
                 self.inputs.push_back(Input::ProofOfLife(g));
             }
             Effect::AckSleep => {
+                self.power.acknowledge_sleep();
                 for sleeper in self.sleepers.drain(..) {
                     // Nobody may wait for it.
                     let _ = sleeper.send(());
