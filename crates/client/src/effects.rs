@@ -67,6 +67,7 @@ impl Shell {
                 self.tell_pump(Command::Woke);
             }
             Effect::AckSleep => {
+                self.power.acknowledge_sleep();
                 for sleeper in self.sleepers.drain(..) {
                     // Nobody may wait for it.
                     let _ = sleeper.send(());

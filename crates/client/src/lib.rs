@@ -37,6 +37,7 @@ mod news;
 mod opening;
 mod orders;
 mod owing;
+mod power;
 mod proof;
 mod provider;
 mod pump;
@@ -64,9 +65,11 @@ mod wakes;
 use std::path::PathBuf;
 
 use config::client::ClientConfig;
+use platform::power::PowerSource;
 use platform::service::Manager;
 use tokio::sync::watch;
 
+use crate::power::Power;
 use crate::store::{Store, Taken};
 
 pub use books::Trouble;
@@ -99,6 +102,8 @@ pub struct Hooks {
     pub signals: SignalSource,
     /// Gets every change of the status.
     pub status: Option<watch::Sender<Status>>,
+    /// Who tells of sleep and wakes. By default this host, where the tunnel ends on it, and nobody otherwise.
+    pub power: Option<PowerSource>,
 }
 
 /// Runs the client until it is stopped. Blocks; to be called without a runtime. `config_path` is read again on SIGHUP.
@@ -123,9 +128,10 @@ pub fn run(config: ClientConfig, config_path: PathBuf) -> Result<(), ClientError
 pub async fn run_with(config: ClientConfig, config_path: PathBuf, hooks: Hooks) -> Result<(), ClientError> {
     let mut signals = signals::SignalStream::open(hooks.signals)?;
     let status = hooks.status.unwrap_or_else(|| watch::Sender::new(Status::default()));
+    let (place, power) = (hooks.place, hooks.power);
     let mut early = Vec::new();
     let (provider, client) = tokio::select! {
-        opened = Client::open_with(config, config_path, hooks.place, status) => opened?,
+        opened = Client::open_with(config, config_path, place, status, power) => opened?,
         // A prompt, or a disk that does not answer, holds nobody up; what is half cleared up the next start clears up.
         () = signals.termination(&mut early) => return Ok(()),
     };
@@ -156,7 +162,7 @@ impl Client {
         config_path: PathBuf,
         place: Place,
     ) -> Result<(Provider, Self), ClientError> {
-        Self::open_with(config, config_path, place, watch::Sender::new(Status::default())).await
+        Self::open_with(config, config_path, place, watch::Sender::new(Status::default()), None).await
     }
 
     async fn open_with(
@@ -164,6 +170,7 @@ impl Client {
         config_path: PathBuf,
         place: Place,
         status: watch::Sender<Status>,
+        power: Option<PowerSource>,
     ) -> Result<(Provider, Self), ClientError> {
         let login = config.login.clone();
         let secrets = tokio::task::spawn_blocking(move || secrets::Secrets::read_stdin(&login))
@@ -171,6 +178,11 @@ impl Client {
             .map_err(|_| ClientError::Local("cannot read the password".to_owned()))??;
         let setup = setup::Setup::new(config, secrets)?;
         let config = &setup.config;
+        let power = match (power, &place) {
+            (Some(source), Place::Host | Place::Memory(_)) => Power::new(source),
+            (None, Place::Host) => Power::of_this_host(config),
+            (None, Place::Memory(_)) => Power::new(PowerSource::none()),
+        };
         let mut taken = match &place {
             Place::Host => Taken::now(),
             Place::Memory(_) => Taken::default(),
@@ -225,6 +237,7 @@ impl Client {
         shell.manager = manager;
         shell.store = store;
         shell.api = api;
+        shell.power = power;
         if let Some((record, ticket)) = resumed
             && let Some(undo) = record.undo.clone()
         {

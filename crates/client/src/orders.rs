@@ -164,7 +164,12 @@ impl Shell {
         if self.setup.config.log != setup.config.log {
             warn!("[log] counts from the next start of the client on");
         }
+        if self.setup.config.sleep.power_source != setup.config.sleep.power_source {
+            warn!("[sleep] power_source counts from the next start of the client on");
+        }
         self.machine.set_backoff(setup.backoff());
+        self.machine
+            .set_disconnect_on_sleep(setup.config.sleep.disconnect_on_sleep);
         self.setup = Arc::new(setup);
         self.known.clear();
         self.introduce();

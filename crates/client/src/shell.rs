@@ -24,10 +24,11 @@ use config::client::Start;
 use housekeeping::{Attempt, Outcome};
 use ledger::{End, JobId, OpenRecord, Owed, Summary};
 use lifecycle::{
-    EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, Settings, State,
+    EndReason, FailReason, Generation, How, Jitter, LossKind, Machine, OnFailure, Origin, PowerWord, Settings, State,
 };
 use now::{Awake, Gap, GapDetector, LATE_BY};
 use plan::NetworkPlan;
+use platform::power::PowerSource;
 use platform::service::{Descriptor, Manager};
 use session::Traffic;
 use session::client::Authenticated;
@@ -48,6 +49,7 @@ use crate::device::Device;
 use crate::host::{Host, InstallError};
 use crate::opening::{Opening, Prepared};
 use crate::orders::Asker;
+use crate::power::Power;
 use crate::proof::{Input, Proof, Proven};
 use crate::provider::{Counter, Order, Refused, Stopped};
 use crate::pump::{self, Finished, Pump, PumpEvent};
@@ -137,6 +139,7 @@ enum Event {
     Pump(PumpEvent),
     Released(Released),
     Attempted(Attempt),
+    Power(PowerWord),
     LookAtJobs,
     Deadline,
 }
@@ -227,6 +230,8 @@ pub(crate) struct Shell {
     pub(crate) abandoned: bool,
     /// Whoever asked for a stop, in the order in which the machine acknowledges.
     pub(crate) stoppers: VecDeque<Asker<Stopped>>,
+    /// What the host says of its sleep.
+    pub(crate) power: Power,
     /// Whoever announced a sleep and waits for the word that it may begin.
     pub(crate) sleepers: Vec<oneshot::Sender<()>>,
     /// The answer of the stop that was acknowledged last.
@@ -246,7 +251,7 @@ impl Shell {
         let settings = Settings {
             backoff: setup.backoff(),
             on_failure: OnFailure::Exit,
-            disconnect_on_sleep: false,
+            disconnect_on_sleep: setup.config.sleep.disconnect_on_sleep,
         };
         Self {
             setup: Arc::new(setup),
@@ -301,6 +306,7 @@ impl Shell {
             wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
+            power: Power::new(PowerSource::none()),
             sleepers: Vec::new(),
             last_stop: None,
             exit: None,
@@ -362,6 +368,10 @@ impl Shell {
             }
             let (event, gap) = self.next().await;
             if let Some(gap) = gap {
+                // Whoever gave an order does not wait for a host that is slow to say how it slept.
+                if !matches!(event, Event::Order(_)) {
+                    self.look_around().await;
+                }
                 self.gap(gap);
             }
             self.handle(event).await;
@@ -377,6 +387,7 @@ impl Shell {
         let at = Instant::now() + wait.unwrap_or_default();
         let look_at = self.look_at;
         let shift = self.shift;
+        let mode = self.machine.mode();
         let event = tokio::select! {
             biased;
             order = self.counter.orders.recv(), if !self.abandoned => Event::Order(order),
@@ -392,6 +403,7 @@ impl Shell {
             Some(done) = self.workers.join_next() => Event::Done(
                 done.unwrap_or_else(|_| Done::NotKept(shift, "the worker failed".to_owned())),
             ),
+            word = self.power.next(mode) => Event::Power(word),
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
@@ -422,9 +434,13 @@ impl Shell {
                 status.session_traffic.add(&traffic);
             }),
             Event::Pump(PumpEvent::Told(news)) => self.pump_told(news),
-            Event::Pump(PumpEvent::Gap(gap)) => self.gap(gap),
+            Event::Pump(PumpEvent::Gap(gap)) => {
+                self.look_around().await;
+                self.gap(gap);
+            }
             Event::Released(released) => self.released(released),
             Event::Attempted(attempt) => self.attempted(attempt),
+            Event::Power(word) => self.feed(Input::Power(word)),
             Event::LookAtJobs => {
                 self.look_at = None;
                 self.look_at_jobs();
@@ -432,6 +448,12 @@ impl Shell {
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
         }
+    }
+
+    /// What kind of wake follows a gap is told by what can be read of the host afterwards.
+    async fn look_around(&mut self) {
+        let surroundings = self.power.look().await;
+        self.feed(Input::Power(surroundings));
     }
 
     pub(crate) fn cancel(&mut self, error: ClientError) {

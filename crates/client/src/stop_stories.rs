@@ -492,7 +492,7 @@ async fn a_client_that_is_told_to_end_while_it_opens_ends_at_once() {
     let hooks = crate::Hooks {
         place: Place::Memory(device),
         signals: crate::SignalSource::Channel(orders),
-        status: None,
+        ..crate::Hooks::default()
     };
     drop(signals);
     let client = crate::run_with(client_config(&pki, &toml), "client.toml".into(), hooks);

@@ -45,6 +45,7 @@ impl Client {
             place: Place::Memory(device),
             signals: SignalSource::Channel(orders),
             status: Some(observer),
+            ..Hooks::default()
         };
         let task = tokio::spawn(run_with(config, path.into(), hooks));
         Self {

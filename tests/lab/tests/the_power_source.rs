@@ -1,12 +1,12 @@
 //! What the source of words about sleep makes of a logind that speaks, repeats itself, says nothing, and dies.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Logind, PATIENCE};
 use platform::power::{self, LOOK_TIMEOUT, PowerEvent, PowerSource, Promise, Surroundings};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 fn main() -> ExitCode {
     lab::run(
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
             words_may_be_doubled,
             the_end_of_a_sleep_that_nobody_told_is_seen_at_the_next_look,
             a_late_acknowledgement_is_not_one_for_the_next_sleep,
+            a_program_that_was_started_does_not_hold_a_sleep_up,
             a_sleep_in_progress_is_not_held_up,
             a_logind_that_restarts_is_met_again,
             a_bus_that_died_is_found_again,
@@ -53,9 +54,15 @@ async fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()
     let began = Instant::now();
     while !holds()? {
         ensure!(began.elapsed() < PATIENCE, "waited in vain for this: {what}");
-        sleep(AGAIN).await;
+        let_others_run().await;
     }
     Ok(())
+}
+
+/// Something that nobody announces is looked at again a moment later; the source goes on meanwhile.
+async fn let_others_run() {
+    let never = std::future::pending::<()>();
+    timeout(AGAIN, never).await.expect_err("never");
 }
 
 async fn word(source: &mut PowerSource) -> Result<PowerEvent> {
@@ -71,7 +78,7 @@ async fn seen(source: &PowerSource, expected: Surroundings) -> Result<()> {
             return Ok(());
         }
         ensure!(began.elapsed() < PATIENCE, "{surroundings:?} is not {expected:?}");
-        sleep(AGAIN).await;
+        let_others_run().await;
     }
 }
 
@@ -181,6 +188,20 @@ fn a_late_acknowledgement_is_not_one_for_the_next_sleep(lab: &Lab) -> Result<()>
         assert!(is_silent(source).await);
         assert!(held(logind)?);
         Ok(())
+    })
+}
+
+fn a_program_that_was_started_does_not_hold_a_sleep_up(lab: &Lab) -> Result<()> {
+    beside_logind(lab, async |logind, source| {
+        // It ends with its input.
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn()?;
+        logind.prepare_for_sleep(true)?;
+        assert_eq!(word(source).await?, PowerEvent::Sleeping);
+        source.acknowledge_sleep();
+        let released = until("the lock is let go", || Ok(!held(logind)?)).await;
+        drop(child.stdin.take());
+        child.wait()?;
+        released
     })
 }
 
