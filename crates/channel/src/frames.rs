@@ -141,11 +141,24 @@ impl Channel {
     /// Why the channel is over. Frames that came before are returned first.
     pub async fn next(&mut self) -> Result<Frame, Closed> {
         loop {
+            if let Some(frame) = self.next_or_room(0).await? {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// The next frame, or `None` as soon as fewer than `room` bytes wait for TCP, so that a caller who waits for room hears of
+    /// it. Otherwise as [`Channel::next`].
+    ///
+    /// # Errors
+    /// As [`Channel::next`].
+    pub async fn next_or_room(&mut self, room: usize) -> Result<Option<Frame>, Closed> {
+        loop {
             // A peer that sends faster than we handle would keep this task busy for ever: reading the socket by hand spends
             // none of the task's budget by itself.
             tokio::task::consume_budget().await;
             if let Some(frame) = self.try_next()? {
-                return Ok(frame);
+                return Ok(Some(frame));
             }
             if let Some(closed) = self.ended.take() {
                 return Err(closed);
@@ -153,6 +166,9 @@ impl Channel {
             self.send_some()?;
             if self.ended.is_some() {
                 continue;
+            }
+            if self.outgoing.len() < room {
+                return Ok(None);
             }
             let interest = if self.outgoing.is_empty() {
                 Interest::READABLE

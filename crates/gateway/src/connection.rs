@@ -320,7 +320,7 @@ impl Dialogue<'_> {
             }
         };
         let (id, epoch) = (seat.connected.id, seat.connected.epoch);
-        let token = offer.session.then(|| self.shared.sessions.logout_token(id, epoch));
+        let token = offer.session.then(|| self.shared.sessions.logout_token(id, epoch, now));
         let secrets = Secrets {
             logout: token,
             ticket: seat.ticket.clone(),

@@ -39,8 +39,9 @@ pub(crate) enum Word {
     Park,
     /// It is awake.
     Awake(Via),
-    /// It is not heard here any more, and packets to it take no channel: ask it over the other one.
-    Silent,
+    /// Packets to it do not take this channel any more. Where that is because it is not heard here, it is to be asked over the
+    /// other one.
+    Lost,
 }
 
 /// See the module.
@@ -280,10 +281,13 @@ impl<'a> DataPath<'a> {
                     roams,
                     "packets take the data channel"
                 ),
-                GatewayData::Down(why) => debug!(session = %self.session, why, "packets take the control channel"),
+                GatewayData::Down(why) => {
+                    debug!(session = %self.session, why, "packets take the control channel");
+                    self.words.push_back(Word::Lost);
+                }
                 GatewayData::Silent(why) => {
                     debug!(session = %self.session, why, "packets take no channel until the client is heard");
-                    self.words.push_back(Word::Silent);
+                    self.words.push_back(Word::Lost);
                 }
                 GatewayData::Park => self.words.push_back(Word::Park),
                 GatewayData::Awake(via) => self.words.push_back(Word::Awake(via)),

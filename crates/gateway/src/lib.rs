@@ -43,6 +43,7 @@ mod tunnel;
 pub use device::{Device, MemoryDevice};
 pub use error::GatewayError;
 pub use housekeep::housekeep;
+pub use local::local_socket;
 pub use run::run;
 pub use shell::{Gateway, Reload};
 pub use tls::TlsError;

@@ -25,6 +25,12 @@ use crate::shell::Shared;
 /// In the runtime folder; no tunnel can have this name.
 const SOCKET: &str = "_gateway.sock";
 
+/// Where a gateway of this configuration listens for `marmot sessions`, if it does.
+pub fn local_socket(config: &GatewayConfig) -> Option<PathBuf> {
+    let path = config.storage.runtime_dir.join(SOCKET);
+    config.api.enabled.then_some(path)
+}
+
 /// Access to the socket: its group may use it.
 const MODE: u32 = 0o660;
 
@@ -87,10 +93,7 @@ impl Drop for Served {
 impl LocalSocket {
     /// Listens, if the configuration wants it. A folder that cannot be used costs the socket only.
     pub(crate) fn open(config: &GatewayConfig) -> Option<Self> {
-        if !config.api.enabled {
-            return None;
-        }
-        let path = config.storage.runtime_dir.join(SOCKET);
+        let path = local_socket(config)?;
         match listen_unix(&path, MODE, config.api.group.as_deref()) {
             Ok(listener) => Some(Self { listener, path }),
             Err(error) => {

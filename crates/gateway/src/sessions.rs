@@ -275,11 +275,12 @@ impl SessionRoom {
     }
 
     /// A new token that ends this connection's epoch of a session later, without a tunnel.
-    pub(crate) fn logout_token(&self, id: SessionId, epoch: u64) -> Secret {
+    pub(crate) fn logout_token(&self, id: SessionId, epoch: u64, now: Now) -> Secret {
         // Written as an id is: 16 random bytes, 32 digits.
         let token = Secret::new(SessionId(self.random_bytes()).to_string());
         let hash = TokenHash(sha256(&token));
         self.table.borrow_mut().allow_logout(id, epoch, hash);
+        self.keep(id, now);
         token
     }
 

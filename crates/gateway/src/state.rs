@@ -62,15 +62,17 @@ enum Change {
     Ended(Option<Vec<u8>>),
 }
 
+type Changes = BTreeMap<SessionId, Change>;
+
 #[derive(Default)]
 struct Pending {
-    changes: BTreeMap<SessionId, Change>,
+    changes: Changes,
     /// Of tickets, if they are new.
     keys: Option<Zeroizing<String>>,
-    /// Who wants to know when all of it is written.
-    waiting: Vec<oneshot::Sender<()>>,
     /// Nothing comes any more.
     closed: bool,
+    /// Who wants to know when all of it is written and the file is closed.
+    last: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Default)]
@@ -91,16 +93,12 @@ impl Desk {
     }
 
     /// Waits for something to write. `None` once nothing comes any more.
-    fn take(&self) -> Option<Pending> {
+    fn take(&self) -> Option<(Changes, Option<Zeroizing<String>>)> {
         let mut pending = self.pending();
         loop {
-            let idle = pending.changes.is_empty() && pending.keys.is_none() && pending.waiting.is_empty();
+            let idle = pending.changes.is_empty() && pending.keys.is_none();
             match (idle, pending.closed) {
-                (false, closed) => {
-                    let taken = mem::take(&mut *pending);
-                    pending.closed = closed;
-                    return Some(taken);
-                }
+                (false, _) => return Some((mem::take(&mut pending.changes), pending.keys.take())),
                 (true, true) => return None,
                 (true, false) => {
                     pending = self.something.wait(pending).unwrap_or_else(PoisonError::into_inner);
@@ -146,6 +144,9 @@ impl Store {
         let path = folder.join(FILE);
         let mut is_lost = false;
         let opened = read(&path).or_else(|error| {
+            if !is_damage(&error) {
+                return Err(error);
+            }
             is_lost = true;
             let kept_as = set_aside(&path);
             error!(%error, ?kept_as, "the sessions of the last run are lost; their clients come back with tickets, or log in");
@@ -158,7 +159,7 @@ impl Store {
             // Lines of the thread go where those of its maker go.
             let log = dispatcher::get_default(Dispatch::clone);
             let thread = thread::Builder::new().name("state".to_owned());
-            thread.spawn(move || dispatcher::with_default(&log, || write_all(&database, &keys, &ours)))?;
+            thread.spawn(move || dispatcher::with_default(&log, || write_all(database, &keys, &ours)))?;
             Ok((desk, left))
         });
         match started {
@@ -213,11 +214,14 @@ impl Store {
         }
     }
 
-    /// Waits until all is written, at most `limit`.
+    /// Waits until all is written and the file is closed, at most `limit`. Nothing is kept any more.
     pub(crate) async fn finish(&self, limit: Duration) {
         let Some(shelf) = &self.0 else { return };
         let (told, written) = oneshot::channel();
-        shelf.desk.tell(|pending| pending.waiting.push(told));
+        shelf.desk.tell(|pending| {
+            pending.closed = true;
+            pending.last = Some(told);
+        });
         if tokio::time::timeout(limit, written).await.is_err() {
             let left = shelf.desk.pending().changes.len();
             error!(
@@ -281,17 +285,25 @@ fn random() -> [u8; FRESH_BYTES] {
     bytes
 }
 
+/// Whether a file that cannot be read is to be set aside: not if it is the disk, or somebody else who has it open.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::DatabaseAlreadyOpen => false,
+        redb::Error::Io(error) => matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof),
+        _ => true,
+    }
+}
+
 /// Opens a file, which is checked as a whole, and reads it.
-fn read(path: &Path) -> io::Result<(Database, Left)> {
+fn read(path: &Path) -> Result<(Database, Left), redb::Error> {
     if !path.exists() {
-        write_private(path, b"").map_err(io::Error::other)?;
+        write_private(path, b"").map_err(|error| redb::Error::Io(io::Error::other(error)))?;
     }
     let database = Database::builder()
         .set_cache_size(CACHE)
         .set_check_integrity_on_open(true)
-        .create(path)
-        .map_err(io::Error::other)?;
-    let left = rows(&database).map_err(io::Error::other)?;
+        .create(path)?;
+    let left = rows(&database)?;
     Ok((database, left))
 }
 
@@ -350,34 +362,29 @@ fn set_aside(path: &Path) -> Option<PathBuf> {
 }
 
 /// The thread that waits for the disk, until the gateway has said its last.
-fn write_all(database: &Database, keys_file: &Path, desk: &Desk) {
+fn write_all(database: Database, keys_file: &Path, desk: &Desk) {
     let failures = Throttle::default();
-    while let Some(Pending {
-        changes,
-        keys,
-        waiting,
-        closed: _,
-    }) = desk.take()
-    {
+    while let Some((changes, keys)) = desk.take() {
         if let Some(keys) = keys
             && let Err(error) = write_private(keys_file, keys.as_bytes())
         {
             error!(%error, "the keys of tickets cannot be kept; tickets end with the gateway");
         }
         if !changes.is_empty()
-            && let Err(error) = write(database, &changes)
+            && let Err(error) = write(&database, &changes)
             && let Some(more) = failures.pass(platform::clock::now())
         {
             error!(%error, more, "sessions cannot be kept; make room or repair the disk");
         }
-        for told in waiting {
-            // Whoever asked may have lost patience.
-            let _ = told.send(());
-        }
+    }
+    drop(database);
+    if let Some(told) = desk.pending().last.take() {
+        // Whoever asked may have lost patience.
+        let _ = told.send(());
     }
 }
 
-fn write(database: &Database, changes: &BTreeMap<SessionId, Change>) -> Result<(), redb::Error> {
+fn write(database: &Database, changes: &Changes) -> Result<(), redb::Error> {
     let mut begun = database.begin_write()?;
     begun.set_durability(Durability::Immediate)?;
     {

@@ -47,6 +47,10 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// the client are on their way, and the reset overtakes the frame.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Bytes of TLS records waiting for TCP above which a packet stays where it is. What is sealed cannot be dropped any more
+/// when the client is parked, and a parked session is to keep no more than 16 KiB.
+const SEALED_MAX: usize = 12 * 1024;
+
 /// Between two reports for status. A tunnel in which nothing happens has nothing to report.
 const REPORTS: Duration = Duration::from_secs(15);
 
@@ -133,6 +137,8 @@ enum LastWord {
 /// What woke a tunnel.
 enum Event {
     Frame(Result<Frame, Closed>),
+    /// TCP has taken what stood in the way of packets.
+    Room,
     Packet(Option<Bytes>),
     Arrival(Arrival),
     Order(Over),
@@ -194,7 +200,7 @@ impl Tunnel<'_> {
                 }
             };
             let event = tokio::select! {
-                frame = frame(&mut self.line) => Event::Frame(frame),
+                frame = frame(&mut self.line, room) => frame.transpose().map_or(Event::Room, Event::Frame),
                 packet = seat.packets.recv(), if room => Event::Packet(packet),
                 arrival = arrival(&mut self.data) => Event::Arrival(arrival),
                 order = &mut seat.orders => Event::Order(ordered(order.ok())),
@@ -239,6 +245,7 @@ impl Tunnel<'_> {
                 taken.map(drop)
             }
             Event::Frame(Err(closed)) => Err(closed),
+            Event::Room => Ok(()),
             Event::Arrival(arrival) => {
                 if self.take_arrivals(arrival, now) == BATCH {
                     yield_now().await;
@@ -333,11 +340,14 @@ impl Tunnel<'_> {
         self.line.as_mut().map(|line| &mut line.channel)
     }
 
+    /// Sends what is queued, and what has waited for that, before more packets go behind it.
     fn send_some(&mut self) -> Result<(), Closed> {
-        match self.channel() {
-            Some(channel) => channel.send_some().map(drop),
-            None => Ok(()),
+        if let Some(channel) = self.channel() {
+            channel.send_some()?;
+            self.say_what_may_be_said()?;
+            self.ask()?;
         }
+        Ok(())
     }
 
     /// Takes this datagram and those behind it, at most [`BATCH`], and says how many.
@@ -395,10 +405,11 @@ impl Tunnel<'_> {
     }
 }
 
-/// Waits for a frame, for ever where there is no control connection.
-async fn frame(line: &mut Option<Line>) -> Result<Frame, Closed> {
+/// Waits for a frame, or for room if there is none; for ever where there is no control connection.
+async fn frame(line: &mut Option<Line>, room: bool) -> Result<Option<Frame>, Closed> {
     match line {
-        Some(line) => line.channel.next().await,
+        Some(line) if room => line.channel.next().await.map(Some),
+        Some(line) => line.channel.next_or_room(SEALED_MAX).await,
         None => pending().await,
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use now::Now;
 use session::client::{self, Authenticated, Authenticating, ConnectError, Identity, Step, Wants};
 use session::gateway::{
-    ConnectRefused, CookieHash, Established, Front, FrontOutput, FrontPolicy, Leases, Limits, Reservation, SessionId,
-    Sessions, TokenHash, Verdict,
+    Claim, ConnectRefused, CookieHash, Established, Front, FrontOutput, FrontPolicy, Leases, Limits, Login,
+    Reservation, SessionId, Sessions, Shown, Standing, TokenHash, Verdict,
 };
 use session::{EndReason, Output, Received};
 use wire::Secret;
@@ -53,6 +53,9 @@ impl Gateway {
             per_user: 4,
             cookie_lifetime: Duration::from_secs(900),
             session_timeout: None,
+            park_ttl: None,
+            quiet: Duration::from_secs(60),
+            parked_per_user: 2,
         };
         let pool = "10.78.0.0/24".parse().expect("net");
         Self {
@@ -86,9 +89,15 @@ impl Gateway {
                     self.logins += 1;
                     let cookie = CookieHash([self.logins; 32]);
                     let id = SessionId([self.logins; 16]);
-                    let ended = self
-                        .sessions
-                        .login(&user, None, Reservation::default(), id, cookie, Now::default());
+                    let login = Login {
+                        user: &user,
+                        group: None,
+                        certified: false,
+                        reserved: Reservation::default(),
+                        id,
+                        cookie,
+                    };
+                    let ended = self.sessions.login(&login, Now::default());
                     front.logged_in(ended.map(|_| Secret::new(format!("cookie-{}", self.logins))))
                 }
                 FrontOutput::Logout(logout) => {
@@ -114,10 +123,15 @@ impl Gateway {
             .strip_prefix("cookie-")
             .and_then(|number| number.parse().ok())
             .unwrap_or(0);
-        match self
-            .sessions
-            .connect(&CookieHash([number; 32]), true, false, Now::default())
-        {
+        let claim = Claim {
+            shown: Shown::Cookie(CookieHash([number; 32])),
+            families: (true, false),
+            key: None,
+            proof: None,
+            certificate_user: None,
+        };
+        let welcome = |_: &str, _: Option<&str>| Standing::Good(Reservation::default());
+        match self.sessions.connect(&claim, welcome, Now::default()) {
             Ok(connected) => {
                 let token = Secret::new(format!("{:032x}", connected.epoch));
                 assert!(self.sessions.allow_logout(connected.id, connected.epoch, hash(&token)));

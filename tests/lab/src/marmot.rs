@@ -145,6 +145,10 @@ pub fn gateway_settings(lab: &Lab, site: &Site) -> Result<Settings> {
             "storage.state_dir",
             &lab.folder().join(format!("gateway-{}", plan.name())),
         )
+        .with_path(
+            "storage.runtime_dir",
+            &lab.folder().join(format!("gateway-run-{}", plan.name())),
+        )
         .with("log.level", "debug"))
 }
 

@@ -4,30 +4,36 @@ use super::*;
 use crate::device::{MemoryDevice, of_memory};
 use session::gateway::Leases;
 use session::park::ParkKind;
+use session::resume::{SEED_BYTES, SessionKey};
 use session::ticket::FRESH_BYTES;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+const LIMITS: Limits = Limits {
+    sessions: 10,
+    per_user: 2,
+    cookie_lifetime: Duration::from_secs(900),
+    session_timeout: Some(Duration::from_secs(3600)),
+    park_ttl: None,
+    quiet: Duration::from_secs(60),
+    parked_per_user: 2,
+};
+
 fn room() -> SessionRoom {
+    room_of("10.78.0.0/29", LIMITS)
+}
+
+fn room_of(pool: &str, limits: Limits) -> SessionRoom {
     let (near, _far) = MemoryDevice::pair(8);
     let (_, writer) = of_memory(near);
-    let pool = "10.78.0.0/29".parse().ok();
-    let leases = Leases::new(pool, None, Duration::from_secs(600));
+    let leases = Leases::new(pool.parse().ok(), None, Duration::from_secs(600));
     let switch = Switch::new(writer, leases.gateway_addresses().collect(), false);
-    let limits = Limits {
-        sessions: 10,
-        per_user: 2,
-        cookie_lifetime: Duration::from_secs(900),
-        session_timeout: Some(Duration::from_secs(3600)),
-        park_ttl: None,
-        quiet: Duration::from_secs(60),
-        parked_per_user: 2,
-    };
+    let keys = TicketKeys::new([7; FRESH_BYTES], at(0).wall);
     SessionRoom::new(
         Sessions::new(limits, leases),
         Rc::new(switch),
         Accounts::nowhere(),
-        (TicketKeys::new([7; FRESH_BYTES], at(0).wall), Store::nowhere()),
+        (keys, Store::nowhere()),
     )
 }
 
@@ -48,8 +54,12 @@ fn try_to_connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Result<S
         want_v6: true,
         ..Offer::default()
     };
+    try_with(room, &offer, seconds)
+}
+
+fn try_with(room: &SessionRoom, offer: &Offer, seconds: u64) -> Result<Seat, ConnectRefused> {
     let caller = Caller {
-        offer: &offer,
+        offer,
         peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
         binding: None,
         certificate_user: None,
@@ -157,13 +167,8 @@ fn a_reload_ends_the_sessions_of_users_who_are_gone() {
     let cookie = login(&room);
     let mut seat = connect(&room, &cookie, 1);
     let limits = Limits {
-        sessions: 10,
-        per_user: 2,
-        cookie_lifetime: Duration::from_secs(900),
         session_timeout: None,
-        park_ttl: None,
-        quiet: Duration::from_secs(60),
-        parked_per_user: 2,
+        ..LIMITS
     };
     room.reload(limits, Vec::new(), |user| user != "alice", at(2));
     assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::Admin(_)))));
@@ -202,4 +207,52 @@ fn a_session_without_a_connection_is_parked_after_a_while_unless_its_client_come
     let counters = room.counters();
     assert_eq!(counters.parks.into_iter().collect::<Vec<_>>(), [("unreachable", 1)]);
     assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("resume", 1)]);
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.expect("a number") * 4096
+}
+
+#[test]
+fn ten_thousand_parked_sessions_are_small() {
+    const SESSIONS: u64 = 10_000;
+    let room = room_of(
+        "10.64.0.0/16",
+        Limits {
+            sessions: 20_000,
+            session_timeout: None,
+            park_ttl: Some(Duration::from_secs(28_800)),
+            ..LIMITS
+        },
+    );
+    let before = resident();
+    for n in 0..SESSIONS {
+        let user = format!("user{n}");
+        let cookie = room
+            .login(&user, None, (Reservation::default(), false), at(n))
+            .expect("session");
+        let key = SessionKey::from_seed([7; SEED_BYTES]);
+        let offer = Offer {
+            cookie,
+            want_v4: true,
+            park: Some(key.public()),
+            ..Offer::default()
+        };
+        let seat = try_with(&room, &offer, n).expect("tunnel");
+        assert!(seat.ticket.is_some());
+        let id = seat.connected.id;
+        room.parked(id, 1, ParkKind::Announced, at(n));
+        drop(seat);
+        room.left(id, 1, &Traffic::default(), Left::Detached("asleep".to_owned()), at(n));
+    }
+    let each = resident().saturating_sub(before) / SESSIONS;
+    println!("{each} bytes of memory for each of {SESSIONS} parked sessions");
+    assert_eq!(room.counts().parked, SESSIONS);
+    // Other tests of this process hash passwords meanwhile.
+    assert!(each < 16_384, "{each}");
+    room.expire(at(28_800 + SESSIONS));
+    assert_eq!(room.len(), 0);
 }

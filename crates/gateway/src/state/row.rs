@@ -7,7 +7,7 @@ use ledger::{JobId, Stamp};
 use now::{Boot, Now};
 use serde::{Deserialize, Serialize};
 use session::Traffic;
-use session::gateway::{CookieHash, Kept, Lease, SessionId, Since};
+use session::gateway::{CookieHash, Kept, Lease, SessionId, Since, TokenHash};
 use session::park::ParkKind;
 use wire::offer::ParkKey;
 
@@ -37,6 +37,7 @@ pub(crate) struct Row {
     certified: bool,
     cookie_sha256: Option<String>,
     public_key: Option<String>,
+    logout_sha256: Option<String>,
     epoch: u64,
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
@@ -97,6 +98,7 @@ impl Row {
             certified: kept.certified,
             cookie_sha256: kept.cookie.map(|hash| hex::encode(hash.0)),
             public_key: kept.key.map(|key| hex::encode(key.0)),
+            logout_sha256: kept.token.map(|token| hex::encode(token.0)),
             epoch: kept.epoch,
             v4: kept.lease.v4,
             v6: kept.lease.v6,
@@ -125,7 +127,7 @@ impl Row {
         let mut row: Self = serde_json::from_slice(json).ok()?;
         let digits = |text: &Option<String>| text.as_deref().is_none_or(|text| bytes_of(text).is_some());
         row.id = Some(id);
-        (digits(&row.cookie_sha256) && digits(&row.public_key)).then_some(row)
+        (digits(&row.cookie_sha256) && digits(&row.public_key) && digits(&row.logout_sha256)).then_some(row)
     }
 
     /// What it means now.
@@ -142,6 +144,7 @@ impl Row {
                 certified: self.certified,
                 cookie: array(&self.cookie_sha256).map(CookieHash),
                 key: array(&self.public_key).map(ParkKey),
+                token: array(&self.logout_sha256).map(TokenHash),
                 epoch: self.epoch,
                 lease: Lease {
                     v4: self.v4,

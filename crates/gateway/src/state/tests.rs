@@ -27,6 +27,7 @@ fn memory(n: u32, now: Now) -> Memory {
             certified: n % 2 == 0,
             cookie: Some(CookieHash([3; 32])),
             key: Some(ParkKey([5; 32])),
+            token: None,
             epoch: 7,
             lease: Lease {
                 v4: Some(Ipv4Addr::from(0x0a00_0002 + n)),
@@ -58,19 +59,6 @@ async fn written(folder: &Path, memories: impl IntoIterator<Item = Memory>) {
         store.put(&memory, now());
     }
     store.finish(LIMIT).await;
-    close(store, folder);
-}
-
-/// Ends a store and waits until its thread has let go of the file.
-fn close(store: Store, folder: &Path) {
-    drop(store);
-    let begun = std::time::Instant::now();
-    while Database::open(folder.join(FILE))
-        .is_err_and(|error| matches!(error, redb::DatabaseError::DatabaseAlreadyOpen))
-    {
-        assert!(begun.elapsed() < LIMIT, "the thread ends");
-        thread::yield_now();
-    }
 }
 
 #[tokio::test]
@@ -86,7 +74,6 @@ async fn a_session_reads_back_and_what_has_ended_does_not() {
     store.ended(memory(2, at).kept.id, Some(until), at);
     store.ended(memory(3, at).kept.id, None, at);
     store.finish(LIMIT).await;
-    close(store, folder.path());
     let mode = fs::metadata(folder.path().join(FILE))
         .expect("there")
         .permissions()
@@ -184,10 +171,9 @@ async fn a_damaged_file_is_set_aside_and_the_next_is_written() {
         assert!(kept_as.exists());
         store.put(&memory(7, now()), now());
         store.finish(LIMIT).await;
-        close(store, folder.path());
         let (store, left) = Store::open(folder.path());
         assert_eq!((left.sessions.len(), left.is_lost), (1, false));
-        close(store, folder.path());
+        store.finish(LIMIT).await;
     }
 }
 
@@ -218,4 +204,22 @@ fn many_damaged_files_do_not_fill_the_folder() {
         fs::read_dir(folder.path()).expect("readable").count(),
         MAX_DAMAGED as usize
     );
+}
+
+#[tokio::test]
+async fn ten_thousand_sessions_are_kept_and_come_back() {
+    const SESSIONS: u32 = 10_000;
+    let folder = tempfile::tempdir().expect("folder");
+    let begun = std::time::Instant::now();
+    written(folder.path(), (0..SESSIONS).map(|n| memory(n, now()))).await;
+    let wrote = begun.elapsed();
+    let size = fs::metadata(folder.path().join(FILE)).expect("there").len();
+    let begun = std::time::Instant::now();
+    let (_store, left) = Store::open(folder.path());
+    println!(
+        "{SESSIONS} sessions: written in {wrote:?}, read in {:?}, {} bytes of file each",
+        begun.elapsed(),
+        size / u64::from(SESSIONS)
+    );
+    assert_eq!(left.sessions.len(), SESSIONS as usize);
 }

@@ -9,12 +9,8 @@ use tokio::sync::mpsc;
 use wire::cstp::Kind;
 
 use super::presence::is_idle;
-use super::{BATCH, Line, Tunnel};
+use super::{BATCH, Line, SEALED_MAX, Tunnel};
 use crate::datapath::{DataPath, Fate};
-
-/// Bytes of TLS records waiting for TCP above which a packet stays where it is. What is sealed cannot be dropped any more
-/// when the client is parked, and a parked session is to keep no more than 16 KiB.
-const SEALED_MAX: usize = 12 * 1024;
 
 /// Where a packet for the client goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +119,7 @@ impl Tunnel<'_> {
 
     /// Where a packet goes that the data channel does not take.
     fn beside_data(&self) -> Way {
-        if self.data.as_ref().is_some_and(DataPath::is_silent) {
+        if self.data_is_silent() {
             return Way::Nowhere(DropReason::Unanswered);
         }
         match &self.line {

@@ -12,15 +12,11 @@ use platform::tcp::{TcpInfo, TcpState, info, switch_keepalive};
 use session::park::{Attend, ParkKind, Sample, Via};
 use wire::cstp::{Frame, Kind};
 
-use super::Tunnel;
-use crate::datapath::Word;
+use super::{SEALED_MAX, Tunnel};
+use crate::datapath::{DataPath, Word};
 
 /// Control frames that wait for a client that is not active. It can ask for no more while it is silent.
 const UNSAID_MAX: usize = 8;
-
-/// A question goes behind no more sealed bytes than this. With more, the client is not reading; one that does is busy with
-/// less, as packets stop at 12 KiB.
-const QUESTION_BEHIND: usize = 12 * 1024;
 
 /// A segment in flight whose peer acknowledged something this lately is on its way.
 const FLOWING: Duration = Duration::from_secs(1);
@@ -62,7 +58,8 @@ impl Tunnel<'_> {
                 }
                 Word::Park => self.attendance.park(now),
                 Word::Awake(via) => self.attendance.awake(via, now),
-                Word::Silent => self.question = true,
+                // An active client that took its packets away from here has just been heard.
+                Word::Lost => self.question |= !self.attendance.is_active() || self.data_is_silent(),
             }
         }
         while let Some(attend) = self.attendance.poll() {
@@ -110,7 +107,7 @@ impl Tunnel<'_> {
     }
 
     /// Asks the client for a word over the control connection, if that is wanted and may be.
-    fn ask(&mut self) -> Result<(), Closed> {
+    pub(super) fn ask(&mut self) -> Result<(), Closed> {
         let wanted = self.question && self.channel().is_some_and(|channel| may_ask(channel));
         if !wanted {
             return Ok(());
@@ -131,6 +128,10 @@ impl Tunnel<'_> {
         self.shared.sessions.parked(self.id, self.epoch, kind, now);
     }
 
+    pub(super) fn data_is_silent(&self) -> bool {
+        self.data.as_ref().is_some_and(DataPath::is_silent)
+    }
+
     fn sample(&self) -> Option<Sample> {
         let line = self.line.as_ref()?;
         info(line.channel.socket()).ok().map(sample)
@@ -149,13 +150,13 @@ pub(super) fn is_idle(channel: &Channel) -> bool {
     channel.pending() == 0 && info(channel.socket()).map_or(true, |info| info.unacked == 0)
 }
 
-/// One more control record will be read at once, or rest in the kernel of a client that is stopped: not behind others, and
-/// not on its way to a host that is gone.
+/// One more control record will be read at once, or rest in the kernel of a client that is stopped: it does not wait behind
+/// packets for a client that does not read, and is not on its way to a host that is gone.
 fn may_ask(channel: &Channel) -> bool {
     let answered = |info: TcpInfo| {
         info.probes == 0 && (info.unacked == 0 || u128::from(info.last_ack_recv_ms) < FLOWING.as_millis())
     };
-    channel.pending() < QUESTION_BEHIND && info(channel.socket()).map_or(true, answered)
+    channel.pending() < SEALED_MAX && info(channel.socket()).map_or(true, answered)
 }
 
 fn sample(info: TcpInfo) -> Sample {

@@ -66,16 +66,41 @@ impl House {
             before(folder.path());
         }
 
+        Self::start(folder, clients, vec![root], wishes.change)
+    }
+
+    /// Stops the gateway, and starts another with the same files after `between`.
+    pub(crate) fn restarted(mut self, between: impl FnOnce(&Path)) -> Self {
+        self.shut_down().expect("a clean stop");
+        let until = Instant::now() + PATIENCE;
+        // Threads of the gateway let go of its folder a moment after it has ended.
+        let in_use = |opened| matches!(opened, Err(GatewayError::RecordsInUse(_)));
+        while in_use(Gateway::open(self.config(), None, Device::Memory(MemoryDevice::pair(1).0)).map(drop)) {
+            assert!(Instant::now() < until, "the folder is free in time");
+            thread::yield_now();
+        }
+        between(self.folder.path());
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("folder"));
+        let clients = std::mem::replace(&mut self.clients, client_authority());
+        Self::start(folder, clients, std::mem::take(&mut self.roots), None)
+    }
+
+    fn start(
+        folder: TempDir,
+        clients: CertifiedIssuer<'static, KeyPair>,
+        roots: Vec<CertificateDer<'static>>,
+        change: Option<fn(&mut GatewayConfig)>,
+    ) -> Self {
         let (lines, log) = mpsc::channel();
         let (tell, told) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let (near, far) = MemoryDevice::pair(64);
         let path = folder.path().join("gateway.toml");
-        let thread = thread::spawn(move || run(path, wishes.change, near, lines, tell, stopped));
+        let thread = thread::spawn(move || run(path, change, near, lines, tell, stopped));
         let (address, reload) = told.recv_timeout(PATIENCE).expect("the gateway opens");
         Self {
             address,
-            roots: vec![root],
+            roots,
             device: far,
             reload,
             clients,
@@ -189,7 +214,7 @@ pub(crate) fn config_text(wishes: &Wishes) -> String {
          [tls]\ncertificate_file = \"gateway.crt\"\nkey_file = \"gateway.key\"\n\
          [auth]\nusers_file = \"users.toml\"\n{auth}\n\
          [pool]\n{pool}\n\
-         [storage]\nstate_dir = \"state\"\n\
+         [storage]\nstate_dir = \"state\"\nruntime_dir = \"run\"\n[api]\ngroup = \"\"\n\
          [housekeeping]\nhooks_dir = \"hooks\"\n{housekeeping}\n{more}\n"
     )
 }

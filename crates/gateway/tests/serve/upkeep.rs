@@ -154,8 +154,11 @@ async fn a_stop_ends_tunnels_without_a_word_so_that_clients_come_back() {
 }
 
 #[tokio::test]
-async fn a_stop_accounts_for_every_session() {
-    let mut house = House::new();
+async fn without_a_folder_a_stop_accounts_for_every_session() {
+    let mut house = House::with(Wishes {
+        change: Some(|config| config.storage.state_dir = None),
+        ..Wishes::default()
+    });
     let (mut tunnel, _) = tunnel_of(&house, "alice").await;
     let up = packet(tunnel.address, std::net::Ipv4Addr::new(192, 168, 7, 7), b"up");
     tunnel.send(Kind::Data, &up).await;

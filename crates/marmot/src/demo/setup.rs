@@ -87,6 +87,11 @@ pub(crate) fn gateway(folder: &Path, listen: SocketAddr, ipv6: bool) -> Result<(
             "state_dir",
             sample::text(folder.join("gateway-state").display()),
         ),
+        (
+            "storage",
+            "runtime_dir",
+            sample::text(folder.join("gateway-run").display()),
+        ),
         ("log", "format", sample::text("json")),
     ];
     if ipv6 {

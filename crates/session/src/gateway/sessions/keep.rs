@@ -5,7 +5,7 @@ use std::time::Duration;
 use now::{Boot, Now};
 use wire::offer::ParkKey;
 
-use super::{CookieHash, Entry, Parked, Presence, SessionId, Sessions, Since};
+use super::{CookieHash, Entry, Parked, Presence, SessionId, Sessions, Since, TokenHash};
 use crate::gateway::{Lease, Reservation};
 use crate::park::ParkKind;
 
@@ -31,6 +31,8 @@ pub struct Kept {
     pub cookie: Option<CookieHash>,
     /// Its client's key, if that can park.
     pub key: Option<ParkKey>,
+    /// Of what ends its newest connection's epoch without a tunnel.
+    pub token: Option<TokenHash>,
     /// Its newest connection.
     pub epoch: u64,
     /// Its addresses.
@@ -57,6 +59,7 @@ impl Sessions {
             certified: entry.certified,
             cookie: entry.cookie,
             key: entry.key,
+            token: entry.token,
             epoch: entry.epoch,
             lease: entry.lease,
             began: entry.began,
@@ -69,7 +72,11 @@ impl Sessions {
     /// Puts a session back after a restart. It waits for its client, parked if it was; [`Sessions::expire`] ends it if its time
     /// is over. Returns the addresses that it has now: those that it had, unless somebody else has them.
     pub fn restore(&mut self, kept: Kept, reserved: Reservation, now: Now) -> Lease {
-        let last_word = kept.last_word.unwrap_or(Since::now(now.boot));
+        // Known from now on: it has as long as any other before it is said to be unreachable.
+        let last_word = Since::ago(
+            kept.last_word.map_or(Duration::ZERO, |word| word.age(now.boot)),
+            now.boot,
+        );
         let parked = kept.parked.map(|(_, since)| Parked {
             kind: ParkKind::Unreachable,
             since,
@@ -84,7 +91,7 @@ impl Sessions {
             reserved,
             lease: kept.lease,
             epoch: kept.epoch,
-            token: None,
+            token: kept.token,
             key: kept.key,
             began: kept.began,
             presence: Presence::Waiting(last_word),

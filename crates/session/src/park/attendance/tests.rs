@@ -1,3 +1,5 @@
+//! A client in every state, whatever happens to it, and nights that take no time.
+
 use super::*;
 use now::GapKind;
 use proptest::prelude::*;
