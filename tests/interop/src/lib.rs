@@ -3,21 +3,31 @@
 mod channel;
 mod daemon;
 mod service;
+mod wire;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Mark, PATIENCE, Ping, Process, Settings, SitePlan, client_settings, marmot, transfer};
+use lab::{
+    Lab, Mark, PATIENCE, Ping, Process, Pulse, Settings, SitePlan, client_settings, eventually, marmot, transfer,
+};
 use platform::netns::Namespace;
 
 pub use channel::{MOVED, SUITES, TO_CONTROL, TO_DATA, channel_becomes, channel_in_status, data_channel, nobody_moved};
 pub use daemon::{Daemon, sessions};
 pub use service::{CLIENT, Service};
+pub use wire::{Counts, Wires};
 
 /// How much a bulk transfer moves each way.
 pub const BULK: u64 = 100_000_000;
+
+/// Between two requests of [`first_answer`]: it is as exact as this and the 10 ms of [`eventually`].
+const PACE: Duration = Duration::from_millis(5);
+
+/// Longer than any client takes to give up or to come back.
+const FIRST_ANSWER: Duration = Duration::from_secs(40);
 
 /// Pings the host in the LAN over IPv4 and IPv6.
 ///
@@ -31,6 +41,25 @@ pub fn ping_both(client: &Namespace, plan: SitePlan) -> Result<()> {
         .answered(PATIENCE)
         .context("through the tunnel")?;
     Ok(())
+}
+
+/// How long it takes from `since` until a host is answered that asks again and again; `None` if `over` holds before.
+///
+/// # Errors
+/// If neither comes to pass in time.
+pub fn first_answer(
+    from: &Namespace,
+    to: impl Into<IpAddr>,
+    since: Instant,
+    mut over: impl FnMut() -> bool,
+) -> Result<Option<Duration>> {
+    let pulse = Pulse::every(PACE, from, to)?;
+    eventually("an answer or an end", FIRST_ANSWER, || {
+        if pulse.answered() > 0 {
+            return Ok(Some(Some(since.elapsed())));
+        }
+        Ok(over().then_some(None))
+    })
 }
 
 /// Moves [`BULK`] bytes each way over IPv4 and notes how fast.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use interop::{field, only_connection, ping_both, session_end};
 use lab::{
-    Flow, Lab, Mark, PATIENCE, Process, Server, Signal, client_settings, eventually, gateway_settings, start_client,
+    Flow, Lab, Mark, PATIENCE, Server, Signal, client_settings, eventually, gateway_settings, start_client,
     start_gateway, transfer, until,
 };
 
@@ -44,7 +44,7 @@ fn two_hundred_reconnects_keep_session_and_flow(lab: &Lab) -> Result<()> {
     let mut before = (0, 0);
     for epoch in 2..=RECONNECTS + 1 {
         if epoch == 20 {
-            before = (resident_kib(&client)?, resident_kib(&gateway)?);
+            before = (client.resident_kib()?, gateway.resident_kib()?);
         }
         let mark = client.mark();
         let began = Instant::now();
@@ -56,7 +56,7 @@ fn two_hundred_reconnects_keep_session_and_flow(lab: &Lab) -> Result<()> {
         flow.echo(PATIENCE)?;
     }
     times.sort();
-    let after = (resident_kib(&client)?, resident_kib(&gateway)?);
+    let after = (client.resident_kib()?, gateway.resident_kib()?);
     lab.note(&format!(
         "{RECONNECTS} reconnects: median {} us, slowest {} us; memory of client {} to {} KiB, gateway {} to {} KiB",
         times[times.len() / 2].as_micros(),
@@ -146,10 +146,10 @@ fn five_minutes_of_traffic_and_freezes_lose_nothing(lab: &Lab) -> Result<()> {
         })?;
         flow.echo(PATIENCE)?;
         if rounds == 3 {
-            memory = resident_kib(&client)? + resident_kib(&gateway)?;
+            memory = client.resident_kib()? + gateway.resident_kib()?;
         }
     }
-    let grown = resident_kib(&client)? + resident_kib(&gateway)?;
+    let grown = client.resident_kib()? + gateway.resident_kib()?;
     lab.note(&format!(
         "{rounds} rounds of 1 GB with a freeze of 7 s each; memory {memory} to {grown} KiB together"
     ));
@@ -163,15 +163,4 @@ fn five_minutes_of_traffic_and_freezes_lose_nothing(lab: &Lab) -> Result<()> {
     );
     ensure!(grown < memory + GROWTH_KIB, "memory grows");
     Ok(())
-}
-
-/// Resident memory of a process.
-fn resident_kib(process: &Process) -> Result<u64> {
-    let path = format!("/proc/{}/status", process.pid().as_raw_nonzero());
-    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("the kernel tells VmRSS")?;
-    line.trim().trim_end_matches(" kB").parse().context("VmRSS is a number")
 }

@@ -4,7 +4,7 @@
 //!
 //! Where the kernel or the machine lacks something a test needs, it says `SKIPPED name: reason` and passes. With
 //! `MARMOT_LAB=required` it fails instead. With `MARMOT_LONG=1` only the tests given to [`run_long`] run, without it only the
-//! others; those given to [`run_scaled`] run either way. `MARMOT_LAB=keep` keeps the folders with configurations and outputs.
+//! others; those given to [`run_scaled`] and [`run_scaled_together`] run either way. `MARMOT_LAB=keep` keeps the folders with configurations and outputs.
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{Lab, host, systemd};
@@ -45,6 +45,12 @@ pub(crate) fn note(test: &str, text: &str) {
     notes.push(format!("  {test}: {text}"));
 }
 
+pub(crate) fn skip(test: &str, reason: &str) -> Result<()> {
+    println!("SKIPPED {test}: {reason}");
+    ensure!(!required(), "MARMOT_LAB=required forbids skipping, but {reason}");
+    Ok(())
+}
+
 /// Runs tests that need these programs of others. To be called first thing in `main`.
 pub fn run(needs: &[&str], tests: impl IntoIterator<Item = Test>) -> ExitCode {
     run_some(needs, tests, false)
@@ -65,10 +71,21 @@ pub fn is_long() -> bool {
     env::var_os("MARMOT_LONG").is_some_and(|value| value == "1")
 }
 
+/// [`run_scaled`] for tests that mostly wait: all of them at once, each in a lab of its own.
+pub fn run_scaled_together(needs: &[&str], tests: impl IntoIterator<Item = Test>) -> ExitCode {
+    let tests: Vec<Test> = tests.into_iter().collect();
+    let threads = tests.len();
+    run_on(threads, needs, tests, is_long())
+}
+
 fn run_some(needs: &[&str], tests: impl IntoIterator<Item = Test>, long: bool) -> ExitCode {
+    // Two cores.
+    run_on(1, needs, tests, long)
+}
+
+fn run_on(threads: usize, needs: &[&str], tests: impl IntoIterator<Item = Test>, long: bool) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Two cores, and children that die with the thread that started them.
-    arguments.test_threads = arguments.test_threads.or(Some(1));
+    arguments.test_threads = arguments.test_threads.or(Some(threads));
     let tests: Vec<Test> = if is_long() == long {
         tests.into_iter().collect()
     } else {

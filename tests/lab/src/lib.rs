@@ -12,13 +12,18 @@
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
 //!   nat, roam   what happens to addresses on the way      capture  datagrams, written down
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
+//!   clock     hours that pass in no time              freezer a program that stands still without a signal
+//!   delay     a long way to the gateway
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
 mod capture;
+mod clock;
 mod control;
+mod delay;
 mod devices;
 mod figures;
+mod freezer;
 mod harness;
 mod hole;
 mod host;
@@ -47,10 +52,13 @@ mod wait;
 mod wireguard;
 
 pub use capture::Capture;
+pub use clock::{Clock, Sleeper};
 pub use control::{Control, Events, answer};
+pub use delay::Delay;
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
-pub use harness::{Test, is_long, run, run_long, run_scaled};
+pub use freezer::Freezer;
+pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
 pub use hole::Hole;
 pub use longjob::{LongJob, write_hook};
 pub use marmot::{
@@ -59,7 +67,7 @@ pub use marmot::{
 };
 pub use meter::Meter;
 pub use names::Names;
-pub use nat::Nat;
+pub use nat::{Forgetting, Nat};
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses, stock_channel};
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
@@ -70,7 +78,7 @@ pub use pulse::Pulse;
 pub use roam::move_client;
 pub use rustix::process::Signal;
 pub use settings::Settings;
-pub use sockets::Connection;
+pub use sockets::{Connection, send_queue};
 pub use spool::Spool;
 pub use steady::{Steady, Tally};
 pub use systemd::Systemd;

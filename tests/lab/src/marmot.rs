@@ -12,7 +12,7 @@ use argon2::password_hash::{PasswordHasher, SaltString};
 use platform::netns::Namespace;
 
 use crate::pki::write_private;
-use crate::{GATEWAY_NAME, Lab, Mark, PATIENCE, Process, Settings, Site};
+use crate::{Clock, GATEWAY_NAME, Lab, Mark, PATIENCE, Process, Settings, Site};
 
 /// The user that every gateway of the lab knows.
 pub const USER: &str = "alice";
@@ -220,9 +220,41 @@ pub fn spawn_client(lab: &Lab, host: &Namespace, name: &str, settings: &Settings
     spawn(lab, host, "client", name, settings)
 }
 
+impl Clock {
+    /// Starts a client under these clocks and waits until its tunnel is up.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_client(&self, lab: &Lab, host: &Namespace, name: &str, settings: &Settings) -> Result<Process> {
+        let process = self.spawn(lab, host, "client", name, settings)?;
+        process.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
+        Ok(process)
+    }
+
+    /// Starts a gateway under these clocks and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start_gateway(&self, lab: &Lab, site: &Site, name: &str, settings: &Settings) -> Result<Process> {
+        let process = self.spawn(lab, &site.gateway, "gateway", name, settings)?;
+        process.wait_for("gateway ready on", PATIENCE)?;
+        Ok(process)
+    }
+
+    fn spawn(&self, lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Process> {
+        let mut command = configured(lab, host, what, name, settings)?;
+        self.rule(&mut command);
+        lab.spawn(name, command)
+    }
+}
+
 fn spawn(lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Process> {
+    lab.spawn(name, configured(lab, host, what, name, settings)?)
+}
+
+fn configured(lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Command> {
     let config = settings.write(&lab.folder().join(format!("{name}.toml")))?;
     let mut command = marmot(lab, host, &[what, "-c"])?;
     command.arg(config);
-    lab.spawn(name, command)
+    Ok(command)
 }

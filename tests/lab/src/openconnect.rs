@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use platform::netns::Namespace;
 
 use crate::marmot::{PASSWORD, USER};
-use crate::{GATEWAY_NAME, Identity, Lab, Mark, PATIENCE, Process, Site};
+use crate::{Clock, GATEWAY_NAME, Identity, Lab, Mark, PATIENCE, Process, Site};
 
 /// Name of its TUN device.
 pub const STOCK_INTERFACE: &str = "tun9";
@@ -42,6 +42,7 @@ pub struct Openconnect<'a> {
     arguments: Vec<String>,
     url: String,
     input: String,
+    clock: Option<&'a Clock>,
 }
 
 impl<'a> Openconnect<'a> {
@@ -69,6 +70,7 @@ impl<'a> Openconnect<'a> {
             arguments: arguments.map(str::to_owned).to_vec(),
             url: format!("https://{GATEWAY_NAME}"),
             input: String::new(),
+            clock: None,
         })
     }
 
@@ -142,6 +144,15 @@ impl<'a> Openconnect<'a> {
         self.with(&format!("--cookie={cookie}"))
     }
 
+    /// Under these clocks.
+    #[must_use]
+    pub fn under(self, clock: &'a Clock) -> Self {
+        Self {
+            clock: Some(clock),
+            ..self
+        }
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -149,6 +160,9 @@ impl<'a> Openconnect<'a> {
     pub fn spawn(&self) -> Result<Process> {
         let mut command = self.lab.command(self.host, PathBuf::from("openconnect"))?;
         command.args(&self.arguments).arg(&self.url);
+        if let Some(clock) = self.clock {
+            clock.rule(&mut command);
+        }
         self.lab.spawn_with_input(&self.name, command, &self.input)
     }
 

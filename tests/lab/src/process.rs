@@ -120,6 +120,19 @@ impl Process {
         self.log.output_since(mark)
     }
 
+    /// How many lines with all of `texts` it has said since `mark`.
+    pub fn count_since(&self, mark: Mark, texts: &[&str]) -> usize {
+        let said = self.output_since(mark);
+        said.lines()
+            .filter(|line| texts.iter().all(|text| line.contains(text)))
+            .count()
+    }
+
+    /// How many lines with all of `texts` it has said so far; of no texts, all lines.
+    pub fn count(&self, texts: &[&str]) -> usize {
+        self.count_since(Mark::default(), texts)
+    }
+
     /// The end of its output so far.
     pub fn mark(&self) -> Mark {
         Mark(self.log.lock().output.len())
@@ -198,6 +211,18 @@ impl Process {
     /// Whether it still runs.
     pub fn is_running(&self) -> bool {
         self.log.lock().exit.is_none()
+    }
+
+    /// Its resident memory, in KiB.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let size = line.context("the kernel tells VmRSS")?.trim().trim_end_matches(" kB");
+        size.parse().context("VmRSS is a number")
     }
 
     /// Waits for its end.
@@ -333,6 +358,7 @@ mod tests {
         process.signal(Signal::USR1).unwrap();
         process.wait_for_after(mark, "again", PATIENCE).unwrap();
         assert_eq!(process.output_since(mark), "again\n");
+        assert_eq!((process.count_since(mark, &["a", "n"]), process.count(&[])), (1, 2));
     }
 
     #[test]

@@ -59,15 +59,18 @@ impl Pulse {
         })
     }
 
+    /// How many requests have been answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
     /// Waits until this many more requests have been answered.
     ///
     /// # Errors
     /// If they are not.
     pub fn wait_answered(&self, more: u64) -> Result<()> {
-        let enough = self.answered.load(Ordering::Relaxed) + more;
-        until("answers", PATIENCE, || {
-            Ok(self.answered.load(Ordering::Relaxed) >= enough)
-        })
+        let enough = self.answered() + more;
+        until("answers", PATIENCE, || Ok(self.answered() >= enough))
     }
 
     /// Ends it, and says how it went.

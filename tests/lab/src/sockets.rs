@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
+use platform::netns::Namespace;
 use platform::tcp::{TcpInfo, TcpState, info};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::{SockRef, Type};
@@ -64,6 +65,32 @@ impl Process {
     }
 }
 
+/// Bytes that the established TCP connections to a port of `host` have sent and not got acknowledged, or not sent yet: the
+/// `Send-Q` of ss(8).
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn send_queue(host: &Namespace, port: u16) -> Result<u64> {
+    let tables =
+        host.run(|| ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}"))))?;
+    let mut sum = 0;
+    for table in tables {
+        let table = table.context("cannot list TCP connections")?;
+        sum += table.lines().skip(1).filter_map(|line| queued(line, port)).sum::<u64>();
+    }
+    Ok(sum)
+}
+
+/// A line of proc_pid_net(5): number, local address, remote address, state (01 is established), tx_queue:rx_queue, ...
+fn queued(line: &str, port: u16) -> Option<u64> {
+    let mut words = line.split_whitespace().skip(1);
+    let (_, local_port) = words.next()?.rsplit_once(':')?;
+    let (state, queues) = (words.nth(1)?, words.next()?);
+    let ours = u16::from_str_radix(local_port, 16).ok()? == port && state == "01";
+    let (unsent, _) = queues.split_once(':')?;
+    ours.then(|| u64::from_str_radix(unsent, 16).ok())?
+}
+
 fn connection(socket: OwnedFd) -> Option<Connection> {
     let view = SockRef::from(&socket);
     if view.r#type().ok()? != Type::STREAM {
@@ -73,4 +100,18 @@ fn connection(socket: OwnedFd) -> Option<Connection> {
     let remote = view.peer_addr().ok()?.as_socket()?;
     let state = info(&socket).ok()?.state;
     (state == TcpState::Established).then_some(Connection { socket, local, remote })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_to_be_sent_is_read_from_the_kernels_list() {
+        let line = "   1: 010071C6:01BB 020200C0:A3E2 01 00000A00:00000000 01:00000014 00000000     0        0 4242 2";
+        assert_eq!(queued(line, 443), Some(2560));
+        assert_eq!(queued(line, 80), None);
+        assert_eq!(queued(&line.replace(" 01 0000", " 06 0000"), 443), None);
+        assert_eq!(queued("", 443), None);
+    }
 }

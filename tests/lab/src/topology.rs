@@ -262,6 +262,14 @@ impl Lab {
         harness::note(&self.test, text);
     }
 
+    /// Says why this test cannot show what it is there for: an error where nothing may be skipped.
+    ///
+    /// # Errors
+    /// With `MARMOT_LAB=required`.
+    pub fn skip(&self, reason: &str) -> Result<()> {
+        harness::skip(&self.test, reason)
+    }
+
     /// The programs that said a secret.
     pub(crate) fn told_secrets(&self) -> Vec<String> {
         let secrets = [PASSWORD, COOKIE];

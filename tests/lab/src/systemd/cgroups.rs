@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
-const ROOT: &str = "/sys/fs/cgroup";
+/// Where the hierarchies are.
+pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
 /// Waits for the end of its input, which comes when the test program ends in whichever way; then kills what is in the
-/// groups and removes them. It gives up after 200 rounds (10 s).
+/// groups, thawed if need be, and removes them. It gives up after 200 rounds (10 s).
 const REAPER: &str = r#"
 cat >/dev/null
 rounds=0
 for group in "$@"; do
+  [ -e "$group/freezer.state" ] && echo THAWED >"$group/freezer.state"
   while [ -d "$group" ] && [ $rounds -lt 200 ]; do
     find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null | while read -r pid; do kill -KILL "$pid"; done
     find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null
@@ -27,17 +29,22 @@ done
 
 /// One group in each hierarchy that systemd uses.
 #[derive(Debug)]
-pub(super) struct Cgroups {
+pub(crate) struct Cgroups {
     folders: Vec<PathBuf>,
     reaper: Child,
 }
 
 impl Cgroups {
     pub(super) fn create() -> Result<Self> {
+        Self::create_in(&hierarchies())
+    }
+
+    /// One group in each of these.
+    pub(crate) fn create_in(hierarchies: &[PathBuf]) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("marmot-lab-{}-{number}", std::process::id());
-        let folders: Vec<PathBuf> = hierarchies().into_iter().map(|root| root.join(&name)).collect();
+        let folders: Vec<PathBuf> = hierarchies.iter().map(|root| root.join(&name)).collect();
         ensure!(!folders.is_empty(), "there are no control groups at {ROOT}");
         let reaper = Command::new("sh")
             .args(["-c", REAPER, "reaper"])
@@ -56,7 +63,7 @@ impl Cgroups {
         Ok(groups)
     }
 
-    pub(super) fn folders(&self) -> &[PathBuf] {
+    pub(crate) fn folders(&self) -> &[PathBuf] {
         &self.folders
     }
 }
@@ -74,6 +81,13 @@ impl Drop for Cgroups {
 /// Why no control group can be made here, if so.
 pub(super) fn obstacle() -> Option<String> {
     Cgroups::create().err().map(|e| format!("{e:#}"))
+}
+
+/// The hierarchy of cgroup v2, alone or beside those of v1.
+pub(crate) fn unified() -> Option<PathBuf> {
+    let root = Path::new(ROOT);
+    let controllers = |folder: &PathBuf| folder.join("cgroup.controllers").is_file();
+    [root.join("unified"), root.to_owned()].into_iter().find(controllers)
 }
 
 /// With cgroup v1 the hierarchy that is systemd's own and, beside it, the unified one; with v2 alone the root.

@@ -7,7 +7,7 @@
 //! It needs root, for control groups. Everything in those is killed when the manager is dropped, or when the test program
 //! ends in whichever way.
 
-mod cgroups;
+pub(crate) mod cgroups;
 mod units;
 
 use std::fs::{self, Permissions};
