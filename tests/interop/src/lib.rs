@@ -3,6 +3,7 @@
 mod channel;
 mod daemon;
 mod service;
+mod sleeping;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,7 @@ use platform::netns::Namespace;
 pub use channel::{MOVED, SUITES, TO_CONTROL, TO_DATA, channel_becomes, channel_in_status, data_channel, nobody_moved};
 pub use daemon::{Daemon, sessions};
 pub use service::{CLIENT, Service};
+pub use sleeping::{BESIDE, PARKED_WITHIN, Sleeping};
 pub use wire::{Counts, Wires};
 
 /// How much a bulk transfer moves each way.
