@@ -14,7 +14,7 @@ use super::signs;
 use super::stage::Stage;
 use super::world;
 
-/// How long both clients are frozen: four times dead-peer detection, so longer than any usual multiple of it.
+/// How long both clients are frozen: eight times dead-peer detection, so longer than any usual multiple of it.
 const FREEZE: Duration = Duration::from_secs(8);
 
 /// Probes that must have been sent and answered: one a second, but for the first and the last one.
@@ -28,11 +28,11 @@ const PING_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the first ping is tried, and how long the first try waits, the second one twice as long, and so on: a packet that
 /// arrives while the client still throws away what is old may be lost.
-const FIRST_PING: Duration = Duration::from_secs(5);
+pub(super) const FIRST_PING: Duration = Duration::from_secs(5);
 const FIRST_TRY: Duration = Duration::from_millis(50);
 
 /// How long starting and logging in may take.
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// Plays it.
 pub(crate) fn act(stage: &mut Stage) -> Result<()> {
@@ -49,7 +49,7 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
     let naive_address = listener
         .local_addr()
         .context("cannot ask for the naive gateway's address")?;
-    let verdicts = naive::gateway(listener, DPD)?;
+    stage.naive_verdicts = Some(naive::gateway(listener, DPD)?);
     stage.start_naive(naive_address, DPD)?;
     let first = wait_for_naive(stage, None)?;
 
@@ -64,7 +64,7 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
             .skip("the session survives a freeze", "this system cannot freeze a process");
         return Ok(());
     }
-    let seen = watch_frozen(stage, &verdicts, FREEZE)?;
+    let seen = watch_frozen(stage, FREEZE)?;
 
     let thawed = Instant::now();
     stage.client()?.thaw()?;
@@ -90,13 +90,13 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
 }
 
 /// What our session and its connection are.
-struct Standing {
-    session: signs::Session,
+pub(super) struct Standing {
+    pub(super) session: signs::Session,
     connections: Option<Vec<Connection>>,
 }
 
 impl Standing {
-    fn of(stage: &mut Stage) -> Result<Self> {
+    pub(super) fn of(stage: &mut Stage) -> Result<Self> {
         let connections = stage.accepted()?;
         let session = signs::session(stage.gateway()?.events()).context("the gateway has no session")?;
         Ok(Self { session, connections })
@@ -124,7 +124,7 @@ impl Standing {
 }
 
 /// Pings until an answer comes; the time is that since the thaw.
-fn first_ping(stage: &mut Stage, thawed: Instant) -> Result<Duration> {
+pub(super) fn first_ping(stage: &mut Stage, thawed: Instant) -> Result<Duration> {
     let mut tries = 0;
     wait_for("the first ping after the thaw", FIRST_PING, || {
         tries += 1;
@@ -206,7 +206,7 @@ fn compare(stage: &mut Stage, before: &Standing, after: &Standing, ending: &Endi
     Ok(())
 }
 
-fn reconnects(before: &Standing, after: &Standing) -> usize {
+pub(super) fn reconnects(before: &Standing, after: &Standing) -> usize {
     after.session.connections.saturating_sub(before.session.connections)
 }
 

@@ -90,14 +90,14 @@ pub(crate) fn freeze_both(stage: &mut Stage) -> Result<bool> {
 }
 
 /// Watches for `time`, and tells each second what there is to see.
-pub(crate) fn watch_frozen(stage: &mut Stage, verdicts: &Receiver<naive::Event>, time: Duration) -> Result<Seen> {
+pub(crate) fn watch_frozen(stage: &mut Stage, time: Duration) -> Result<Seen> {
     let frozen_at = Instant::now();
     let mut seen = Seen::default();
     let mut second = 0;
     while frozen_at.elapsed() < time {
         pause(SAMPLE)?;
         seen.sample(stage)?;
-        for event in verdicts.try_iter() {
+        for event in stage.naive_verdicts.iter().flat_map(Receiver::try_iter) {
             if let naive::Event::Lost { end, .. } = event {
                 seen.naive_lost = Some(format!("DROPPED, {end}"));
             }

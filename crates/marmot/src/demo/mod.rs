@@ -4,7 +4,7 @@
 //! ```text
 //!   run --> probe (a child tries whether namespaces are permitted)
 //!    |        yes: world, four hosts in namespaces        no: fallback, loopback and userspace IP stacks
-//!    +--> tunnel --> traffic --> freeze --> owed --> stop --> claims: the table, and the exit code
+//!    +--> tunnel --> traffic --> freeze --> night --> owed --> stop --> claims: the table, and the exit code
 //!              every act drives real `marmot gateway` and `marmot client` processes and believes the kernel, not them
 //! ```
 //! Nothing of the host is touched; everything is in namespaces of our own or in one temporary folder.
@@ -19,6 +19,7 @@ mod frozen;
 mod http;
 mod kernel;
 mod naive;
+mod night;
 mod owed;
 mod patience;
 mod picture;
@@ -95,6 +96,7 @@ fn play(stage: &mut Stage) -> Result<()> {
     tunnel::act(stage)?;
     traffic::act(stage)?;
     freeze::act(stage)?;
+    night::act(stage)?;
     owed::act(stage)?;
     stop::act(stage)
 }
@@ -106,8 +108,9 @@ fn introduce(story: &Story) {
         "2  Pings and a download go through it to a LAN behind the gateway; the hash is compared.",
         "3  The client is frozen for longer than dead-peer detection. It keeps its session.",
         "   A naive client beside it, which beats hearts like many do, loses its own.",
-        "4  The tunnel goes down with a long job owed and comes up again at once; the job ends behind it.",
-        "5  The client stops at once, and its host is left exactly as it was.",
+        "4  A night of moments awake: our client reconnects never, the naive one each time.",
+        "5  The tunnel goes down with a long job owed and comes up again at once; the job ends behind it.",
+        "6  The client stops at once, and its host is left exactly as it was.",
     ] {
         story.block(line);
     }

@@ -1,4 +1,4 @@
-//! Act 4: the client's tunnel goes down with a long job owed, comes up again at once, and the job ends behind it.
+//! Act 5: the client's tunnel goes down with a long job owed, comes up again at once, and the job ends behind it.
 
 use std::time::{Duration, Instant};
 

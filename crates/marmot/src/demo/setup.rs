@@ -21,7 +21,7 @@ pub(crate) const GATEWAY_CONFIG: &str = "gateway.toml";
 pub(crate) const CLIENT_CONFIG: &str = "client.toml";
 
 /// Dead-peer detection that the gateway advises.
-pub(crate) const DPD: Duration = Duration::from_secs(2);
+pub(crate) const DPD: Duration = Duration::from_secs(1);
 
 /// How the gateway's kernel looks after a silent connection: after 1 s of silence a probe every second, and the connection
 /// is dropped when nothing was answered for 5 s.

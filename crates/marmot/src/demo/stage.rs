@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -21,7 +22,7 @@ use super::ping::Pinger;
 use super::process::Process;
 use super::story::Story;
 use super::world::{self, World};
-use super::{download, fallback, http, setup};
+use super::{download, fallback, http, naive, setup};
 
 /// The TCP port of the naive gateway.
 const NAIVE_PORT: u16 = 7000;
@@ -63,6 +64,8 @@ pub(crate) struct Stage {
     /// Processes in the order of their logs' importance; dropped before the folder.
     pub(crate) client: Option<Process>,
     pub(crate) naive: Option<Process>,
+    /// What the naive gateway sees; it serves as long as somebody listens.
+    pub(crate) naive_verdicts: Option<Receiver<naive::Event>>,
     pub(crate) gateway: Option<Process>,
     folder: TempDir,
     pingers: HashMap<IpAddr, Pinger>,
@@ -94,6 +97,7 @@ impl Stage {
             site,
             client: None,
             naive: None,
+            naive_verdicts: None,
             gateway: None,
             folder,
             pingers: HashMap::new(),

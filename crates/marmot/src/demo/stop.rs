@@ -1,4 +1,4 @@
-//! Act 5: the client stops at once and leaves its host as it was.
+//! Act 6: the client stops at once and leaves its host as it was.
 
 use std::time::{Duration, Instant};
 
