@@ -61,7 +61,7 @@ impl Shell {
                 self.feed(Input::Renew(g));
             }
             News::ControlLost(kind, why) => {
-                debug!(%kind, "the control channel is gone, packets take the data channel: {why}");
+                debug!(%kind, "the control channel is gone and the data channel goes on alone: {why}");
                 self.feed(Input::ControlLost { g, kind });
             }
             News::PathChange => self.feed(Input::PathChange),
