@@ -11,8 +11,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::demo::DemoArgs;
 
-use self::control::{CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, STATUS_HELP, TARGET_HELP, UP_HELP, WATCH_HELP};
-pub(crate) use self::control::{CLIENT_FILE, CleanupArgs, Common, HistoryArgs, HousekeepArgs, Target, UpArgs};
+use self::control::{
+    CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, KICK_HELP, SESSIONS_HELP, STATUS_HELP, TARGET_HELP, UP_HELP, WATCH_HELP,
+};
+pub(crate) use self::control::{
+    CLIENT_FILE, CleanupArgs, Common, GATEWAY_FILE, GatewayTarget, HistoryArgs, HousekeepArgs, KickArgs, SessionsArgs,
+    Target, UpArgs,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -73,6 +78,12 @@ pub(crate) enum Command {
     Watch(Common),
     /// List the last sessions of a tunnel
     History(HistoryArgs),
+    /// List the sessions of a gateway on this host
+    #[command(after_help = SESSIONS_HELP)]
+    Sessions(SessionsArgs),
+    /// End a session of a gateway on this host
+    #[command(after_help = KICK_HELP)]
+    Kick(KickArgs),
     /// Do what ended sessions left to be done
     #[command(after_help = HOUSEKEEP_HELP)]
     Housekeep(HousekeepArgs),

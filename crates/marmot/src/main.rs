@@ -44,6 +44,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => control::status(&args)?,
         Command::Watch(args) => control::watch(&args)?,
         Command::History(args) => control::history(&args)?,
+        Command::Sessions(args) => control::sessions(&args)?,
+        Command::Kick(args) => control::kick(&args)?,
         Command::Housekeep(args) => control::housekeep(&args)?,
         Command::Cleanup(args) => control::cleanup(&args)?,
         Command::Init(InitCommand::Gateway(args)) => init::gateway::run(&args)?,

@@ -39,6 +39,19 @@ becomes due and is not done here. Refuses while a client runs for this tunnel. D
 
 Exit codes: 0 the host is clean; 1 something is left, and named; 5 not permitted; 9 the tunnel runs.";
 
+pub(crate) const SESSIONS_HELP: &str = "\
+STATE is connected; quiet, if its applications are; parked, with the kind and for how long; or waiting for its client. PATH names
+the channels that live. IN, OUT and DROPPED count packets as the gateway sees them.
+
+Exit codes: 0 it answered; 5 not permitted; 7 no gateway runs.";
+
+pub(crate) const KICK_HELP: &str = "\
+Ends the session at once, parked or not; its client hears why and does not come back by itself, and its ticket is refused. The
+user may log in again: `marmot user remove` is for those who may not. For root and the gateway's own user.";
+
+/// The file of a gateway when none is named.
+pub(crate) const GATEWAY_FILE: &str = "/etc/marmot/gateway.toml";
+
 /// The file of a client when none is named.
 pub(crate) const CLIENT_FILE: &str = "/etc/marmot/client.toml";
 
@@ -105,6 +118,38 @@ pub(crate) struct HousekeepArgs {
     /// Make a failed or waiting job due again; asks the running daemon
     #[arg(long, value_name = "JOB", conflicts_with = "list")]
     pub(crate) retry: Option<String>,
+    /// Answer with one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which running gateway a command is about.
+#[derive(Debug, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct GatewayTarget {
+    /// Configuration file of the gateway [default: /etc/marmot/gateway.toml]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Socket of the gateway
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionsArgs {
+    #[command(flatten)]
+    pub(crate) gateway: GatewayTarget,
+    /// Answer with one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KickArgs {
+    /// The session, as `marmot sessions` and the log name it
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayTarget,
     /// Answer with one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,5 +1,5 @@
 //! `marmot up`, `down`, `status`, `watch`, `history`, `housekeep`, `cleanup`: orders and questions to a running tunnel, and
-//! what is left to do after it.
+//! what is left to do after it. `marmot sessions`, `kick`: the same for a gateway.
 //!
 //! ```text
 //!   target  which socket        up, down, status, watch, history --api::Client--> daemon
@@ -11,6 +11,7 @@ mod cleanup;
 mod down;
 mod history;
 mod housekeep;
+mod sessions;
 mod status;
 mod target;
 mod trouble;
@@ -23,7 +24,7 @@ use std::future::Future;
 use api::Client;
 
 use self::trouble::Trouble;
-use crate::cli::{CleanupArgs, Common, HistoryArgs, HousekeepArgs, UpArgs};
+use crate::cli::{CleanupArgs, Common, HistoryArgs, HousekeepArgs, KickArgs, SessionsArgs, UpArgs};
 use crate::exit::Failure;
 
 /// `marmot up`
@@ -68,6 +69,24 @@ pub(crate) fn housekeep(args: &HousekeepArgs) -> Result<(), Failure> {
 /// `marmot cleanup`
 pub(crate) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
     told(args.json, cleanup::run(args))
+}
+
+/// `marmot sessions`
+pub(crate) fn sessions(args: &SessionsArgs) -> Result<(), Failure> {
+    let work = || {
+        let client = Client::new(sessions::socket(&args.gateway)?);
+        block_on(sessions::list(&client, args))
+    };
+    told(args.json, work())
+}
+
+/// `marmot kick`
+pub(crate) fn kick(args: &KickArgs) -> Result<(), Failure> {
+    let work = || {
+        let client = Client::new(sessions::socket(&args.gateway)?);
+        block_on(sessions::kick(&client, args))
+    };
+    told(args.json, work())
 }
 
 /// Who reads JSON hears of a failure in JSON, too; everybody else on standard error only.

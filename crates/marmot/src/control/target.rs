@@ -70,7 +70,13 @@ fn named(runtime_dir: &Path, name: &str) -> Result<PathBuf, Trouble> {
 /// The only socket of a folder.
 fn only(runtime_dir: &Path) -> Option<PathBuf> {
     let files = std::fs::read_dir(runtime_dir).ok()?.flatten().map(|entry| entry.path());
-    let mut sockets = files.filter(|path| path.extension() == Some(OsStr::new("sock")));
+    // No tunnel's name begins with a line; the gateway's does.
+    let of_tunnel = |path: &PathBuf| {
+        !path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"_"))
+    };
+    let mut sockets = files.filter(|path| path.extension() == Some(OsStr::new("sock")) && of_tunnel(path));
     let first = sockets.next()?;
     sockets.next().is_none().then_some(first)
 }
@@ -100,6 +106,7 @@ mod tests {
         let nothing = Target::default();
         assert_eq!(find(&nothing).expect_err("no file").exit, 3);
         std::fs::write(run.join("home.sock"), "").expect("written");
+        std::fs::write(run.join("_gateway.sock"), "").expect("written");
         assert_eq!(find(&nothing).expect("the only one"), run.join("home.sock"));
         std::fs::write(run.join("work.sock"), "").expect("written");
         assert_eq!(find(&nothing).expect_err("two").exit, 3);

@@ -81,10 +81,10 @@ impl Target {
         if self.file != Path::new(GATEWAY_FILE) {
             return Err(self.wrong(&format!("the service reads {GATEWAY_FILE}: move it there")));
         }
-        match &config.storage.state_dir {
-            None => Ok(()),
-            some => self.check_folder("[storage] state_dir", some.as_ref(), STATE_DIR),
+        if let Some(state_dir) = &config.storage.state_dir {
+            self.check_folder("[storage] state_dir", Some(state_dir), STATE_DIR)?;
         }
+        self.check_folder("[storage] runtime_dir", Some(&config.storage.runtime_dir), RUNTIME_DIR)
     }
 
     fn check_folder(&self, key: &str, folder: Option<&PathBuf>, expected: &str) -> Result<(), Failure> {
