@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::{Awake, Boot, Now};
 
-/// A tick this late or later is a gap. Scheduling noise on a loaded two-core machine stays well below a second.
+/// A tick this late or later is a gap, and so is a sleep this long. Scheduling noise on a loaded two-core machine stays well below a second.
 pub const LATE_BY: Duration = Duration::from_secs(2);
 
 /// Of a gap in which the boot clock ran ahead of the awake clock by at least this much, the cause was sleep.
@@ -75,18 +75,19 @@ impl GapDetector {
         self.last = (now.awake, now.boot);
         self.due = now.awake.plus(tick);
 
-        let late = boot.saturating_sub(expected);
-        if late < LATE_BY {
+        let slept = boot.saturating_sub(awake);
+        // A sleep may end before the look is due: the clock of deadlines stood still in it.
+        let missed = boot.saturating_sub(expected).max(slept);
+        if missed < LATE_BY {
             return None;
         }
-        let slept = boot.saturating_sub(awake);
         let kind = if slept >= SLEEP_SHARE {
             GapKind::Sleep
         } else {
             GapKind::Freeze
         };
         Some(Gap {
-            length: late,
+            length: missed,
             awake: awake.saturating_sub(expected),
             kind,
         })
@@ -130,6 +131,16 @@ mod tests {
         let gap = detector.look(later, TICK).expect("gap");
         assert_eq!(gap.kind, GapKind::Sleep);
         assert_eq!(gap.length, Duration::from_secs(8 * 3600));
+        assert_eq!(gap.awake, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_sleep_shorter_than_the_tick_is_seen_whole() {
+        let (now, _) = start();
+        let mut detector = GapDetector::new(now, Duration::from_secs(5));
+        let later = now.plus(Duration::from_secs(1)).plus_asleep(Duration::from_secs(3));
+        let gap = detector.look(later, TICK).expect("gap");
+        assert_eq!((gap.kind, gap.length), (GapKind::Sleep, Duration::from_secs(3)));
         assert_eq!(gap.awake, Duration::ZERO);
     }
 
