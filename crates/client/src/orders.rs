@@ -170,6 +170,7 @@ impl Shell {
         self.machine.set_backoff(setup.backoff());
         self.machine
             .set_disconnect_on_sleep(setup.config.sleep.disconnect_on_sleep);
+        self.machine.set_wake_limits(setup.wake_limits());
         self.setup = Arc::new(setup);
         self.known.clear();
         self.introduce();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use config::ConfigErrors;
 use config::client::ClientConfig;
-use lifecycle::Backoff;
+use lifecycle::{Backoff, WakeLimits};
 use session::client::Identity;
 
 use crate::ClientError;
@@ -64,6 +64,14 @@ impl Setup {
     /// Waits between attempts.
     pub(crate) fn backoff(&self) -> Backoff {
         Backoff::new(self.config.reconnect.first, self.config.reconnect.max)
+    }
+
+    /// How long a wake must last to count as a full one.
+    pub(crate) fn wake_limits(&self) -> WakeLimits {
+        WakeLimits {
+            unknown: self.config.sleep.unknown_wake,
+            maintenance: self.config.sleep.maintenance_limit,
+        }
     }
 }
 

@@ -253,10 +253,12 @@ impl Shell {
             on_failure: OnFailure::Exit,
             disconnect_on_sleep: setup.config.sleep.disconnect_on_sleep,
         };
+        let mut machine = Machine::new(settings);
+        machine.set_wake_limits(setup.wake_limits());
         Self {
             setup: Arc::new(setup),
             config_path,
-            machine: Machine::new(settings),
+            machine,
             counter,
             host,
             attempt: None,

@@ -39,4 +39,5 @@ pub use sleeping::{PARK_WAIT, SLEEP_ACK_BUDGET};
 pub use state::{Attempt, FailReason, How, Patience, Phase, Session, State, Then, Trigger};
 pub use wake::{
     MAINTENANCE_DOUBTED_AFTER, Mode, PowerWord, SLEEP_DOUBTED_AFTER, Source, Surroundings, UNSURE_FOR, WakeKind,
+    WakeLimits,
 };

@@ -41,6 +41,24 @@ pub const UNSURE_FOR: Duration = Duration::from_secs(20);
 /// A sleep this long or longer is one: the two clocks are read one after the other.
 const UNTOLD: Duration = Duration::from_millis(500);
 
+/// How long a wake must last, awake without a break, until it counts as a full one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WakeLimits {
+    /// One of which nobody can tell the kind. Default [`UNSURE_FOR`].
+    pub unknown: Duration,
+    /// A maintenance wake. Default [`MAINTENANCE_DOUBTED_AFTER`].
+    pub maintenance: Duration,
+}
+
+impl Default for WakeLimits {
+    fn default() -> Self {
+        Self {
+            unknown: UNSURE_FOR,
+            maintenance: MAINTENANCE_DOUBTED_AFTER,
+        }
+    }
+}
+
 /// What kind of wake it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WakeKind {
@@ -210,6 +228,7 @@ impl Power {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watch {
     power: Power,
+    limits: WakeLimits,
     surroundings: Surroundings,
     /// When a user showed himself last.
     present: Option<Boot>,
@@ -236,6 +255,7 @@ impl Watch {
     pub(crate) fn new() -> Self {
         Self {
             power: Power::Awake,
+            limits: WakeLimits::default(),
             surroundings: Surroundings::default(),
             present: None,
             seen: None,
@@ -258,14 +278,14 @@ impl Watch {
             Power::Asleep { since, dark } => {
                 // What can be read may say that it goes on.
                 let after = if dark || self.surroundings.preparing == Some(true) {
-                    MAINTENANCE_DOUBTED_AFTER
+                    self.limits.maintenance
                 } else {
                     SLEEP_DOUBTED_AFTER
                 };
                 (since.plus(after), "end of a sleep that nobody told")
             }
-            Power::Maintenance { since } => (since.plus(MAINTENANCE_DOUBTED_AFTER), "end of a maintenance wake"),
-            Power::Unsure { since } => (since.plus(UNSURE_FOR), "end of a wake of unknown kind"),
+            Power::Maintenance { since } => (since.plus(self.limits.maintenance), "end of a maintenance wake"),
+            Power::Unsure { since } => (since.plus(self.limits.unknown), "end of a wake of unknown kind"),
         };
         Some(Deadline { at, reason })
     }
@@ -273,7 +293,7 @@ impl Watch {
     /// When a trial may connect again, if it has used up what it may.
     pub(crate) fn tried_until(&self, now: Awake) -> Option<Awake> {
         let spent = self.trial.filter(|trial| trial.spent)?;
-        Some(spent.since.plus(UNSURE_FOR)).filter(|until| now < *until)
+        Some(spent.since.plus(self.limits.unknown)).filter(|until| now < *until)
     }
 
     /// A sleep was announced.
@@ -324,6 +344,11 @@ impl<P: Proofs> Machine<P> {
     /// What may run now.
     pub fn mode(&self) -> Mode {
         self.watch.mode()
+    }
+
+    /// Changes how long a wake must last to count as a full one, from now on.
+    pub fn set_wake_limits(&mut self, limits: WakeLimits) {
+        self.watch.limits = limits;
     }
 
     pub(crate) fn power_word(&mut self, word: PowerWord, turn: &mut Turn<P>) {

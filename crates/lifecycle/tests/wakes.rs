@@ -5,7 +5,7 @@ use std::time::Duration;
 use lifecycle::{
     Backoff, Cause, DIALS, Effect, FailClass, Generation, Input, Jitter, LossKind, MAINTENANCE_DOUBTED_AFTER, Machine,
     Mode, NOTICE_AFTER, OnFailure, Origin, PARK_WAIT, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET, SLEEP_DOUBTED_AFTER,
-    Settings, Source, Stage, State, Surroundings, UNSURE_FOR, WakeKind,
+    Settings, Source, Stage, State, Surroundings, UNSURE_FOR, WakeKind, WakeLimits,
 };
 use now::{Gap, GapKind, Now};
 
@@ -228,6 +228,25 @@ fn a_lid_that_is_closed_for_ever_holds_nothing_back_for_longer_than_two_minutes(
     for _ in 0..100 {
         assert_eq!(host.read(false, true, false), []);
     }
+}
+
+#[test]
+fn the_limits_of_wakes_can_be_set() {
+    let mut host = Host::of_presence();
+    host.machine.set_wake_limits(WakeLimits {
+        unknown: SECOND,
+        maintenance: 10 * SECOND,
+    });
+    host.sleep();
+    host.pass(9 * SECOND);
+    assert_eq!(host.machine.mode(), Mode::Maintenance);
+    host.pass(SECOND);
+    assert_eq!(host.machine.mode(), Mode::Awake);
+    host.say(PowerWord::Surroundings(Surroundings::default()));
+    host.sleep();
+    assert_eq!(host.machine.mode(), Mode::Unsure);
+    host.pass(SECOND);
+    assert_eq!(host.machine.mode(), Mode::Awake);
 }
 
 #[test]
