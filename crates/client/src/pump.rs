@@ -305,6 +305,9 @@ impl Worker {
             }
         }
         if gap {
+            // A process that was frozen in its wait comes out of it without having heard what is ready (EINTR). Until the runtime
+            // has asked again, nothing that waits can be read.
+            tokio::task::yield_now().await;
             self.discard_late(now)?;
         }
         self.link.established.handle_timeout(now);
