@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use channel::{Channel, Closed};
 use lifecycle::{LossKind, Mode};
-use now::{Awake, Gap, GapDetector, Now};
+use now::{Awake, Boot, Gap, GapDetector, Now};
 use packet::DropReason;
+use platform::clock::Ticker;
 use session::client::{Established, PathId, Word};
 use session::park::Via;
 use session::{EndReason, Fit, Fitter, Received, Traffic};
@@ -182,6 +183,10 @@ struct Worker {
     traffic: watch::Sender<Traffic>,
     detector: GapDetector,
     timer: Pin<Box<Sleep>>,
+    /// Rings when the next look at the clocks is due, on the clock that runs through sleep; nothing where there is none.
+    ticker: Option<Ticker>,
+    /// When it rings.
+    rings: Boot,
     last_traffic: Awake,
     fitter: Fitter,
     /// What the device was told to be the largest packet; nothing before the first time.
@@ -205,6 +210,7 @@ enum Woken {
     Datagram(PathId),
     Packet(io::Result<usize>),
     Timer,
+    Tick,
 }
 
 impl Worker {
@@ -225,6 +231,8 @@ impl Worker {
             traffic,
             detector: GapDetector::new(now, ACTIVE_TICK),
             timer: Box::pin(sleep(ACTIVE_TICK)),
+            ticker: Ticker::new().ok(),
+            rings: Boot::default(),
             last_traffic: now.awake,
             fitter,
             device_mtu: None,
@@ -265,6 +273,7 @@ impl Worker {
         let room = self.has_room() && !self.holds();
         let Self {
             timer,
+            ticker,
             link,
             device,
             buffer,
@@ -279,6 +288,7 @@ impl Worker {
             path = readable(data) => Woken::Datagram(path),
             packet = device.recv(buffer), if room => Woken::Packet(packet),
             () = timer => Woken::Timer,
+            () = ringing(ticker) => Woken::Tick,
         };
         let now = clock::now();
         let gap = self.look_at_clocks(now);
@@ -290,6 +300,8 @@ impl Worker {
                     self.control_lost(outcome)?;
                 }
             }
+            // What waits there is taken below.
+            Woken::Datagram(_) if gap => {}
             Woken::Datagram(path) => self.datagrams(path, now)?,
             Woken::Packet(Ok(_)) if gap => self.link.established.drop_packet(DropReason::Stale),
             Woken::Packet(packet) => {
@@ -297,6 +309,7 @@ impl Worker {
                     self.control_lost(outcome)?;
                 }
             }
+            Woken::Tick => {}
             Woken::Timer => {
                 self.tell_traffic();
                 if let Some(data) = &mut self.link.data {
@@ -333,6 +346,18 @@ impl Worker {
         }
         let armed = self.timer.deadline().saturating_duration_since(instant);
         self.detector.expect(awake.plus(armed));
+        self.arm_ticker();
+    }
+
+    /// The timer of the runtime stands still while the host sleeps, and would see the end of a sleep up to a tick late.
+    fn arm_ticker(&mut self) {
+        let Some(ticker) = &mut self.ticker else { return };
+        let now = clock::now();
+        let wait = self.detector.due().since(now.awake);
+        let at = now.boot.plus(wait);
+        if (self.rings <= now.boot || at < self.rings) && ticker.set_in(wait).is_ok() {
+            self.rings = at;
+        }
     }
 
     /// Whether the process did not run for so long that what waited is old.
@@ -474,6 +499,16 @@ impl Worker {
             self.link.established.drop_packet(DropReason::Stale);
         }
     }
+}
+
+/// Waits for the ticker, for ever where there is none.
+async fn ringing(ticker: &mut Option<Ticker>) {
+    if let Some(ticker) = ticker
+        && ticker.tick().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Waits for a datagram of the data channel, for ever where there is none.
