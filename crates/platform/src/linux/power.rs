@@ -9,18 +9,17 @@
 //! The bus is the one of `DBUS_SYSTEM_BUS_ADDRESS`, else the usual one. logind is spoken to by the unique name of whoever owns
 //! its name now, so that no call of ours ever starts it.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
-use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::fdo::{DBusProxy, NameOwnerChangedStream};
 use zbus::names::{BusName, OwnedUniqueName};
 use zbus::proxy::CacheProperties;
+use zbus::{Connection, OwnedFd};
 
 use crate::power::{Feed, LOOK_TIMEOUT, Look, PowerEvent, PowerSource, Promise, Surroundings};
 
@@ -44,7 +43,7 @@ const LOGIND: &str = "org.freedesktop.login1";
     assume_defaults = false
 )]
 trait Manager {
-    fn inhibit(&self, what: &str, who: &str, why: &str, mode: &str) -> zbus::Result<zbus::OwnedFd>;
+    fn inhibit(&self, what: &str, who: &str, why: &str, mode: &str) -> zbus::Result<OwnedFd>;
 
     #[zbus(signal)]
     fn prepare_for_sleep(&self, start: bool) -> zbus::Result<()>;
@@ -193,7 +192,7 @@ struct Logind {
     seen: Surroundings,
     /// Between the two words about a sleep, as far as they were heard.
     preparing: bool,
-    /// logind waits before a sleep while this is open.
+    /// logind waits before a sleep while this is open. zbus makes it a copy that programs we start do not inherit.
     lock: Option<OwnedFd>,
 }
 
@@ -309,14 +308,8 @@ impl Logind {
         }
         let why = "tells the gateway before the host sleeps";
         match self.proxy.inhibit("sleep", "marmot", why, "delay").await {
-            Ok(lock) => self.lock = ours_alone(lock.into()),
+            Ok(lock) => self.lock = Some(lock),
             Err(error) => debug!(%error, "logind grants no delay before a sleep"),
         }
     }
-}
-
-/// zbus receives descriptors that programs we start would inherit (6.2.1), and a hook would hold the sleep up. A clone is closed
-/// on exec.
-fn ours_alone(lock: OwnedFd) -> Option<OwnedFd> {
-    lock.try_clone().ok()
 }
