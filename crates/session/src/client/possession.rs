@@ -92,7 +92,9 @@ impl Authenticated {
     /// Takes what a grant says about the next time.
     pub fn granted(&mut self, grant: &Grant) {
         let Some(possession) = &mut self.possession else { return };
-        match grant.session.as_ref().filter(|_| grant.park.is_some()) {
+        // A gateway that has kept the key once wants the proof, also when it grants no parking any more.
+        let keeps = grant.park.is_some() || possession.session.is_some();
+        match grant.session.as_ref().filter(|_| keeps) {
             Some(session) => {
                 possession.epoch.fetch_max(session.epoch, Ordering::Relaxed);
                 possession.session = Some(session.id.clone());
@@ -212,11 +214,19 @@ mod tests {
     #[test]
     fn a_gateway_that_keeps_no_key_gets_the_cookie_and_no_proof() {
         let mut holder = holder();
-        holder.granted(&grant(1));
-        holder.granted(&Grant { park: None, ..grant(2) });
+        holder.granted(&Grant { park: None, ..grant(1) });
         let offer = offer(&holder);
         assert_eq!((offer.resume, offer.cookie.expose()), (None, "cookie"));
         assert!(!format!("{holder:?}").contains("cookie\""));
+    }
+
+    #[test]
+    fn a_gateway_that_has_kept_the_key_gets_the_proof_although_it_grants_no_parking_any_more() {
+        let mut holder = holder();
+        holder.granted(&grant(1));
+        holder.granted(&Grant { park: None, ..grant(2) });
+        let resume = offer(&holder).resume.expect("a proof");
+        assert_eq!(resume.session.epoch, 3);
     }
 
     #[test]
