@@ -31,6 +31,10 @@ const UNANSWERED: u8 = 2;
 /// Looks that show nothing before a silent client counts as unreachable, where the kernel tells nothing.
 const BLIND_LOOKS: u8 = 2;
 
+/// Between a return and the next announcement of a sleep. No host wakes and sleeps again so fast; a client that says both over
+/// and over would cost two lines and two rows on the disk each time.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What the kernel knows of the control connection (`TCP_INFO`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -84,6 +88,8 @@ pub struct Attendance {
     /// There is a control connection.
     connected: bool,
     state: State,
+    /// When it came back last.
+    returned: Option<Awake>,
     /// At most three are added by a call, and the caller takes all after each.
     outputs: VecDeque<Attend>,
 }
@@ -98,6 +104,7 @@ impl Attendance {
             heard: now.awake,
             connected: true,
             state: State::Active,
+            returned: None,
             outputs: VecDeque::new(),
         }
     }
@@ -145,6 +152,9 @@ impl Attendance {
     /// The client said that it is about to sleep.
     pub fn park(&mut self, now: Now) {
         self.heard = now.awake;
+        if self.returned.is_some_and(|at| now.awake.since(at) < SETTLED) {
+            return;
+        }
         let before = std::mem::replace(&mut self.state, State::Announced { open_until: None });
         match before {
             State::Active | State::Quiet { .. } => self.outputs.push_back(Attend::Park(ParkKind::Announced)),
@@ -284,6 +294,8 @@ impl Attendance {
     }
 
     fn unpark(&mut self, via: Via) {
+        // Whoever is unparked has just been heard.
+        self.returned = Some(self.heard);
         self.state = State::Active;
         self.outputs.push_back(Attend::Unpark(via));
     }

@@ -74,11 +74,12 @@ impl<E: Copy + Eq> Datagrams<E> {
         }
     }
 
-    /// Something authentic came over a link.
+    /// Something authentic came over a link. From elsewhere it is nobody's word before the address has echoed its challenge: who
+    /// has kept a record back could send it from anywhere.
     pub(super) fn word_from(&mut self, index: usize, endpoint: E) {
         let elsewhere = self.links.get(index).is_some_and(|link| link.endpoint != endpoint);
-        if elsewhere || self.word.is_none() {
-            self.word = Some(if elsewhere { Via::Rebind } else { Via::SamePath });
+        if !elsewhere && self.word.is_none() {
+            self.word = Some(Via::SamePath);
         }
     }
 

@@ -74,8 +74,9 @@ impl<E: Copy + Eq> Datagrams<E> {
             self.outputs.push_back(GatewayData::Claim(Key::From(endpoint)));
             self.outputs.push_back(GatewayData::Moved { from, to: endpoint });
             self.release_endpoint(from);
-            if let Some(owed) = owed {
-                self.settle(0, owed, Via::Rebind);
+            match owed {
+                Some(owed) => self.settle(0, owed, Via::Rebind),
+                None => self.word = Some(Via::Rebind),
             }
             return self.look_at_mtu(now);
         }

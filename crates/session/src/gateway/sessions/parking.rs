@@ -99,11 +99,13 @@ impl Sessions {
     /// When the client has been silent for too long.
     pub(super) fn waits_until(&self, entry: &Entry) -> Option<Boot> {
         let waiting = entry.waiting_since();
-        match self.limits.park_ttl {
-            Some(ttl) if entry.can_park() => {
-                (waiting.is_some() || entry.parked.is_some()).then(|| entry.last_word.plus(ttl))
-            }
-            Some(_) | None => waiting.map(|since| since.plus(self.limits.cookie_lifetime)),
+        let silent = entry.can_park() && (waiting.is_some() || entry.parked.is_some());
+        let lifetime = self.limits.cookie_lifetime;
+        match (self.limits.park_ttl, waiting) {
+            (Some(ttl), _) if entry.can_park() => silent.then(|| entry.last_word.plus(ttl)),
+            (Some(_) | None, Some(since)) => Some(since.plus(lifetime)),
+            // It was parked before a reload took that away, and nothing else would end it.
+            (Some(_) | None, None) => silent.then(|| entry.last_word.plus(lifetime)),
         }
     }
 
