@@ -346,8 +346,8 @@ impl Dialogue<'_> {
         })
     }
 
-    /// A place for whoever may go on with the session that it shows. A proof counts as an attempt of its source until it is
-    /// found good.
+    /// A place for whoever may go on with the session that it shows. Only what is wrong counts as an attempt of its source: a
+    /// good proof is not held up by others who guess from the same address.
     fn take_seat(&self, offer: &Offer, now: Now) -> Result<Seat, Refusal> {
         let current = self.shared.settings();
         if self.certificate_user.is_some() && !Arc::ptr_eq(&self.settings.tls, &current.tls) {
@@ -355,14 +355,6 @@ impl Dialogue<'_> {
             return Err(Refusal::Unavailable(Some(RECONFIGURED.to_owned())));
         }
         let source = Source::of(self.peer.ip());
-        if offer.resume.is_some()
-            && let Err(refused) = self.shared.guests.room().try_token(source, now)
-        {
-            self.too_many("", refused, now);
-            return Err(Refusal::Unavailable(Some(
-                "too many attempts, try again later".to_owned(),
-            )));
-        }
         let caller = Caller {
             offer,
             peer: self.peer,
@@ -372,11 +364,12 @@ impl Dialogue<'_> {
         let standing = |user: &str, group: Option<&str>| current.standing(user, group);
         let outcome = self.shared.sessions.connect(&caller, standing, now);
         let is_wrong = matches!(outcome, Err(ConnectRefused::NoProof));
-        match (is_wrong, offer.resume.is_some()) {
-            (false, true) => self.shared.guests.room().token_was_right(source),
-            // Without a proof nothing was counted yet.
-            (true, false) => drop(self.shared.guests.room().try_token(source, now)),
-            (true, true) | (false, false) => {}
+        let counted = is_wrong.then(|| self.shared.guests.room().try_token(source, now));
+        if let Some(Err(refused)) = counted {
+            self.too_many("", refused, now);
+            return Err(Refusal::Unavailable(Some(
+                "too many attempts, try again later".to_owned(),
+            )));
         }
         outcome.map_err(|refused| {
             if let (ConnectRefused::PoolExhausted, Some(more)) = (&refused, self.shared.exhausted.pass(now)) {

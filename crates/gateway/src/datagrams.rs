@@ -267,8 +267,10 @@ impl DatagramRoom {
         }
     }
 
-    /// Writes what reached nobody since the last time, if anything did, and starts over.
+    /// Writes what reached nobody since the last time, if anything did, and starts over. Forgets keys that lead nowhere: a data
+    /// channel that was left to a tunnel which has no use for it, say.
     pub(crate) fn write_strays(&self) {
+        self.by_key.borrow_mut().retain(|_, route| !route.queue.is_closed());
         let Strays {
             unknown,
             crowded,

@@ -40,6 +40,9 @@ const KEYS_FILE: &str = "tickets.key";
 /// Damaged files that are kept of each; one more replaces the last.
 const MAX_DAMAGED: u32 = 8;
 
+/// How long a disk that took nothing is left alone.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Sessions that may wait for the disk: as many as there can be, and as many that ended. One takes about half a kilobyte.
 const MAX_PENDING: usize = 2 * 65_536;
 
@@ -90,6 +93,17 @@ impl Desk {
     fn tell(&self, what: impl FnOnce(&mut Pending)) {
         what(&mut self.pending());
         self.something.notify_one();
+    }
+
+    /// Puts back what could not be written, behind what came meanwhile, and waits a while. `false`: there is no time left.
+    fn put_back(&self, changes: Changes) -> bool {
+        let mut pending = self.pending();
+        for (id, change) in changes {
+            pending.changes.entry(id).or_insert(change);
+        }
+        let closed = |pending: &mut Pending| !pending.closed;
+        let waited = self.something.wait_timeout_while(pending, RETRY, closed);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.closed
     }
 
     /// Waits for something to write. `None` once nothing comes any more.
@@ -156,10 +170,11 @@ impl Store {
             let desk = Arc::<Desk>::default();
             let ours = Arc::clone(&desk);
             let keys = folder.join(KEYS_FILE);
+            let file = path.clone();
             // Lines of the thread go where those of its maker go.
             let log = dispatcher::get_default(Dispatch::clone);
             let thread = thread::Builder::new().name("state".to_owned());
-            thread.spawn(move || dispatcher::with_default(&log, || write_all(database, &keys, &ours)))?;
+            thread.spawn(move || dispatcher::with_default(&log, || write_all(database, (&file, &keys), &ours)))?;
             Ok((desk, left))
         });
         match started {
@@ -176,7 +191,8 @@ impl Store {
                 (
                     Self::nowhere(),
                     Left {
-                        is_lost,
+                        // There may be sessions in it that nobody could read.
+                        is_lost: is_lost || path.try_exists().unwrap_or(true),
                         ..Left::default()
                     },
                 )
@@ -362,19 +378,34 @@ fn set_aside(path: &Path) -> Option<PathBuf> {
 }
 
 /// The thread that waits for the disk, until the gateway has said its last.
-fn write_all(database: Database, keys_file: &Path, desk: &Desk) {
+fn write_all(database: Database, (file, keys_file): (&Path, &Path), desk: &Desk) {
     let failures = Throttle::default();
+    let mut database = Some(database);
     while let Some((changes, keys)) = desk.take() {
         if let Some(keys) = keys
             && let Err(error) = write_private(keys_file, keys.as_bytes())
         {
             error!(%error, "the keys of tickets cannot be kept; tickets end with the gateway");
         }
-        if !changes.is_empty()
-            && let Err(error) = write(&database, &changes)
-            && let Some(more) = failures.pass(platform::clock::now())
-        {
-            error!(%error, more, "sessions cannot be kept; make room or repair the disk");
+        if changes.is_empty() {
+            continue;
+        }
+        // After an error redb writes nothing any more until the file is opened again.
+        let written = match database.take() {
+            Some(open) => Ok(open),
+            None => Database::open(file).map_err(redb::Error::from),
+        }
+        .and_then(|open| write(&open, &changes).map(|()| open));
+        match written {
+            Ok(open) => database = Some(open),
+            Err(error) => {
+                if let Some(more) = failures.pass(platform::clock::now()) {
+                    error!(%error, more, "sessions cannot be kept now; make room or repair the disk");
+                }
+                if !desk.put_back(changes) {
+                    break;
+                }
+            }
         }
     }
     drop(database);

@@ -282,8 +282,9 @@ impl Tunnel<'_> {
     fn lost(&mut self, closed: &Closed, now: Now) -> Option<Over> {
         let why = closed.to_string();
         let broken = match closed {
-            Closed::Eof { .. } | Closed::Broken(_) | Closed::Backlog(_) => true,
-            Closed::Tls(_) | Closed::Cstp(_) => false,
+            // Anybody on the way can spoil a record of TLS.
+            Closed::Eof { .. } | Closed::Broken(_) | Closed::Backlog(_) | Closed::Tls(_) => true,
+            Closed::Cstp(_) => false,
         };
         let has_link = self.data.as_ref().is_some_and(DataPath::has_link);
         if !(broken && self.parks && has_link) {
