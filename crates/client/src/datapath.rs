@@ -168,6 +168,12 @@ impl DataPath {
         self.machine.be_quiet();
     }
 
+    /// The control connection is gone; see [`Datagrams::doubt`].
+    pub(crate) fn doubt(&mut self, now: Now) {
+        self.machine.doubt(now);
+        self.carry_out(now);
+    }
+
     /// Somebody is there again; see [`Datagrams::wake`].
     pub(crate) fn wake(&mut self, ask: Ask, now: Now) -> bool {
         // From where the host is now, so that one round trip tells.

@@ -23,6 +23,7 @@ use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
 use crate::books::{RECORD_PATIENCE, Trouble};
 use crate::clock;
+use crate::datapath::DataPath;
 use crate::grant::{Accepted, accept};
 use crate::host::InstallError;
 use crate::proof::Input;
@@ -151,10 +152,15 @@ impl Shell {
 
         // The connection that this one replaces goes silently: its session goes on, here.
         let mut before = self.data.take();
+        let mut stood_still = false;
         if let Some((_, mut pump)) = self.pump.take() {
             pump.stop(Stop::Silently);
             let finished = pump.finished().await;
-            before = self.keep(finished).and_then(|(_, link)| link.data);
+            before = self.keep(finished).and_then(|(_, link)| {
+                // Without a channel that carries, packets have waited in the device, nobody knows how long.
+                stood_still = link.channel.is_none() && !link.data.as_ref().is_some_and(DataPath::is_up);
+                link.data
+            });
         }
         // The keys of a session that is over are of no use to another one.
         link.begin_data(before.filter(|_| fresh.is_none()));
@@ -167,10 +173,8 @@ impl Shell {
         self.absence.answers = link.established.parks();
         self.feed(Input::Connected(g));
         self.unparked(if fresh.is_none() { Via::Resume } else { Via::Login });
-        let stale = self
-            .lost_at
-            .take()
-            .is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
+        let lost_at = self.lost_at.take();
+        let stale = stood_still || lost_at.is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
         self.keep_for_restart(device.descriptor());
         self.pump = Some((g, Pump::start(device, link, self.machine.mode(), stale)));
     }

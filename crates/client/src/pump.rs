@@ -210,7 +210,6 @@ enum Woken {
     Datagram(PathId),
     Packet(io::Result<usize>),
     Timer,
-    Tick,
 }
 
 impl Worker {
@@ -288,10 +287,11 @@ impl Worker {
             path = readable(data) => Woken::Datagram(path),
             packet = device.recv(buffer), if room => Woken::Packet(packet),
             () = timer => Woken::Timer,
-            () = ringing(ticker) => Woken::Tick,
+            () = ringing(ticker) => Woken::Timer,
         };
         let now = clock::now();
-        let gap = self.look_at_clocks(now);
+        let seen = self.look_at_clocks(now);
+        let gap = seen.is_some_and(|gap| gap.length >= self.link.sleep.stale);
         match woken {
             Woken::Stop(how) => return Err(self.stop(how, now)),
             Woken::Command(command) => self.obey(command, now),
@@ -309,7 +309,6 @@ impl Worker {
                     self.control_lost(outcome)?;
                 }
             }
-            Woken::Tick => {}
             Woken::Timer => {
                 self.tell_traffic();
                 if let Some(data) = &mut self.link.data {
@@ -322,6 +321,10 @@ impl Worker {
             // has asked again, nothing that waits can be read.
             tokio::task::yield_now().await;
             self.discard_late(now)?;
+        }
+        if let Some(seen) = seen {
+            // Whoever hears of it may count on being carried from now on.
+            let _ = self.gaps.try_send(seen);
         }
         self.link.established.handle_timeout(now);
         if let Some(data) = &mut self.link.data {
@@ -353,21 +356,20 @@ impl Worker {
     fn arm_ticker(&mut self) {
         let Some(ticker) = &mut self.ticker else { return };
         let now = clock::now();
-        let wait = self.detector.due().since(now.awake);
+        // Behind the timer of the runtime, which counts whole milliseconds: while the host is awake that one comes first.
+        let wait = self.detector.due().since(now.awake) + Duration::from_millis(2);
         let at = now.boot.plus(wait);
         if (self.rings <= now.boot || at < self.rings) && ticker.set_in(wait).is_ok() {
             self.rings = at;
         }
     }
 
-    /// Whether the process did not run for so long that what waited is old.
-    fn look_at_clocks(&mut self, now: Now) -> bool {
+    /// The stretch in which the process did not run, if there was one.
+    fn look_at_clocks(&mut self, now: Now) -> Option<Gap> {
         let active = now.awake.since(self.last_traffic) < ACTIVE_FOR;
-        let Some(gap) = self.detector.look(now, if active { ACTIVE_TICK } else { IDLE_TICK }) else {
-            return false;
-        };
+        let gap = self.detector.look(now, if active { ACTIVE_TICK } else { IDLE_TICK })?;
         self.after(&gap, now);
-        gap.length >= self.link.sleep.stale
+        Some(gap)
     }
 
     /// Takes what has arrived over a path of the data channel, and is done with it or has more to do at once.

@@ -369,14 +369,33 @@ impl Shell {
                 return (self.handed, result);
             }
             let (event, gap) = self.next().await;
-            if let Some(gap) = gap {
-                // Whoever gave an order does not wait for a host that is slow to say how it slept.
-                if !matches!(event, Event::Order(_)) {
+            let Some(gap) = gap else {
+                self.handle(event).await;
+                continue;
+            };
+            match event {
+                // It was done before the gap was seen: a machine that heard of the gap first would take it for abandoned.
+                Event::Attempt(..) | Event::Opening(..) => {
+                    self.handle(event).await;
                     self.look_around().await;
+                    self.gap(gap);
                 }
-                self.gap(gap);
+                // Looked into already; this is the same one, or less.
+                Event::Pump(PumpEvent::Gap(_)) => {
+                    self.handle(event).await;
+                    self.gap(gap);
+                }
+                // Whoever gave an order does not wait for a host that is slow to say how it slept.
+                Event::Order(_) => {
+                    self.gap(gap);
+                    self.handle(event).await;
+                }
+                event => {
+                    self.look_around().await;
+                    self.gap(gap);
+                    self.handle(event).await;
+                }
             }
-            self.handle(event).await;
         }
     }
 

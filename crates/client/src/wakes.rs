@@ -76,7 +76,8 @@ impl Shell {
             }
             News::Alive => {
                 // What comes in a maintenance wake says nothing: the gateway was not told that somebody is there.
-                if !self.absence.answers && self.machine.mode() == Mode::Awake {
+                let frozen = self.absence.parked == Some(ParkKind::Frozen);
+                if (frozen || !self.absence.answers) && self.machine.mode() == Mode::Awake {
                     self.unparked(Via::SamePath);
                 }
                 self.feed(Input::ProofOfLife(g));

@@ -12,6 +12,7 @@ use wire::cstp::{Frame, Kind};
 
 use super::{BATCH, Outcome, Stop, TURNS, Worker, to_host};
 use crate::attempt::Link;
+use crate::clock;
 use crate::datapath::{DataPath, News};
 
 impl Worker {
@@ -43,6 +44,9 @@ impl Worker {
                 self.link.channel = None;
                 self.link.established.lost_control();
                 self.tell(News::ControlLost(kind, why));
+                if let Some(data) = &mut self.link.data {
+                    data.doubt(clock::now());
+                }
                 Ok(())
             }
             Outcome::Lost(..) | Outcome::Stopped | Outcome::Ended(_) | Outcome::DeviceGone(_) => Err(outcome),

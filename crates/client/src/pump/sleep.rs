@@ -93,7 +93,6 @@ impl Worker {
             }
             (GapKind::Sleep, _) | (GapKind::Freeze, Mode::Asleep | Mode::Maintenance | Mode::Unsure) => self.be_quiet(),
         }
-        let _ = self.gaps.try_send(*gap);
     }
 
     /// Throws away the packets that waited through a gap, here and on both channels. What came with them is taken: the replay

@@ -240,6 +240,14 @@ impl Datagrams {
         self.outputs.push_back(DataOutput::Unparked(waking.via));
     }
 
+    /// The control connection is gone: whether this channel is heard of is to be said anew.
+    pub fn doubt(&mut self, now: Now) {
+        self.life = Life::Unverified;
+        if !self.is_quiet() {
+            self.send_control(Kind::DpdRequest, &[], now.awake);
+        }
+    }
+
     /// An authentic record arrived that is no older than the last gap.
     pub(super) fn proven(&mut self) {
         if let Stance::Waking(waking) = &mut self.stance {
