@@ -58,6 +58,7 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
     logins += naive_logins(stage)?;
     let after = Standing::of(stage)?;
     let ours = reconnects(&before, &after);
+    let same = before.session == after.session;
     let gaps = stage.client()?.events().iter().filter_map(signs::clock_gap).count();
     stage
         .story
@@ -65,12 +66,13 @@ pub(crate) fn act(stage: &mut Stage) -> Result<()> {
     stage
         .story
         .block(&format!("{:<18}{ours:<40}{logins}", "logins, reconnects"));
-    stage.story.block(&format!("{:<18}{:<40}{logins}", "sessions lost", 0));
+    stage
+        .story
+        .block(&format!("{:<18}{:<40}{logins}", "sessions lost", usize::from(!same)));
     stage.story.fact(
         "noticed",
         format!("{gaps} times that it did not run, the freeze before included"),
     );
-    let same = before.session == after.session;
     stage.story.claim(
         format!(
             "a night with {} moments awake: 0 reconnects, the same session and epoch",
