@@ -113,7 +113,7 @@ mod tests {
         let expected = "\
 BEGAN                    DURATION         IN        OUT  SLEEPS  END
 2027-01-15 08:00:00Z   3 h 12 min    12.3 MB      999 B       2  user_stop
-  2027-01-15 08:16:40Z  asleep for 2 h 0 min, 2 wakes, resumed by same_path
+  2027-01-15 08:16:40Z  asleep for 2 h, 2 wakes, resumed by same_path
 2027-01-15 13:33:20Z            ?        0 B        0 B       0  crash
 ";
         assert_eq!(text(&history), expected);
