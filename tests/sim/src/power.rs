@@ -241,6 +241,10 @@ impl World {
         let at = self.run_time();
         {
             let mut nights = self.nights.borrow_mut();
+            // After an announcement a gap is a sleep, whatever the clocks make of it, and what follows another wake.
+            if nights.mode.0 == Mode::Asleep {
+                nights.wake.connects = 0;
+            }
             nights.mode.1 = at;
             nights.wake.began = at;
         }
