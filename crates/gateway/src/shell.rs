@@ -394,6 +394,7 @@ async fn open_device(
             let tun = Tun::create(&TunOptions {
                 name: network.interface.clone(),
                 mtu: network.mtu,
+                offloads: false,
             })?;
             Network::open()
                 .await?

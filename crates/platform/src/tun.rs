@@ -1,6 +1,10 @@
 //! The virtual device through which the host hands us its packets.
 //!
-//! One packet per call, starting with its IP header: no packet information, no virtio header, no offload yet.
+//! ```text
+//!   without offloads   | IP packet |                              one packet a call
+//!   with offloads      | virtio header 10 | IP packet |           several segments of one flow in a call, checksums left to be made
+//! ```
+//! Without packet information in both cases. What stands in the header is the business of `packet::virtio`.
 
 pub use crate::os::tun::{Tun, identify, is_gone};
 
@@ -14,6 +18,15 @@ pub struct TunOptions {
     pub name: String,
     /// MTU in bytes.
     pub mtu: u16,
+    /// Make a device with offloads, if the system has them.
+    pub offloads: bool,
+}
+
+/// What a device with offloads takes and gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// Several UDP datagrams of one flow at once, beside TCP segments (Linux 6.2).
+    pub udp: bool,
 }
 
 /// Which device a descriptor belongs to ([`identify`]).

@@ -5,15 +5,20 @@
 //!   gateway   UdpListener  one socket for all clients: each datagram tells which of our addresses it came to,
 //!                          and its answer leaves from there
 //! ```
+//! Both send and take many datagrams in a call ([`Inbox`]).
+//!
 //! No datagram is ever fragmented, here or on the way: one that is too large for the first link is refused
 //! ([`SendFault::TooBig`]), one that is too large for a later link is lost there. The kernel's own idea of the path MTU, which
 //! anybody can change with a forged ICMP message, is not used: who wants to know it sends probes.
+
+pub(crate) mod batch;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::batch::{Arrival, BYTES_MAX, Inbox, SEGMENTS_MAX};
 pub use crate::os::udp::{Udp, UdpListener};
 
 /// Bytes asked for each of a socket's two buffers. The kernel books about 2.3 kB for a datagram of 1.4 kB and doubles what it
@@ -66,6 +71,15 @@ pub enum SendFault {
     /// Anything else.
     #[error("cannot send: {0}")]
     Other(io::Error),
+}
+
+/// Datagrams that were not sent, and why: those before [`Unsent::from`] were.
+#[derive(Debug)]
+pub struct Unsent {
+    /// Bytes before the first datagram that was not sent.
+    pub from: usize,
+    /// Why it was not. It says nothing about those behind it.
+    pub fault: SendFault,
 }
 
 /// The address that a new connected socket to `peer` would get now, for sockets with this `mark`. If it is another one than

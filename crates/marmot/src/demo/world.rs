@@ -63,6 +63,7 @@ impl World {
             let options = TunOptions {
                 name: "probe".into(),
                 mtu: 1400,
+                offloads: false,
             };
             Tun::create(&options)?;
             Ok(())

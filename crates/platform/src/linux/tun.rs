@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -11,7 +11,7 @@ use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
 use super::capabilities::{NET_ADMIN_HINT, TUN_DEVICE, tun_device_fault};
 use super::network::index_of;
 use crate::PlatformError;
-use crate::tun::{Identity, TunOptions, name_fault};
+use crate::tun::{Identity, Offloads, TunOptions, name_fault};
 
 /// A TUN device of our own. Dropping it removes the device with its addresses and routes (about 20 ms in the kernel,
 /// whatever their number).
@@ -19,12 +19,13 @@ pub struct Tun {
     device: AsyncDevice,
     name: String,
     index: u32,
+    offloads: Option<Offloads>,
 }
 
 impl Tun {
     /// Makes the device in the network namespace of this thread: down, without addresses. Needs a tokio runtime with I/O.
     pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {
-        let TunOptions { name, mtu } = options;
+        let TunOptions { name, mtu, offloads } = options;
         let name = name.clone();
         if let Some(reason) = name_fault(&name) {
             return Err(PlatformError::InterfaceName { name, reason });
@@ -50,7 +51,7 @@ impl Tun {
             .layer(Layer::L3)
             .inherit_enable_state()
             .with(|builder| {
-                builder.packet_information(false).offload(false);
+                builder.packet_information(false).offload(*offloads);
             })
             .build_async();
         let device = device.map_err(|source| match source.raw_os_error() {
@@ -64,11 +65,22 @@ impl Tun {
         })?;
         let index =
             index_of(&name).map_err(|source| PlatformError::io(format!("find the TUN device {name}"), source))?;
-        Ok(Self { device, name, index })
+        let offloads = match offloads {
+            true => Some(
+                offload(device.as_fd()).map_err(|source| PlatformError::io(format!("offload to {name}"), source))?,
+            ),
+            false => None,
+        };
+        Ok(Self {
+            device,
+            name,
+            index,
+            offloads,
+        })
     }
 
-    /// Goes on with a device that was kept for us over a restart ([`Tun::descriptor`]), as it is: with its addresses, routes
-    /// and state. Closes the descriptor if it is not the TUN device `expected_name` of this thread's network namespace, made
+    /// Goes on with a device that was kept for us over a restart ([`Tun::descriptor`]), as it is: with its addresses, routes,
+    /// state and offloads. Closes the descriptor if it is not the TUN device `expected_name` of this thread's network namespace, made
     /// as [`Tun::create`] does. Needs a tokio runtime with I/O.
     pub fn adopt(descriptor: OwnedFd, expected_name: &str) -> Result<Self, PlatformError> {
         let what = || format!("keep the TUN device {expected_name}");
@@ -77,21 +89,28 @@ impl Tun {
         if device.name != expected_name {
             return Err(refuse(format!("the descriptor belongs to {}", device.name)));
         }
-        if device.flags & MODES != libc::IFF_TUN {
-            return Err(refuse(format!("it works in another mode (flags {:#x})", device.flags)));
-        }
+        let has_header = match device.flags & MODES {
+            libc::IFF_TUN => false,
+            WITH_HEADER => true,
+            _ => return Err(refuse(format!("it works in another mode (flags {:#x})", device.flags))),
+        };
         if is_elsewhere(descriptor.as_fd()) {
             return Err(refuse("it is in another network namespace".to_owned()));
         }
         let index = index_of(expected_name).map_err(|source| PlatformError::io(what(), source))?;
-        // SAFETY: an open descriptor of a TUN device without virtio header, whose only owner we are; that it has no packet
-        // information either cannot be asked, but every device of ours is made so. It is closed if this fails.
+        let offloads = match has_header {
+            true => Some(offload(descriptor.as_fd()).map_err(|source| PlatformError::io(what(), source))?),
+            false => None,
+        };
+        // SAFETY: an open descriptor of a TUN device, whose only owner we are; that it has no packet information cannot be
+        // asked, but every device of ours is made so. It is closed if this fails.
         let device = unsafe { AsyncDevice::from_fd(descriptor.into_raw_fd()) };
         let device = device.map_err(|source| PlatformError::io(what(), source))?;
         Ok(Self {
             device,
             name: expected_name.to_owned(),
             index,
+            offloads,
         })
     }
 
@@ -108,6 +127,11 @@ impl Tun {
     /// Index of the interface, unique in its network namespace for the life of the device.
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// With offloads: then every packet that is read or written begins with a header of 10 bytes.
+    pub fn offloads(&self) -> Option<Offloads> {
+        self.offloads
     }
 
     /// Waits for one packet of the host; a packet larger than the buffer is cut off. Cancel safe. Of the errors only those
@@ -131,6 +155,11 @@ impl Tun {
         self.device.try_send(packet)
     }
 
+    /// As [`Tun::try_send`], with the packet in pieces.
+    pub fn try_send_pieces(&self, packet: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.device.try_send_vectored(packet)
+    }
+
     /// Changes the MTU, in bytes, of a device in use too: addresses, routes and state stay. To be called in the network
     /// namespace of the device. Below 1280 the kernel takes all IPv6 addresses and routes off, and does not bring them back.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
@@ -151,6 +180,31 @@ impl fmt::Debug for Tun {
 /// `IFF_NO_PI` shares its bit with "no filter".
 const MODES: libc::c_int =
     libc::IFF_TUN | libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE | libc::IFF_PERSIST;
+
+/// A device with offloads.
+const WITH_HEADER: libc::c_int = libc::IFF_TUN | libc::IFF_VNET_HDR;
+
+/// Tells the kernel what may be left to us. A kernel before 6.2 refuses the whole mask because of the flags for UDP.
+fn offload(descriptor: BorrowedFd<'_>) -> io::Result<Offloads> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let set = |mask: libc::c_uint| {
+        // SAFETY: TUNSETOFFLOAD takes a number and touches no memory of ours.
+        match unsafe {
+            libc::ioctl(
+                descriptor.as_raw_fd(),
+                libc::TUNSETOFFLOAD as _,
+                libc::c_ulong::from(mask),
+            )
+        } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    match set(tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6) {
+        Ok(()) => Ok(Offloads { udp: true }),
+        Err(_) => set(tcp).map(|()| Offloads { udp: false }),
+    }
+}
 
 /// Says which TUN device a descriptor belongs to ([`Tun::descriptor`]), and leaves it as it is. As long as the descriptor is
 /// open, no other device can be meant.

@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::udp::{BUFFER, SendFault, canonical};
+use crate::udp::batch::Batches;
+use crate::udp::{BUFFER, BYTES_MAX, Inbox, SendFault, Unsent, canonical};
 
 pub use self::listener::UdpListener;
 
@@ -23,6 +24,8 @@ const REPORTS: usize = 4;
 #[derive(Debug)]
 pub struct Udp {
     socket: UdpSocket,
+    batches: Batches,
+    peer: SocketAddr,
 }
 
 impl Udp {
@@ -43,8 +46,11 @@ impl Udp {
         }
         configure(&socket, peer.is_ipv6())?;
         socket.connect(&peer.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
         Ok(Self {
-            socket: UdpSocket::from_std(socket.into())?,
+            batches: Batches::new(&socket)?,
+            socket,
+            peer,
         })
     }
 
@@ -70,17 +76,36 @@ impl Udp {
         Ok(())
     }
 
-    /// Takes a datagram if one is waiting, [`io::ErrorKind::WouldBlock`] otherwise; what is longer than the buffer is cut off.
-    /// Other errors are about datagrams sent before, as in [`Udp::try_send`], and do not end the socket.
-    pub fn try_recv(&self, datagram: &mut [u8]) -> io::Result<usize> {
-        passing_over_reports(|| self.socket.try_recv(datagram))
+    /// Sends many datagrams, each of `segment` bytes but the last, which may be shorter; as far as the kernel takes them at once.
+    ///
+    /// # Errors
+    /// Where it stopped, and why; see [`Udp::try_send`].
+    pub fn try_send_many(&self, datagrams: &[u8], segment: usize) -> Result<(), Unsent> {
+        send_many(&self.batches, &self.socket, datagrams, segment, |part| {
+            let sent = match part.len() <= segment {
+                true => return self.try_send(part),
+                false => send_at_once(&self.socket, || {
+                    self.batches
+                        .send(&self.socket, (self.peer, None), part, segment)
+                        .map(|()| part.len())
+                }),
+            };
+            sent.map(drop)
+                .map_err(|error| fault(error, || Ok(self.local_addr()?.ip())))
+        })
     }
 
-    /// Waits for a datagram; otherwise as [`Udp::try_recv`]. Cancel safe.
-    pub async fn recv(&self, datagram: &mut [u8]) -> io::Result<usize> {
+    /// Takes what is waiting, [`io::ErrorKind::WouldBlock`] if nothing is. Other errors are about datagrams sent before, as in
+    /// [`Udp::try_send`], and do not end the socket.
+    pub fn try_recv(&self, inbox: &mut Inbox) -> io::Result<()> {
+        passing_over_reports(|| self.batches.receive(&self.socket, inbox))
+    }
+
+    /// Waits for datagrams; otherwise as [`Udp::try_recv`]. Cancel safe.
+    pub async fn recv(&self, inbox: &mut Inbox) -> io::Result<()> {
         loop {
             self.readable().await?;
-            match self.try_recv(datagram) {
+            match self.try_recv(inbox) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }
@@ -101,6 +126,29 @@ impl Udp {
     pub async fn writable(&self) -> io::Result<()> {
         self.socket.writable().await
     }
+}
+
+/// Sends datagrams with as few calls as there can be. One call takes all or nothing; if what it was given is too large for the first link, a
+/// shorter last one may still pass.
+fn send_many(
+    batches: &Batches,
+    socket: &UdpSocket,
+    datagrams: &[u8],
+    segment: usize,
+    mut send: impl FnMut(&[u8]) -> Result<(), SendFault>,
+) -> Result<(), Unsent> {
+    let mut from = 0;
+    while from < datagrams.len() {
+        let at_once = batches.segments(socket).min(BYTES_MAX / segment).max(1) * segment;
+        let part = &datagrams[from..datagrams.len().min(from + at_once)];
+        match send(part) {
+            Ok(()) => from += part.len(),
+            // Segmentation was given up just now: the same again, one at a time.
+            Err(_) if part.len() > segment && batches.segments(socket) == 1 => {}
+            Err(fault) => return Err(Unsent { from, fault }),
+        }
+    }
+    Ok(())
 }
 
 /// Tries to send without asking tokio first, which believes that a new socket takes nothing; and tells tokio if the socket

@@ -1,13 +1,13 @@
 //! The utun device through tun-rs. Never run on this system yet.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 
 use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
 
 use crate::PlatformError;
 use crate::service::Descriptor;
-use crate::tun::{Identity, TunOptions, name_fault};
+use crate::tun::{Identity, Offloads, TunOptions, name_fault};
 
 /// A utun device of our own. Dropping it removes the device with its addresses and routes.
 pub struct Tun {
@@ -20,7 +20,7 @@ impl Tun {
     /// Makes the device, without addresses. The kernel chooses the name unless the wanted one is `utunN`. Needs a tokio
     /// runtime with I/O.
     pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {
-        let TunOptions { name, mtu } = options;
+        let TunOptions { name, mtu, .. } = options;
         if let Some(reason) = name_fault(name) {
             let name = name.clone();
             return Err(PlatformError::InterfaceName { name, reason });
@@ -65,6 +65,11 @@ impl Tun {
         self.index
     }
 
+    /// This system has none.
+    pub fn offloads(&self) -> Option<Offloads> {
+        None
+    }
+
     /// Waits for one packet of the host. Cancel safe.
     pub async fn recv(&self, packet: &mut [u8]) -> io::Result<usize> {
         self.device.recv(packet).await
@@ -83,6 +88,11 @@ impl Tun {
     /// Hands one packet to the host if it takes it at once, [`io::ErrorKind::WouldBlock`] otherwise.
     pub fn try_send(&self, packet: &[u8]) -> io::Result<usize> {
         self.device.try_send(packet)
+    }
+
+    /// As [`Tun::try_send`], with the packet in pieces.
+    pub fn try_send_pieces(&self, packet: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.device.try_send_vectored(packet)
     }
 
     /// Changes the MTU, in bytes.

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::PlatformError;
 use crate::service::Descriptor;
-use crate::tun::{Identity, TunOptions, name_fault};
+use crate::tun::{Identity, Offloads, TunOptions, name_fault};
 
 /// There is none on this system: [`Tun::create`] says so.
 #[derive(Debug)]

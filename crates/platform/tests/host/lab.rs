@@ -103,6 +103,7 @@ pub(crate) fn tun(name: &str) -> Tun {
     Tun::create(&TunOptions {
         name: name.into(),
         mtu: 1400,
+        offloads: false,
     })
     .expect("TUN")
 }

@@ -63,6 +63,7 @@ fn name_in_use() {
             let error = Tun::create(&TunOptions {
                 name: name.into(),
                 mtu: 1400,
+                offloads: false,
             })
             .expect_err("in use");
             assert!(matches!(error, PlatformError::InterfaceInUse { .. }), "{error}");
@@ -70,6 +71,7 @@ fn name_in_use() {
         let error = Tun::create(&TunOptions {
             name: "much-too-long-a-name".into(),
             mtu: 1400,
+            offloads: false,
         });
         let error = error.expect_err("too long");
         assert!(error.to_string().contains("longer than 15 bytes"), "{error}");
@@ -94,6 +96,7 @@ fn missing_things() {
         let options = TunOptions {
             name: "marmot0".into(),
             mtu: 1400,
+            offloads: false,
         };
         Tun::create(&options).expect_err("something is missing").to_string()
     };

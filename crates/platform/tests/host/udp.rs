@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use platform::netns::Namespace;
 use platform::network::Network;
-use platform::udp::{Endpoint, SendFault, Udp, UdpListener, route_source};
+use platform::udp::{Arrival, Endpoint, Inbox, SendFault, Udp, UdpListener, route_source};
 
 use crate::lab::{Lab, Test, block_in, full_plan, ip, net, slot, tun};
 
@@ -23,6 +23,8 @@ pub(crate) fn tests() -> Vec<Test> {
             "nothing_is_fragmented_and_no_icmp_message_shrinks_a_datagram",
             unfragmented,
         ),
+        ("many_datagrams_of_a_call_arrive_whole_and_in_order", many),
+        ("many_datagrams_that_are_too_large_are_refused", many_too_large),
         ("a_closed_port_is_reported_and_the_next_datagram_is_sent", refused),
     ]
 }
@@ -166,13 +168,17 @@ fn marked() {
 
 /// Takes one datagram and sends it back.
 async fn echo(listener: &UdpListener) -> Endpoint {
-    let mut buffer = [0; 2000];
+    let mut inbox = Inbox::default();
     loop {
         listener.readable().await.expect("ready");
-        match listener.try_recv(&mut buffer) {
-            Ok((length, endpoint)) => {
-                listener.try_send(&buffer[..length], endpoint).expect("answered");
-                return endpoint;
+        match listener.try_recv(&mut inbox) {
+            Ok(()) => {
+                let arrival = inbox.arrivals()[0];
+                let datagram = arrival.datagrams().next().expect("one");
+                listener
+                    .try_send(&inbox.bytes()[datagram], arrival.from)
+                    .expect("answered");
+                return arrival.from;
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
@@ -183,9 +189,10 @@ async fn echo(listener: &UdpListener) -> Endpoint {
 async fn asked(listener: &UdpListener, client: &Udp) -> Endpoint {
     client.try_send(b"who is there?").expect("sent");
     let endpoint = echo(listener).await;
-    let mut buffer = [0; 100];
-    let length = client.recv(&mut buffer).await.expect("answer");
-    assert_eq!(&buffer[..length], b"who is there?");
+    let mut inbox = Inbox::default();
+    client.recv(&mut inbox).await.expect("answer");
+    let answer = inbox.arrivals()[0].datagrams().next().expect("one");
+    assert_eq!(&inbox.bytes()[answer], b"who is there?");
     endpoint
 }
 
@@ -326,23 +333,104 @@ fn unfragmented() {
                 lab.world.settle().expect("the router had its turn");
             }
             client.try_send(&vec![2; 1300 - headers]).expect("sent");
-            let mut buffer = vec![0; 2000];
-            listener.readable().await.expect("ready");
-            let (length, endpoint) = loop {
-                match listener.try_recv(&mut buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        listener.readable().await.expect("ready")
-                    }
-                    outcome => break outcome.expect("received"),
-                }
-            };
-            assert_eq!((length, buffer[0]), (1300 - headers, 2), "what was too large is lost");
+            let mut inbox = Inbox::default();
+            let (datagrams, endpoint) = taken(&listener, &mut inbox).await;
+            assert_eq!(datagrams, [vec![2; 1300 - headers]], "what was too large is lost");
             let fault = listener
                 .try_send(&vec![0; 1301 - headers], endpoint)
                 .expect_err("beyond the link");
             assert!(matches!(fault, SendFault::TooBig), "{fault:?}");
         });
     }
+}
+
+/// What the next call brings.
+async fn taken(listener: &UdpListener, inbox: &mut Inbox) -> (Vec<Vec<u8>>, Endpoint) {
+    loop {
+        match listener.try_recv(inbox) {
+            Ok(()) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.readable().await.expect("ready"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let all = inbox.arrivals().iter().flat_map(Arrival::datagrams);
+    let datagrams = all.map(|datagram| inbox.bytes()[datagram].to_vec()).collect();
+    (datagrams, inbox.arrivals()[0].from)
+}
+
+/// Datagrams of `length` bytes, numbered, and one of `last` bytes.
+fn numbered(count: u8, length: usize, last: usize) -> Vec<Vec<u8>> {
+    let all = (0..count).map(|number| vec![number; length]);
+    all.chain((last > 0).then(|| vec![count; last])).collect()
+}
+
+fn many() {
+    let lab = Lab::new();
+    for (wildcard, peer) in [("0.0.0.0", "192.0.2.1"), ("::", "2001:db8::1")] {
+        let listener = listener(&lab.world, wildcard, false);
+        lab.on_host(|| async {
+            let listener = listener();
+            let client = Udp::connect(at(peer), None).expect("a way");
+            let (mut here, mut there) = (Inbox::default(), Inbox::default());
+            for (count, length, last) in [
+                (1, 1200, 0),
+                (2, 1, 0),
+                (40, 1300, 7),
+                (64, 1000, 0),
+                (100, 100, 99),
+                (130, 1400, 1),
+            ] {
+                let sent = numbered(count, length, last);
+                client.try_send_many(&sent.concat(), length).expect("sent");
+                let (mut received, mut endpoint) = (Vec::new(), None);
+                while received.len() < sent.len() {
+                    let (datagrams, from) = taken(&listener, &mut there).await;
+                    received.extend(datagrams);
+                    endpoint = Some(from);
+                }
+                assert_eq!(received, sent, "{count} of {length} and {last}");
+                let endpoint = endpoint.expect("somebody");
+                assert_eq!(endpoint.local, ip(peer));
+                listener
+                    .try_send_many(&sent.concat(), length, endpoint)
+                    .expect("answered");
+                let mut received = Vec::new();
+                while received.len() < sent.len() {
+                    client.recv(&mut here).await.expect("answer");
+                    let all = here.arrivals().iter().flat_map(Arrival::datagrams);
+                    received.extend(all.map(|datagram| here.bytes()[datagram].to_vec()));
+                    assert!(
+                        here.arrivals().iter().all(|arrival| arrival.at.is_some()),
+                        "time stamps"
+                    );
+                }
+                assert_eq!(received, sent, "back");
+            }
+        });
+    }
+}
+
+fn many_too_large() {
+    let lab = Lab::new();
+    let listener = listener(&lab.world, "0.0.0.0", false);
+    lab.on_host(|| async {
+        let listener = listener();
+        let client = Udp::connect(at("192.0.2.1"), None).expect("a way");
+        let unsent = client
+            .try_send_many(&vec![0; 4 * 1473], 1473)
+            .expect_err("beyond the link");
+        assert!(matches!(unsent.fault, SendFault::TooBig), "{unsent:?}");
+        assert_eq!(unsent.from, 0);
+        client
+            .try_send_many(&vec![3; 2 * 1472], 1472)
+            .expect("as much as the link takes");
+        let mut inbox = Inbox::default();
+        let mut received = taken(&listener, &mut inbox).await.0;
+        while received.len() < 2 {
+            received.extend(taken(&listener, &mut inbox).await.0);
+        }
+        assert_eq!(received, [vec![3; 1472], vec![3; 1472]]);
+    });
 }
 
 fn refused() {

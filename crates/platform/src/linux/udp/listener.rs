@@ -1,24 +1,25 @@
-//! The socket that hears all clients: each datagram with the address that it came to, in ancillary data (ip(7), ipv6(7)).
+//! The socket that hears all clients: each datagram with the address that it came to, in ancillary data (ip(7), ipv6(7)), and so do its answers.
 
 use std::ffi::c_void;
 use std::io;
 use std::mem::{size_of, size_of_val, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::{configure, fault, passing_over_reports, send_at_once, set_option};
+use super::{configure, fault, passing_over_reports, send_at_once, send_many};
 use crate::PlatformError;
-use crate::udp::{Endpoint, SendFault, canonical};
+use crate::udp::batch::Batches;
+use crate::udp::{Endpoint, Inbox, SendFault, Unsent};
 
 /// An unconnected socket that answers from the address it was asked at, never fragmenting.
 #[derive(Debug)]
 pub struct UdpListener {
     socket: UdpSocket,
+    batches: Batches,
     v6: bool,
 }
 
@@ -47,13 +48,13 @@ impl UdpListener {
             return refuse("the socket is connected to one peer");
         }
         configure(&reference, v6)?;
-        match v6 {
-            true => set_option(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
-            false => set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?,
-        }
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
-        Ok(Self { socket, v6 })
+        Ok(Self {
+            batches: Batches::new(&socket)?,
+            socket,
+            v6,
+        })
     }
 
     /// The socket, for another runtime or process to [`UdpListener::adopt`].
@@ -66,10 +67,34 @@ impl UdpListener {
         self.socket.local_addr()
     }
 
-    /// Takes a datagram if one is waiting, [`io::ErrorKind::WouldBlock`] otherwise; what is longer than the buffer is cut off.
-    pub fn try_recv(&self, datagram: &mut [u8]) -> io::Result<(usize, Endpoint)> {
-        let number = self.socket.as_raw_fd();
-        passing_over_reports(|| self.socket.try_io(Interest::READABLE, || receive(number, datagram)))
+    /// Takes what is waiting, [`io::ErrorKind::WouldBlock`] if nothing is.
+    pub fn try_recv(&self, inbox: &mut Inbox) -> io::Result<()> {
+        passing_over_reports(|| self.batches.receive(&self.socket, inbox))
+    }
+
+    /// Sends many datagrams to the peer of `to`, from the address it came to; otherwise as [`super::Udp::try_send_many`].
+    ///
+    /// # Errors
+    /// Where it stopped, and why.
+    pub fn try_send_many(&self, datagrams: &[u8], segment: usize, to: Endpoint) -> Result<(), Unsent> {
+        let peer = if self.v6 { mapped(to.peer) } else { to.peer };
+        let local = (!to.local.is_unspecified()).then_some(to.local);
+        let local = if self.v6 {
+            local.map(|local| mapped_ip(local).into())
+        } else {
+            local
+        };
+        send_many(&self.batches, &self.socket, datagrams, segment, |part| {
+            if part.len() <= segment {
+                return self.try_send(part, to);
+            }
+            let sent = send_at_once(&self.socket, || {
+                self.batches
+                    .send(&self.socket, (peer, local), part, segment)
+                    .map(|()| part.len())
+            });
+            sent.map(drop).map_err(|error| fault(error, || Ok(to.local)))
+        })
     }
 
     /// Sends one datagram to the peer of `to`, from the address it came to, if the kernel takes it at once.
@@ -107,33 +132,6 @@ fn open(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::UdpSocket
 
 /// Room for one header with the longer of the two kinds of data (40 bytes), aligned as headers must be.
 type Control = [u64; 8];
-
-fn receive(number: RawFd, datagram: &mut [u8]) -> io::Result<(usize, Endpoint)> {
-    let mut control: Control = [0; 8];
-    let mut part = libc::iovec {
-        iov_base: datagram.as_mut_ptr().cast(),
-        iov_len: datagram.len(),
-    };
-    // SAFETY: the kernel writes at most the given lengths into the address, the datagram and the control data, all of which
-    // outlive the call, and says how long the address is.
-    let ((length, (local, index)), from) = unsafe {
-        SockAddr::try_init(|address, size| {
-            let mut message = message(address.cast(), *size, &mut part, &mut control);
-            let length = libc::recvmsg(number, &mut message, 0);
-            let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-            *size = message.msg_namelen;
-            Ok((length, arrival(&message)))
-        })
-    }?;
-    let peer = from.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    let interface = if is_link_local(local) { index } else { 0 };
-    let endpoint = Endpoint {
-        peer: canonical(peer),
-        local,
-        interface,
-    };
-    Ok((length, endpoint))
-}
 
 fn send(number: RawFd, v6: bool, datagram: &[u8], to: Endpoint) -> io::Result<usize> {
     let mut control: Control = [0; 8];
@@ -202,41 +200,6 @@ unsafe fn add<T>(message: &mut libc::msghdr, level: libc::c_int, kind: libc::c_i
         (*header).cmsg_type = kind;
         (*header).cmsg_len = libc::CMSG_LEN(size) as _;
         ptr::write_unaligned(libc::CMSG_DATA(header).cast(), data);
-    }
-}
-
-/// Our address that a received message was sent to, and the index of the interface it came in by.
-///
-/// # Safety
-/// The kernel has just filled in the control data of `message`, which is still there.
-unsafe fn arrival(message: &libc::msghdr) -> (IpAddr, u32) {
-    // SAFETY: the headers lie within the control data; each is as long as its kind says.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(message);
-        while let Some(kind) = header.as_ref() {
-            let data = libc::CMSG_DATA(header);
-            match (kind.cmsg_level, kind.cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let data: libc::in_pktinfo = ptr::read_unaligned(data.cast());
-                    let local = Ipv4Addr::from(data.ipi_spec_dst.s_addr.to_ne_bytes());
-                    return (local.into(), u32::try_from(data.ipi_ifindex).unwrap_or(0));
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let data: libc::in6_pktinfo = ptr::read_unaligned(data.cast());
-                    let local = Ipv6Addr::from(data.ipi6_addr.s6_addr);
-                    return (IpAddr::from(local).to_canonical(), data.ipi6_ifindex);
-                }
-                _ => header = libc::CMSG_NXTHDR(message, header),
-            }
-        }
-    }
-    (Ipv6Addr::UNSPECIFIED.into(), 0)
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 
