@@ -2,6 +2,7 @@
 //! that a device with offloads leaves to us.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod checksum;
 pub mod coalesce;
 pub mod drop;
@@ -15,6 +16,7 @@ pub mod too_big;
 mod upper;
 pub mod virtio;
 
+pub use batch::Batch;
 pub use coalesce::Coalescer;
 pub use drop::{DropCounters, DropReason};
 pub use fragment::{Fragments, fragment};

@@ -23,11 +23,12 @@ use std::time::Duration;
 
 use dtls::{Content, Suite};
 use now::{Awake, Deadline, Gap, Now};
+use packet::Batch;
 use wire::cstp::Kind;
 
 use self::link::{Attempt, Keys, Link};
 use self::wake::{Life, Stance};
-use crate::datagrams::{MAX_ECHO, PathVerdict, seal_into, sealed, split};
+use crate::datagrams::{MAX_ECHO, PathVerdict, record_length, seal_at_the_end, sealed, split};
 use crate::park::Via;
 use crate::path_mtu::{PathMtu, parse_probe, probe_payload};
 use crate::round_trip::RoundTrip;
@@ -71,7 +72,6 @@ pub struct Datagrams {
     moved: Option<Via>,
     round_trip: RoundTrip,
     outputs: VecDeque<DataOutput>,
-    record: Vec<u8>,
 }
 
 impl Datagrams {
@@ -119,7 +119,6 @@ impl Datagrams {
             moved: None,
             round_trip: RoundTrip::default(),
             outputs: VecDeque::new(),
-            record: Vec::new(),
         }
     }
 
@@ -162,13 +161,25 @@ impl Datagrams {
         Some(link.mtu.as_ref().map_or(self.terms.mtu, PathMtu::current))
     }
 
-    /// Seals a packet. `None`: it is to take the control channel.
-    pub fn send(&mut self, packet: &[u8], now: Now) -> Option<(PathId, &[u8])> {
-        if self.mtu().is_none_or(|mtu| packet.len() > usize::from(mtu)) {
-            return None;
-        }
+    /// Bytes of the record of a packet of `length` bytes. `None`: the packet is to take the control channel.
+    pub fn record_length(&self, length: usize) -> Option<usize> {
+        let link = self.link.as_ref().filter(|link| link.alive)?;
+        let mtu = link.mtu.as_ref().map_or(self.terms.mtu, PathMtu::current);
+        (length <= usize::from(mtu)).then(|| record_length(&link.keys.seal, length))
+    }
+
+    /// Seals a packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of
+    /// [`Datagrams::record_length`]. `None`: the packet is to take the control channel.
+    pub fn seal(
+        &mut self,
+        length: usize,
+        batch: &mut Batch,
+        write: impl FnOnce(&mut [u8]),
+        now: Now,
+    ) -> Option<PathId> {
+        self.record_length(length)?;
         let link = self.link.as_mut()?;
-        if seal_into(&mut link.keys.seal, Kind::Data, packet, &mut self.record).is_err() {
+        if seal_at_the_end(&mut link.keys.seal, length, batch, write).is_err() {
             self.give_up("the key is used up", now.awake);
             return None;
         }
@@ -184,7 +195,7 @@ impl Datagrams {
             self.begin(now.awake);
         }
         self.ask(now.awake);
-        Some((path, &self.record))
+        Some(path)
     }
 
     /// The kernel did not take a datagram of this length: it is longer than the first hop carries.

@@ -9,6 +9,7 @@
 mod watch;
 
 use dtls::{SealError, SealHalf};
+use packet::Batch;
 use wire::cstp::Kind;
 
 pub use watch::{PathVerdict, PathWatch};
@@ -30,6 +31,31 @@ pub(crate) fn seal_into(
     record.extend_from_slice(payload);
     record.resize(prefix + 1 + payload.len() + suffix, 0);
     seal.seal(record)
+}
+
+/// Seals one packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of this
+/// length ([`record_length`]). On failure the batch is what it was.
+pub(crate) fn seal_at_the_end(
+    seal: &mut SealHalf,
+    length: usize,
+    batch: &mut Batch,
+    write: impl FnOnce(&mut [u8]),
+) -> Result<(), SealError> {
+    let whole = record_length(seal, length);
+    let start = seal.prefix() + 1;
+    let record = batch.add(whole);
+    record[start - 1] = Kind::Data.byte();
+    write(&mut record[start..start + length]);
+    let sealed = seal.seal(record);
+    if sealed.is_err() {
+        batch.take_back(whole);
+    }
+    sealed
+}
+
+/// Bytes of the record of a packet.
+pub(crate) fn record_length(seal: &SealHalf, packet: usize) -> usize {
+    seal.overhead() + 1 + packet
 }
 
 /// One application record of its own.

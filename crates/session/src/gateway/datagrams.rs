@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use dtls::{ConnectionId, Content, OpenHalf, Psk, SealHalf, Suite, Tail};
 use now::{Awake, Deadline, Gap, Now};
+use packet::Batch;
 use wire::cstp::Kind;
 
-use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, seal_into, sealed, split};
+use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, record_length, seal_at_the_end, sealed, split};
 use crate::park::Via;
 use crate::path_mtu::{PathMtu, probe_payload};
 
@@ -144,7 +145,6 @@ pub struct Datagrams<E> {
     /// Since when no timer of the paths runs: the client sleeps.
     resting: Option<Awake>,
     outputs: VecDeque<GatewayData<E>>,
-    record: Vec<u8>,
 }
 
 impl<E: Copy + Eq> Datagrams<E> {
@@ -158,7 +158,6 @@ impl<E: Copy + Eq> Datagrams<E> {
             word: None,
             resting: None,
             outputs: VecDeque::new(),
-            record: Vec::new(),
         }
     }
 
@@ -181,14 +180,14 @@ impl<E: Copy + Eq> Datagrams<E> {
         self.terms = terms;
     }
 
-    /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked. `challenge` must be random; it is used at
-    /// most once.
+    /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked. `challenge` makes random bytes, if
+    /// they are needed.
     pub fn received(
         &mut self,
         endpoint: E,
         id: Option<ConnectionId>,
         datagram: &mut [u8],
-        challenge: [u8; 8],
+        challenge: impl FnOnce() -> [u8; 8],
         now: Now,
         deliver: &mut dyn FnMut(&[u8]),
     ) {
@@ -204,6 +203,7 @@ impl<E: Copy + Eq> Datagrams<E> {
                 Err(_) => self.give_up_shaking(),
             };
         }
+        let mut challenge = Some(challenge);
         let mut rest = datagram;
         while !rest.is_empty() {
             let Some((index, record)) = self.open(endpoint, id, rest) else {
@@ -214,8 +214,12 @@ impl<E: Copy + Eq> Datagrams<E> {
             match record.content {
                 Content::Data { range, newest } => {
                     let index = self.heard(index, now.awake);
-                    if index == 0 && newest && self.links[index].endpoint != endpoint {
-                        self.challenge(endpoint, length, challenge, now.awake);
+                    if index == 0
+                        && newest
+                        && self.links[index].endpoint != endpoint
+                        && let Some(challenge) = challenge.take()
+                    {
+                        self.challenge(endpoint, length, challenge(), now.awake);
                     }
                     self.record_in((index, newest), endpoint, &rest[range], now, deliver);
                 }
@@ -260,13 +264,20 @@ impl<E: Copy + Eq> Datagrams<E> {
         Some(link.mtu.as_ref().map_or(self.terms.mtu, PathMtu::current))
     }
 
-    /// Seals a packet. `None`: it is to take the control channel, or none if [`Datagrams::is_silent`].
-    pub fn send(&mut self, packet: &[u8], now: Now) -> Option<(E, &[u8])> {
-        if self.mtu().is_none_or(|mtu| packet.len() > usize::from(mtu)) {
-            return None;
-        }
+    /// Where records of packets go now and how long the one of a packet of `length` bytes is. `None`: the packet is to take the control
+    /// channel, or none if [`Datagrams::is_silent`].
+    pub fn record_length(&self, length: usize) -> Option<(E, usize)> {
+        let fits = self.mtu().is_some_and(|mtu| length <= usize::from(mtu));
+        let link = self.links.first().filter(|_| fits)?;
+        Some((link.endpoint, record_length(&link.seal, length)))
+    }
+
+    /// Seals a packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of
+    /// [`Datagrams::record_length`]. `None` as there.
+    pub fn seal(&mut self, length: usize, batch: &mut Batch, write: impl FnOnce(&mut [u8]), now: Now) -> Option<E> {
+        self.record_length(length)?;
         let link = self.links.first_mut()?;
-        if seal_into(&mut link.seal, Kind::Data, packet, &mut self.record).is_err() {
+        if seal_at_the_end(&mut link.seal, length, batch, write).is_err() {
             self.lost("the key is used up");
             return None;
         }
@@ -276,7 +287,7 @@ impl<E: Copy + Eq> Datagrams<E> {
                 mtu.traffic(now.awake);
             }
         }
-        Some((link.endpoint, &self.record))
+        Some(link.endpoint)
     }
 
     /// The kernel did not take a datagram of this length: it is longer than the first hop carries.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dtls::{ConnectionId, CookieCheck, Cookies, Peek, Psk, Suite, peek};
 use now::{Gap, GapKind, Now};
+use packet::Batch;
 use session::client::{Ask, DataOutput, Datagrams, PathId, Renewal, Terms};
 use session::gateway::{self, DatagramTerms, GatewayData, Key};
 
@@ -49,6 +50,7 @@ pub(crate) struct Net {
     pub(crate) at_gateway: Vec<Vec<u8>>,
     pub(crate) at_client: Vec<Vec<u8>>,
     pub(crate) told: Vec<String>,
+    batch: Batch,
 }
 
 pub(crate) fn terms(ours: bool, key: u8) -> Terms {
@@ -113,6 +115,7 @@ impl Net {
             at_gateway: Vec::new(),
             at_client: Vec::new(),
             told: Vec::new(),
+            batch: Batch::default(),
         };
         this.settle();
         this
@@ -162,13 +165,11 @@ impl Net {
 
     /// A packet of the client. Whether it took the data channel.
     pub(crate) fn up_packet(&mut self, packet: &[u8]) -> bool {
-        let sent = self
-            .client
-            .send(packet, self.now)
-            .map(|(path, record)| (path, record.to_vec()));
-        match sent {
-            Some((path, record)) => {
-                self.uplink(path, record);
+        self.batch.clear();
+        let write = |place: &mut [u8]| place.copy_from_slice(packet);
+        match self.client.seal(packet.len(), &mut self.batch, write, self.now) {
+            Some(path) => {
+                self.uplink(path, self.batch.bytes().to_vec());
                 true
             }
             None => false,
@@ -177,13 +178,11 @@ impl Net {
 
     /// A packet for the client. Whether it took the data channel.
     pub(crate) fn down_packet(&mut self, packet: &[u8]) -> bool {
-        let sent = self
-            .gateway
-            .send(packet, self.now)
-            .map(|(to, record)| (to, record.to_vec()));
-        match sent {
-            Some((to, record)) => {
-                self.launch(Flight::ToClient(to, record));
+        self.batch.clear();
+        let write = |place: &mut [u8]| place.copy_from_slice(packet);
+        match self.gateway.seal(packet.len(), &mut self.batch, write, self.now) {
+            Some(to) => {
+                self.launch(Flight::ToClient(to, self.batch.bytes().to_vec()));
                 true
             }
             None => false,
@@ -403,7 +402,8 @@ impl Net {
                 let challenge = self.random();
                 let packets = &mut self.at_gateway;
                 let deliver = &mut |packet: &[u8]| packets.push(packet.to_vec());
-                self.gateway.received(from, id, datagram, challenge, self.now, deliver);
+                self.gateway
+                    .received(from, id, datagram, || challenge, self.now, deliver);
             }
         }
     }

@@ -31,7 +31,6 @@ impl<E: Copy + Eq> Datagrams<E> {
             return;
         }
         self.resting = Some(now.awake);
-        self.record = Vec::new();
         if let Some(link) = self.links.first_mut() {
             // What it was asked before it slept is no reason to doubt its path afterwards.
             link.watch.heard(now.awake);

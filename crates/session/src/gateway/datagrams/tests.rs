@@ -69,7 +69,7 @@ fn shake(gateway: &mut Datagrams<u32>, now: Now, id: u8) -> dtls::Established {
                 Peek::Identified(id) => Some(id),
                 Peek::Hello(_) | Peek::Record { .. } | Peek::Foreign => None,
             };
-            gateway.received(HOME, id, &mut datagram, CHALLENGE, now, &mut |_| {});
+            gateway.received(HOME, id, &mut datagram, || CHALLENGE, now, &mut |_| {});
         }
     }
     panic!("no handshake")
@@ -113,8 +113,13 @@ impl Pair {
         let packets = &mut self.packets;
         let deliver = &mut |_: &[u8]| *packets += 1;
         self.gateway
-            .received(from, Some(id), &mut datagram, CHALLENGE, self.now, deliver);
+            .received(from, Some(id), &mut datagram, || CHALLENGE, self.now, deliver);
         self.settle();
+    }
+
+    /// Where the record of a packet for the client goes.
+    fn packet(&mut self, length: usize) -> Option<u32> {
+        self.gateway.seal(length, &mut Batch::default(), |_| {}, self.now)
     }
 
     fn wait(&mut self, time: Duration) {
@@ -192,7 +197,7 @@ fn an_awake_from_where_the_client_was_is_answered_at_once() {
     assert_eq!(pair.answers(), [(HOME, Kind::AwakeAnswer, WORD.to_vec())]);
     pair.gateway.wake(pair.now);
     assert!(pair.gateway.is_up(), "no word about the path through the night");
-    assert!(pair.gateway.send(&[0; 1400], pair.now).is_some(), "as large as before");
+    assert!(pair.packet(1400).is_some(), "as large as before");
 }
 
 #[test]
@@ -260,10 +265,10 @@ fn words_that_were_not_granted_or_are_cut_short_mean_nothing() {
 #[test]
 fn a_dead_data_channel_moves_no_packet_of_our_own_client_to_tcp() {
     let mut pair = Pair::new(true);
-    assert!(pair.gateway.send(&[0; 100], pair.now).is_some());
+    assert!(pair.packet(100).is_some());
     pair.wait(Duration::from_secs(3));
     assert_eq!(pair.told, ["silent: nothing comes back"]);
-    assert!(pair.gateway.is_silent() && pair.gateway.send(&[0; 100], pair.now).is_none());
+    assert!(pair.gateway.is_silent() && pair.packet(100).is_none());
     pair.forget();
     pair.wait(Duration::from_secs(3600));
     let probes = pair.sent.iter().filter(|(_, _, payload)| payload.is_empty()).count();
@@ -282,7 +287,7 @@ fn a_client_that_is_not_heard_here_gets_its_packets_where_it_answers_or_sends() 
             pair.gateway.is_up(),
             "an answer there says nothing about a path that works"
         );
-        assert!(pair.gateway.send(&[0; 100], pair.now).is_some());
+        assert!(pair.packet(100).is_some());
         pair.wait(Duration::from_secs(3));
         if answers {
             pair.gateway.client_answers_on_control();
@@ -296,7 +301,7 @@ fn a_client_that_is_not_heard_here_gets_its_packets_where_it_answers_or_sends() 
 #[test]
 fn a_stock_client_gets_its_packets_over_tls_when_the_data_channel_is_dead() {
     let mut pair = Pair::new(false);
-    assert!(pair.gateway.send(&[0; 100], pair.now).is_some());
+    assert!(pair.packet(100).is_some());
     pair.wait(Duration::from_secs(3));
     assert_eq!(pair.told, ["down: nothing comes back"]);
     assert!(!pair.gateway.is_silent());
