@@ -113,11 +113,19 @@ impl Channel {
     /// [`Closed::Cstp`] if the payload is longer than a frame may be, [`Closed::Backlog`] if the peer has stopped reading,
     /// [`Closed::Tls`] if the connection can seal no more.
     pub fn queue(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Closed> {
+        self.queue_with(kind, payload.len(), |place| place.copy_from_slice(payload))
+    }
+
+    /// As [`Channel::queue`], with a payload of `length` bytes that `write` puts into its place.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queue_with(&mut self, kind: Kind, length: usize, write: impl FnOnce(&mut [u8])) -> Result<(), Closed> {
         if self.outgoing.len() >= 2 * MAX_PENDING {
             return Err(Closed::Backlog(self.outgoing.len()));
         }
         self.frame.clear();
-        cstp::encode(kind, payload, &mut self.frame)?;
+        cstp::encode_with(kind, length, write, &mut self.frame)?;
         // With no buffer limit one write takes the whole frame, and a frame never exceeds one record.
         self.tls.writer().write_all(&self.frame)?;
         let before = self.outgoing.len();

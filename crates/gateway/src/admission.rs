@@ -29,8 +29,11 @@ pub const USER_FACTOR: u32 = 10;
 /// Logins that may wait for their turn at argon2. At about 50 ms each on two cores the last one waits two seconds.
 pub const MAX_WAITING_LOGINS: usize = 64;
 
-/// Packets that may wait for one session. 256 full ones are 360 KB, about 30 ms at 100 Mbit/s.
+/// Reads of the device that may wait for one session: each one packet, or several of one flow.
 pub const SESSION_QUEUE: usize = 256;
+
+/// Bytes that they keep: about 30 ms at 100 Mbit/s.
+pub const SESSION_QUEUE_BYTES: usize = 360 * 1024;
 
 /// What a peer may still send after we have refused its message, in bytes and in time, before we close: closing at once
 /// would reset the connection and take our answer with it (RFC 9112 section 9.6).

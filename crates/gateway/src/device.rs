@@ -1,18 +1,20 @@
 //! Where the gateway's packets come from and go to: the host's TUN device, or queues in memory.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use packet::DropReason;
-use platform::tun::Tun;
+use packet::virtio::Offload;
+use platform::tun::{Offloads, Tun};
+use platform::udp::Inbox;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::sleep;
 
-/// The longest packet read from a TUN device, in bytes: the largest an IP header can announce.
-pub(crate) const MAX_PACKET: usize = 65_535;
+use crate::buffer::{Buffer, Pool};
+use crate::load::Load;
 
 /// How long the device is left alone after it failed to give a packet: one that somebody has set down fails at once, again
 /// and again, until it is up.
@@ -75,7 +77,11 @@ impl MemoryDevice {
 /// The reading half of a device; there is one.
 pub(crate) enum Reader {
     /// Shares the device with the writer.
-    Tun { tun: Rc<Tun>, buffer: Box<[u8]> },
+    Tun {
+        tun: Rc<Tun>,
+        buffer: Box<[u8]>,
+        pool: Pool,
+    },
     /// Owns its queue.
     Memory(mpsc::Receiver<Bytes>),
 }
@@ -89,12 +95,14 @@ pub(crate) enum Writer {
 }
 
 /// Takes a TUN device apart.
-pub(crate) fn of_tun(tun: Tun) -> (Reader, Writer) {
+pub(crate) fn of_tun(tun: Tun, pool: Pool) -> (Reader, Writer) {
     let tun = Rc::new(tun);
     (
         Reader::Tun {
             tun: Rc::clone(&tun),
-            buffer: vec![0; MAX_PACKET].into_boxed_slice(),
+            // Room for a whole packet behind the header of a device with offloads.
+            buffer: Inbox::buffer(),
+            pool,
         },
         Writer::Tun(tun),
     )
@@ -106,12 +114,18 @@ pub(crate) fn of_memory(device: MemoryDevice) -> (Reader, Writer) {
 }
 
 impl Reader {
-    /// Waits for one packet. Cancel safe. An error means that the device is gone.
-    pub(crate) async fn recv(&mut self) -> io::Result<Bytes> {
+    /// Waits for one packet, or several of one flow. Cancel safe. An error means that the device is gone.
+    pub(crate) async fn recv(&mut self) -> io::Result<Load> {
         match self {
-            Self::Tun { tun, buffer } => loop {
+            Self::Tun { tun, buffer, pool } => loop {
                 match tun.recv(buffer).await {
-                    Ok(length) => return Ok(Bytes::copy_from_slice(&buffer[..length])),
+                    Ok(length) => {
+                        let read = pool.part(length, buffer);
+                        return Ok(match tun.offloads() {
+                            Some(_) => Load::with_header(read),
+                            None => Load::plain(read),
+                        });
+                    }
                     Err(error) if platform::tun::is_gone(&error) => return Err(error),
                     Err(error) => {
                         tracing::debug!(%error, "cannot read the device");
@@ -119,25 +133,54 @@ impl Reader {
                     }
                 }
             },
-            Self::Memory(queue) => queue.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into()),
+            Self::Memory(queue) => {
+                let packet = queue.recv().await.ok_or(io::ErrorKind::BrokenPipe)?;
+                Ok(Load::plain(Buffer::Shared(packet)))
+            }
         }
     }
 }
 
 impl Writer {
-    /// Hands over one packet, or drops it.
-    pub(crate) fn try_send(&self, packet: Bytes) -> Result<(), DropReason> {
+    /// What the device takes at once; nothing if that is one packet.
+    pub(crate) fn offloads(&self) -> Option<Offloads> {
         match self {
-            Self::Tun(tun) => tun.try_send(&packet).map(|_| ()).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => DropReason::QueueFull,
-                _ => DropReason::DeviceRefused,
-            }),
-            Self::Memory(queue) => queue.try_send(packet).map_err(|error| match error {
-                TrySendError::Full(_) => DropReason::QueueFull,
-                TrySendError::Closed(_) => DropReason::DeviceRefused,
-            }),
+            Self::Tun(tun) => tun.offloads(),
+            Self::Memory(_) => None,
         }
     }
+
+    /// Hands over one packet, or drops it.
+    pub(crate) fn try_send(&self, packet: &[u8]) -> Result<(), DropReason> {
+        match self {
+            Self::Tun(tun) if tun.offloads().is_some() => {
+                let header = Offload::default().header(0);
+                self.try_send_pieces(&[IoSlice::new(&header), IoSlice::new(packet)])
+            }
+            Self::Tun(tun) => taken(tun.try_send(packet)),
+            Self::Memory(queue) => queue
+                .try_send(Bytes::copy_from_slice(packet))
+                .map_err(|error| match error {
+                    TrySendError::Full(_) => DropReason::QueueFull,
+                    TrySendError::Closed(_) => DropReason::DeviceRefused,
+                }),
+        }
+    }
+
+    /// Hands over what a device with offloads takes, beginning with the header, or drops it.
+    pub(crate) fn try_send_pieces(&self, pieces: &[IoSlice<'_>]) -> Result<(), DropReason> {
+        match self {
+            Self::Tun(tun) => taken(tun.try_send_pieces(pieces)),
+            Self::Memory(_) => Err(DropReason::DeviceRefused),
+        }
+    }
+}
+
+fn taken(sent: io::Result<usize>) -> Result<(), DropReason> {
+    sent.map(drop).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => DropReason::QueueFull,
+        _ => DropReason::DeviceRefused,
+    })
 }
 
 #[cfg(test)]
@@ -148,12 +191,9 @@ mod tests {
     fn a_full_or_abandoned_queue_drops_with_its_reason() {
         let (near, far) = MemoryDevice::pair(1);
         let (_reader, writer) = of_memory(near);
-        assert_eq!(writer.try_send(Bytes::from_static(b"a")), Ok(()));
-        assert_eq!(writer.try_send(Bytes::from_static(b"b")), Err(DropReason::QueueFull));
+        assert_eq!(writer.try_send(b"a"), Ok(()));
+        assert_eq!(writer.try_send(b"b"), Err(DropReason::QueueFull));
         drop(far);
-        assert_eq!(
-            writer.try_send(Bytes::from_static(b"c")),
-            Err(DropReason::DeviceRefused)
-        );
+        assert_eq!(writer.try_send(b"c"), Err(DropReason::DeviceRefused));
     }
 }

@@ -17,7 +17,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use now::{Deadline, Now};
 use session::gateway::{
     Claim, ConnectRefused, Connected, CookieHash, Ended, Lease, Limits, Login, LoginRefused, Proof, Reservation,
@@ -27,15 +26,17 @@ use session::park::Via;
 use session::resume::BINDING_BYTES;
 use session::ticket::TicketKeys;
 use session::{EndReason, Traffic};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, warn};
 use wire::Secret;
 use wire::offer::{Logout, Offer};
 use wire::text::escape;
 
 use crate::accounts::{Account, Accounts};
-use crate::admission::SESSION_QUEUE;
+use crate::admission::{SESSION_QUEUE, SESSION_QUEUE_BYTES};
 use crate::datagrams::Inheritance;
+use crate::load::Load;
+use crate::queue::{Receiver, queue};
 use crate::state::Store;
 use crate::switch::Switch;
 
@@ -92,7 +93,7 @@ pub(crate) struct Seat {
     /// What the client is to show next time, if it can park.
     pub(crate) ticket: Option<Secret>,
     /// Packets for the client.
-    pub(crate) packets: mpsc::Receiver<Bytes>,
+    pub(crate) packets: Receiver<Load>,
     /// What happens to the session from outside.
     pub(crate) orders: oneshot::Receiver<Order>,
     /// The data channel of the connection before, if there was one.
@@ -222,9 +223,9 @@ impl SessionRoom {
         self.changed.notify_one();
         let connected = outcome?;
         self.all_over(connected.ended.clone(), now);
-        let (queue, packets) = mpsc::channel(SESSION_QUEUE);
+        let (packets_in, packets) = queue(SESSION_QUEUE, SESSION_QUEUE_BYTES);
         let (tunnel, orders) = oneshot::channel();
-        self.switch.plug(connected.id, &connected.lease, queue);
+        self.switch.plug(connected.id, &connected.lease, packets_in);
 
         let mut records = self.records.borrow_mut();
         let record = records.entry(connected.id).or_insert_with(|| {

@@ -39,6 +39,7 @@ use crate::GatewayError;
 use crate::accounts::{self, Accounts, Shelf};
 use crate::admission::Admission;
 use crate::authentication::Authenticator;
+use crate::buffer::Pool;
 use crate::clock::{Clock, TICK, instant};
 use crate::datagrams::DatagramRoom;
 use crate::device::{self, Device, Reader, Writer};
@@ -191,7 +192,7 @@ impl Gateway {
             settings.config.pool.rest,
         );
         let pools: Vec<_> = leases.gateway_addresses().collect();
-        let (reader, writer) = open_device(device, &settings.config, &pools).await?;
+        let (reader, writer) = open_device(device, &settings.config, &pools, datagrams.pool()).await?;
         let (stopper, stopping) = watch::channel(false);
         let folder = shelf.as_ref().map(|shelf| shelf.ledger().disk().root().to_owned());
         let tickets = state::keys(folder.as_deref(), platform::clock::now().wall);
@@ -386,6 +387,7 @@ async fn open_device(
     device: Device,
     config: &GatewayConfig,
     addresses: &[IpNet],
+    pool: Pool,
 ) -> Result<(Reader, Writer), GatewayError> {
     let network = &config.network;
     match device {
@@ -394,14 +396,14 @@ async fn open_device(
             let tun = Tun::create(&TunOptions {
                 name: network.interface.clone(),
                 mtu: network.mtu,
-                offloads: false,
+                offloads: true,
             })?;
             Network::open()
                 .await?
                 .apply_gateway(tun.index(), addresses, network.mtu)
                 .await?;
             warn_if_not_forwarding(addresses);
-            Ok(device::of_tun(tun))
+            Ok(device::of_tun(tun, pool))
         }
     }
 }

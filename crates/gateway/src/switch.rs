@@ -2,32 +2,34 @@
 //!
 //! ```text
 //!   device --Reader--> run() --by destination--> queue of the session (bounded; full = counted drop)
-//!   session --uplink()--by destination--> queue of another session, if clients may talk to each other
-//!                                    \--> device
+//!   session --Outlet--> send_out() --by destination--> queue of another session, if clients may talk to each other
+//!                                                 \--> device, several packets of one flow at once
 //! ```
 //! The source of a session's packets has been checked before they come here (`session::gateway::Established`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use ipnet::IpNet;
 use packet::{DropCounters, DropReason, IpPacket};
 use session::gateway::{Lease, SessionId};
-use tokio::sync::mpsc;
 
+use crate::buffer::Buffer;
 use crate::device::{Reader, Writer};
+use crate::load::Load;
+use crate::outlet::Outlet;
+use crate::queue::{Refused, Sender};
 
-/// Packets read from the device before other tasks get a turn.
-const READ_BUDGET: u32 = 64;
+/// Packets read from the device before other tasks get a turn; several that are read at once count as many.
+const READ_BUDGET: usize = 128;
 
 /// Where the packets for one address go.
 struct Port {
     session: SessionId,
     /// `None` while the session has no connection.
-    queue: Option<mpsc::Sender<Bytes>>,
+    queue: Option<Sender<Load>>,
     /// Packets from the device that did not fit.
     drops: DropCounters,
 }
@@ -38,6 +40,7 @@ pub(crate) struct Switch {
     /// The gateway's own address and network of each pool.
     pools: Vec<IpNet>,
     writer: Writer,
+    outlet: RefCell<Outlet>,
     client_to_client: Cell<bool>,
     /// Packets from the device that are for no session.
     drops: RefCell<DropCounters>,
@@ -49,6 +52,7 @@ impl Switch {
         Self {
             ports: RefCell::default(),
             pools,
+            outlet: RefCell::new(Outlet::new(writer.offloads())),
             writer,
             client_to_client: Cell::new(client_to_client),
             drops: RefCell::default(),
@@ -61,7 +65,7 @@ impl Switch {
     }
 
     /// Packets for `lease` go to `queue` from now on, whoever got them before.
-    pub(crate) fn plug(&self, session: SessionId, lease: &Lease, queue: mpsc::Sender<Bytes>) {
+    pub(crate) fn plug(&self, session: SessionId, lease: &Lease, queue: Sender<Load>) {
         let mut ports = self.ports.borrow_mut();
         for address in lease.addresses() {
             let port = ports.entry(address).or_insert(Port {
@@ -105,34 +109,61 @@ impl Switch {
         drops
     }
 
-    /// Forwards a packet that came from a session.
-    ///
-    /// # Errors
-    /// Why it was dropped; the caller counts it under its session.
-    pub(crate) fn uplink(&self, mut packet: Bytes) -> Result<(), DropReason> {
-        let parsed = IpPacket::parse(&packet)?;
-        let (destination, length) = (parsed.destination(), parsed.as_bytes().len());
-        // What follows the packet in its frame is none of the receiver's business.
-        packet.truncate(length);
-        let is_client = |pool: &IpNet| pool.contains(&destination) && pool.addr() != destination;
-        if self.pools.iter().any(is_client) {
-            self.to_client(destination, &packet)
-        } else {
-            self.writer.try_send(packet)
+    /// Where a session gathers its packets. Not to be kept across an await, nor while other parts of the gateway are called.
+    pub(crate) fn outlet(&self) -> RefMut<'_, Outlet> {
+        self.outlet.borrow_mut()
+    }
+
+    /// Forwards what was gathered. What cannot be is told to `dropped`, with its number of packets.
+    pub(crate) fn send_out(&self, mut dropped: impl FnMut(DropReason, usize)) {
+        let mut outlet = self.outlet.borrow_mut();
+        let Outlet {
+            buffers,
+            places,
+            coalescer,
+        } = &mut *outlet;
+        for place in places.drain(..) {
+            let bytes = &buffers[place.buffer][place.range.clone()];
+            let sent = IpPacket::parse(bytes).and_then(|packet| {
+                let (packet, destination) = (packet.as_bytes(), packet.destination());
+                match (self.is_client(destination), &mut *coalescer) {
+                    (true, _) => self.to_client(destination, packet),
+                    (false, Some(coalescer)) => {
+                        coalescer.push(buffers, place);
+                        Ok(())
+                    }
+                    (false, None) => self.writer.try_send(packet),
+                }
+            });
+            if let Err(reason) = sent {
+                dropped(reason, 1);
+            }
         }
+        if let Some(coalescer) = coalescer {
+            coalescer.write(buffers, |pieces, packets| {
+                if let Err(reason) = self.writer.try_send_pieces(pieces) {
+                    dropped(reason, packets);
+                }
+            });
+        }
+        buffers.clear();
     }
 
     /// Hands the device what a packet of its is answered with. Whoever does not get it sends as much again.
-    pub(crate) fn answer(&self, packet: Bytes) {
+    pub(crate) fn answer(&self, packet: &[u8]) {
         let _ = self.writer.try_send(packet);
     }
 
     /// Reads the device until it is gone, and says why.
     pub(crate) async fn run(&self, mut reader: Reader) -> io::Error {
         loop {
-            for _ in 0..READ_BUDGET {
+            let mut read = 0;
+            while read < READ_BUDGET {
                 match reader.recv().await {
-                    Ok(packet) => self.downlink(packet),
+                    Ok(load) => {
+                        read += load.count();
+                        self.downlink(load);
+                    }
                     Err(error) => return error,
                 }
             }
@@ -145,38 +176,43 @@ impl Switch {
         *self.drops.borrow()
     }
 
+    fn is_client(&self, destination: IpAddr) -> bool {
+        let of = |pool: &IpNet| pool.contains(&destination) && pool.addr() != destination;
+        self.pools.iter().any(of)
+    }
+
     /// A packet between two clients. It never reaches the device: the kernel would send it back to us.
     ///
-    /// The queue gets a copy: `packet` is a part of the buffer that a whole TLS record was decrypted to, and a small packet
-    /// that waits must not keep 16 KiB with it.
+    /// The queue gets a copy: `packet` is a part of a larger buffer, and a small packet that waits must not keep that with it.
     fn to_client(&self, destination: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
         if self.client_to_client.get() {
-            self.deliver(destination, Bytes::copy_from_slice(packet))
+            self.deliver(destination, Load::plain(Buffer::Own(packet.to_vec())))
         } else {
             Err(DropReason::ClientToClient)
         }
     }
 
-    fn downlink(&self, packet: Bytes) {
-        let destination = match IpPacket::parse(&packet) {
+    fn downlink(&self, load: Load) {
+        let destination = match IpPacket::parse(load.packet()) {
             Ok(packet) => packet.destination(),
             Err(reason) => return self.drops.borrow_mut().count(reason),
         };
-        if let Err(reason) = self.deliver(destination, packet) {
+        let packets = load.count() as u64;
+        if let Err(reason) = self.deliver(destination, load) {
             match self.ports.borrow_mut().get_mut(&destination) {
-                Some(port) => port.drops.count(reason),
-                None => self.drops.borrow_mut().count(reason),
+                Some(port) => port.drops.count_many(reason, packets),
+                None => self.drops.borrow_mut().count_many(reason, packets),
             }
         }
     }
 
-    fn deliver(&self, destination: IpAddr, packet: Bytes) -> Result<(), DropReason> {
+    fn deliver(&self, destination: IpAddr, load: Load) -> Result<(), DropReason> {
         let ports = self.ports.borrow();
         let port = ports.get(&destination).ok_or(DropReason::NoRoute)?;
         let queue = port.queue.as_ref().ok_or(DropReason::ChannelDown)?;
-        queue.try_send(packet).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => DropReason::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => DropReason::ChannelDown,
+        queue.try_send(load).map_err(|refused| match refused {
+            Refused::Full => DropReason::QueueFull,
+            Refused::Closed => DropReason::ChannelDown,
         })
     }
 }
@@ -185,6 +221,8 @@ impl Switch {
 mod tests {
     use super::*;
     use crate::device::{MemoryDevice, of_memory};
+    use crate::queue::{Receiver, queue};
+    use bytes::{Bytes, BytesMut};
     use std::net::Ipv4Addr;
 
     const ONE: SessionId = SessionId([1; 16]);
@@ -207,6 +245,22 @@ mod tests {
         packet.into()
     }
 
+    fn load(to: Ipv4Addr) -> Load {
+        Load::plain(Buffer::Shared(packet_to(to)))
+    }
+
+    fn next(packets: &mut Receiver<Load>) -> Option<Bytes> {
+        packets.try_recv().map(|load| Bytes::copy_from_slice(load.packet()))
+    }
+
+    /// A packet of a client, by itself.
+    fn uplink(switch: &Switch, packet: Bytes) -> Result<(), DropReason> {
+        switch.outlet().frame(BytesMut::from(packet));
+        let mut outcome = Ok(());
+        switch.send_out(|reason, _| outcome = Err(reason));
+        outcome
+    }
+
     fn switch(client_to_client: bool) -> (Switch, MemoryDevice) {
         let (near, far) = MemoryDevice::pair(4);
         let (_, writer) = of_memory(near);
@@ -219,43 +273,43 @@ mod tests {
     #[test]
     fn a_packet_of_the_device_goes_to_the_session_of_its_destination() {
         let (switch, _device) = switch(false);
-        let (queue, mut packets) = mpsc::channel(4);
-        switch.plug(ONE, &lease(2), queue);
-        switch.downlink(packet_to(address(2)));
-        switch.downlink(packet_to(address(3)));
-        switch.downlink(Bytes::from_static(b"junk"));
-        assert_eq!(packets.try_recv(), Ok(packet_to(address(2))));
-        assert!(packets.try_recv().is_err());
+        let (sender, mut packets) = queue(4, 1 << 20);
+        switch.plug(ONE, &lease(2), sender);
+        switch.downlink(load(address(2)));
+        switch.downlink(load(address(3)));
+        switch.downlink(Load::plain(Buffer::Own(b"junk".to_vec())));
+        assert_eq!(next(&mut packets), Some(packet_to(address(2))));
+        assert!(packets.try_recv().is_none());
         assert_eq!(switch.drops().to_string(), "malformed=1 no_route=1");
     }
 
     #[test]
     fn what_a_session_cannot_take_is_counted_under_that_session() {
         let (switch, _device) = switch(false);
-        let (queue, packets) = mpsc::channel(1);
-        switch.plug(ONE, &lease(2), queue);
-        switch.downlink(packet_to(address(2)));
-        switch.downlink(packet_to(address(2)));
+        let (sender, packets) = queue(1, 1 << 20);
+        switch.plug(ONE, &lease(2), sender);
+        switch.downlink(load(address(2)));
+        switch.downlink(load(address(2)));
         switch.unplug(ONE, &lease(2));
-        switch.downlink(packet_to(address(2)));
+        switch.downlink(load(address(2)));
         drop(packets);
         assert_eq!(switch.remove(ONE, &lease(2)).to_string(), "queue_full=1 channel_down=1");
         assert_eq!(switch.drops().total(), 0);
-        switch.downlink(packet_to(address(2)));
+        switch.downlink(load(address(2)));
         assert_eq!(switch.drops().of(DropReason::NoRoute), 1);
     }
 
     #[test]
     fn an_address_that_has_passed_on_is_not_taken_from_its_new_owner() {
         let (switch, _device) = switch(false);
-        let (old, _old_packets) = mpsc::channel(1);
-        let (new, mut packets) = mpsc::channel(1);
+        let (old, _old_packets) = queue(1, 1 << 20);
+        let (new, mut packets) = queue(1, 1 << 20);
         switch.plug(ONE, &lease(2), old);
         switch.plug(OTHER, &lease(2), new);
         switch.unplug(ONE, &lease(2));
         assert_eq!(switch.remove(ONE, &lease(2)).total(), 0);
-        switch.downlink(packet_to(address(2)));
-        assert!(packets.try_recv().is_ok());
+        switch.downlink(load(address(2)));
+        assert!(packets.try_recv().is_some());
     }
 
     #[test]
@@ -263,16 +317,16 @@ mod tests {
         let (switch, device) = switch(false);
         let (mut out, _) = device.into_parts();
         for to in [Ipv4Addr::new(192, 168, 7, 7), address(1)] {
-            assert_eq!(switch.uplink(packet_to(to)), Ok(()));
+            assert_eq!(uplink(&switch, packet_to(to)), Ok(()));
             assert_eq!(out.try_recv(), Ok(packet_to(to)));
         }
-        assert_eq!(switch.uplink(packet_to(address(2))), Err(DropReason::ClientToClient));
+        assert_eq!(uplink(&switch, packet_to(address(2))), Err(DropReason::ClientToClient));
         switch.allow_client_to_client(true);
-        assert_eq!(switch.uplink(packet_to(address(2))), Err(DropReason::NoRoute));
-        let (queue, mut packets) = mpsc::channel(1);
-        switch.plug(ONE, &lease(2), queue);
-        assert_eq!(switch.uplink(packet_to(address(2))), Ok(()));
-        assert_eq!(packets.try_recv(), Ok(packet_to(address(2))));
+        assert_eq!(uplink(&switch, packet_to(address(2))), Err(DropReason::NoRoute));
+        let (sender, mut packets) = queue(1, 1 << 20);
+        switch.plug(ONE, &lease(2), sender);
+        assert_eq!(uplink(&switch, packet_to(address(2))), Ok(()));
+        assert_eq!(next(&mut packets), Some(packet_to(address(2))));
         assert!(out.try_recv().is_err());
     }
 
@@ -280,14 +334,17 @@ mod tests {
     fn what_follows_a_packet_in_its_frame_goes_nowhere_and_is_not_kept() {
         let (switch, device) = switch(true);
         let (mut out, _) = device.into_parts();
-        let (queue, mut packets) = mpsc::channel(1);
-        switch.plug(ONE, &lease(2), queue);
+        let (sender, mut packets) = queue(1, 1 << 20);
+        switch.plug(ONE, &lease(2), sender);
         for to in [address(2), Ipv4Addr::new(192, 168, 7, 7)] {
             let frame = Bytes::from([&packet_to(to)[..], b"trailing"].concat());
-            assert_eq!(switch.uplink(frame.clone()), Ok(()));
+            assert_eq!(uplink(&switch, frame), Ok(()));
+            assert!(
+                switch.outlet().buffers.is_empty(),
+                "nothing holds the buffer of the frame"
+            );
             if to == address(2) {
-                assert_eq!(packets.try_recv(), Ok(packet_to(to)));
-                assert!(frame.is_unique(), "nothing holds the buffer of the frame");
+                assert_eq!(next(&mut packets), Some(packet_to(to)));
             } else {
                 assert_eq!(out.try_recv(), Ok(packet_to(to)));
             }

@@ -17,7 +17,6 @@ use std::future::pending;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use bytes::Bytes;
 use channel::{Channel, Closed};
 use now::{Awake, Deadline, Now};
 use platform::tcp::limit_unsent;
@@ -32,8 +31,11 @@ use wire::cstp::{Frame, Kind};
 
 use crate::clock::instant;
 use crate::datagrams::{Arrival, Granted, Inheritance};
-use crate::datapath::DataPath;
+use crate::datapath::{DataPath, Inlet};
 use crate::listener::{Guest, Lone};
+use crate::load::Load;
+use crate::outlet::Outlet;
+use crate::queue::Receiver;
 use crate::sessions::{Left, Order, Report, Seat};
 use crate::shell::Shared;
 
@@ -93,6 +95,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, line: Line, granted: 
         attendance: Attendance::new(settings.config.park.quiet, keepalive.idle + keepalive.interval, now),
         reported: now.awake,
         question: false,
+        rest: None,
         unsaid: VecDeque::new(),
     };
     let mut fitter = Fitter::new(settings.config.dtls.mss_clamp);
@@ -139,7 +142,7 @@ enum Event {
     Frame(Result<Frame, Closed>),
     /// TCP has taken what stood in the way of packets.
     Room,
-    Packet(Option<Bytes>),
+    Packet(Option<Load>),
     Arrival(Arrival),
     Order(Over),
     Timer,
@@ -162,6 +165,8 @@ struct Tunnel<'a> {
     reported: Awake,
     /// The client is to be asked for a word over the control connection, as soon as that may be.
     question: bool,
+    /// What is left of a load, when its channel has room again.
+    rest: Option<Load>,
     /// Control frames for a client that is not active, until the one before has been acknowledged.
     unsaid: VecDeque<(Kind, Vec<u8>)>,
 }
@@ -177,8 +182,15 @@ impl Tunnel<'_> {
         } = self;
         if let (Some(data), Some(estate)) = (data, seat.estate.take()) {
             let now = shared.clock.now();
-            data.inherit(estate, now, &mut |packet| uplink(shared, established, packet, now))
-                .await;
+            // What waits there is opened behind an await, during which others use the common outlet.
+            let mut outlet = Outlet::new(None);
+            let inlet = &mut Inlet {
+                established,
+                outlet: &mut outlet,
+            };
+            data.inherit(estate, now, inlet).await;
+            shared.switch.outlet().take_over(outlet);
+            self.send_out();
         }
     }
 
@@ -201,7 +213,7 @@ impl Tunnel<'_> {
             };
             let event = tokio::select! {
                 frame = frame(&mut self.line, room) => frame.transpose().map_or(Event::Room, Event::Frame),
-                packet = seat.packets.recv(), if room => Event::Packet(packet),
+                load = load(&mut self.rest, &mut seat.packets), if room => Event::Packet(load),
                 arrival = arrival(&mut self.data) => Event::Arrival(arrival),
                 order = &mut seat.orders => Event::Order(ordered(order.ok())),
                 () = timer => Event::Timer,
@@ -247,7 +259,7 @@ impl Tunnel<'_> {
             Event::Frame(Err(closed)) => Err(closed),
             Event::Room => Ok(()),
             Event::Arrival(arrival) => {
-                if self.take_arrivals(arrival, now) == BATCH {
+                if self.take_arrivals(arrival, now) {
                     yield_now().await;
                 }
                 Ok(())
@@ -351,20 +363,44 @@ impl Tunnel<'_> {
         Ok(())
     }
 
-    /// Takes this datagram and those behind it, at most [`BATCH`], and says how many.
-    fn take_arrivals(&mut self, first: Arrival, now: Now) -> usize {
+    /// Takes these datagrams and those behind them, and says whether there are likely more.
+    fn take_arrivals(&mut self, first: Arrival, now: Now) -> bool {
         let Self {
             shared,
             established,
             data,
             ..
         } = self;
-        let Some(data) = data else { return 0 };
-        data.take(first, now, &mut |packet| uplink(shared, established, packet, now))
+        let Some(data) = data else { return false };
+        let mut outlet = shared.switch.outlet();
+        let inlet = &mut Inlet {
+            established,
+            outlet: &mut outlet,
+        };
+        let more = data.take(first, now, inlet);
+        drop(outlet);
+        self.send_out();
+        more
+    }
+
+    /// Forwards the packets that were gathered.
+    fn send_out(&mut self) {
+        let Self {
+            shared, established, ..
+        } = self;
+        shared
+            .switch
+            .send_out(|reason, packets| established.drop_packets(reason, packets));
     }
 
     /// Takes this frame and those that have arrived with it, at most [`BATCH`], and says how many.
     fn take_frames(&mut self, first: Frame, now: Now) -> Result<usize, Closed> {
+        let taken = self.gather_frames(first, now);
+        self.send_out();
+        taken
+    }
+
+    fn gather_frames(&mut self, first: Frame, now: Now) -> Result<usize, Closed> {
         self.take_frame(first, now)?;
         for taken in 1..BATCH {
             let next = match self.channel() {
@@ -381,13 +417,10 @@ impl Tunnel<'_> {
 
     fn take_frame(&mut self, frame: Frame, now: Now) -> Result<(), Closed> {
         self.said(&frame, now)?;
-        let forwarded = match self.established.received(&frame, now) {
-            Received::Packet => self.shared.switch.uplink(frame.payload.freeze()),
+        match self.established.received(&frame, now) {
+            Received::Packet => self.shared.switch.outlet().frame(frame.payload),
             // Counted by the session.
-            Received::Nothing | Received::Dropped(_) => Ok(()),
-        };
-        if let Err(reason) = forwarded {
-            self.established.drop_packet(reason);
+            Received::Nothing | Received::Dropped(_) => {}
         }
         Ok(())
     }
@@ -415,6 +448,14 @@ async fn frame(line: &mut Option<Line>, room: bool) -> Result<Option<Frame>, Clo
     }
 }
 
+/// What is left of a load, or the next one.
+async fn load(rest: &mut Option<Load>, packets: &mut Receiver<Load>) -> Option<Load> {
+    match rest.take() {
+        Some(rest) => Some(rest),
+        None => packets.recv().await,
+    }
+}
+
 /// Waits for a datagram of the data channel, for ever where there is none.
 async fn arrival(data: &mut Option<DataPath<'_>>) -> Arrival {
     match data {
@@ -429,15 +470,6 @@ fn ordered(order: Option<Order>) -> Over {
         Some(Order::GiveWay(heir)) => Over::GivenWay(Some(heir)),
         Some(Order::End(reason)) => Over::EndedFromOutside(reason),
         None => Over::GivenWay(None),
-    }
-}
-
-/// Hands a packet of the data channel to the switch.
-fn uplink(shared: &Shared, established: &mut Established, packet: &[u8], now: Now) {
-    if established.incoming(packet, now) == Received::Packet
-        && let Err(reason) = shared.switch.uplink(Bytes::copy_from_slice(packet))
-    {
-        established.drop_packet(reason);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packets of one flow put together again, so that the device takes them in one write.
 //!
 //! ```text
-//!   arena:  ...| IP TCP | payload |...| IP TCP | payload |...| IP TCP | payload |...     opened where they were received
+//!   arena:  ...| IP TCP | payload |...| IP TCP | payload |...| IP TCP | payload |...     opened where they were received: buffers
 //!   write:     | virtio | IP'TCP' | payload | payload | payload |                        headers new, payloads where they are
 //! ```
 //! Only what [`crate::segment`] would take apart into the very same packets is put together (the identification of packets that may
@@ -29,15 +29,38 @@ const OPEN_MAX: usize = 16;
 /// IP and upper headers of whatever is put together: 60 bytes of TCP behind 40 of IPv6.
 const HEADERS_MAX: usize = 100;
 
+/// Where a packet stands in an arena.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The index of the buffer.
+    pub buffer: usize,
+    /// Where in it.
+    pub range: Range<usize>,
+}
+
+impl Place {
+    fn of<'a, B: AsRef<[u8]>>(&self, arena: &'a [B]) -> &'a [u8] {
+        &arena[self.buffer].as_ref()[self.range.clone()]
+    }
+
+    /// A part of it, from `start` on.
+    fn from(&self, start: usize) -> Self {
+        Self {
+            buffer: self.buffer,
+            range: self.range.start + start..self.range.end,
+        }
+    }
+}
+
 /// What is written at once.
 #[derive(Debug)]
 struct Run {
     /// The first packet, with its headers.
-    first: Range<usize>,
+    first: Place,
     /// What of it is known, if it may be put together with others at all.
     candidate: Option<Candidate>,
     /// The payloads of the others.
-    others: Vec<Range<usize>>,
+    others: Vec<Place>,
     /// Bytes of all payloads.
     payload: usize,
     /// The last packet wants to be pushed.
@@ -62,37 +85,35 @@ impl Coalescer {
         Self { udp, ..Self::default() }
     }
 
-    /// Takes the packet at `range` of `arena`. Until the next [`Coalescer::write`] every packet has to come from the same arena.
-    pub fn push(&mut self, arena: &[u8], range: Range<usize>) {
-        let Some(candidate) = Candidate::parse(&arena[range.clone()], self.udp) else {
-            self.close_flow_of(arena, &range);
-            self.start(range, None);
+    /// Takes the packet at `place` of `arena`. Until the next [`Coalescer::write`] every packet has to come from the same arena.
+    pub fn push<B: AsRef<[u8]>>(&mut self, arena: &[B], mut place: Place) {
+        let Some(candidate) = Candidate::parse(place.of(arena), self.udp) else {
+            self.close_flow_of(arena, &place);
+            self.start(place, None);
             return;
         };
-        let range = range.start..range.start + candidate.length();
-        let found = self.open.iter().position(|run| {
-            let first = &arena[self.runs[*run].first.clone()];
-            candidate.is_flow_of(&arena[range.clone()], first)
-        });
-        let Some(place) = found else {
-            return self.open(range, candidate);
+        place.range.end = place.range.start + candidate.length();
+        let packet = place.of(arena);
+        let is_flow = |run: &usize| candidate.is_flow_of(packet, self.runs[*run].first.of(arena));
+        let Some(found) = self.open.iter().position(is_flow) else {
+            return self.open(place, candidate);
         };
-        let run = &mut self.runs[self.open[place]];
-        if !run.takes(arena, &range, &candidate) {
-            self.open.remove(place);
-            return self.open(range, candidate);
+        let run = &mut self.runs[self.open[found]];
+        if !run.takes(arena, packet, &candidate) {
+            self.open.remove(found);
+            return self.open(place, candidate);
         }
-        run.others.push(range.start + candidate.headers..range.end);
+        run.others.push(place.from(candidate.headers));
         run.payload += candidate.payload_length();
         run.push |= candidate.push;
         if run.is_full(&candidate) {
-            self.open.remove(place);
+            self.open.remove(found);
         }
     }
 
     /// Hands everything to `write`, in the order in which the first packet of each came, and forgets it. The first slice is the header
     /// of the device ([`virtio`]); the second argument is the number of packets.
-    pub fn write(&mut self, arena: &[u8], mut write: impl FnMut(&[IoSlice<'_>], usize)) {
+    pub fn write<B: AsRef<[u8]>>(&mut self, arena: &[B], mut write: impl FnMut(&[IoSlice<'_>], usize)) {
         for run in &self.runs[..self.used] {
             run.write(arena, &mut write);
         }
@@ -105,9 +126,9 @@ impl Coalescer {
         self.used
     }
 
-    fn open(&mut self, range: Range<usize>, candidate: Candidate) {
+    fn open(&mut self, place: Place, candidate: Candidate) {
         let grows = candidate.grows();
-        self.start(range, Some(candidate));
+        self.start(place, Some(candidate));
         if !grows {
             return;
         }
@@ -117,12 +138,12 @@ impl Coalescer {
         self.open.push(self.used - 1);
     }
 
-    fn start(&mut self, first: Range<usize>, candidate: Option<Candidate>) {
+    fn start(&mut self, first: Place, candidate: Option<Candidate>) {
         let payload = candidate.as_ref().map_or(0, Candidate::payload_length);
         let push = candidate.as_ref().is_some_and(|candidate| candidate.push);
         if self.used == self.runs.len() {
             self.runs.push(Run {
-                first: 0..0,
+                first: first.clone(),
                 candidate: None,
                 others: Vec::with_capacity(PACKETS_MAX),
                 payload: 0,
@@ -139,27 +160,21 @@ impl Coalescer {
     }
 
     /// A packet that cannot be put together with others must not be overtaken by later ones of its flow.
-    fn close_flow_of(&mut self, arena: &[u8], range: &Range<usize>) {
+    fn close_flow_of<B: AsRef<[u8]>>(&mut self, arena: &[B], place: &Place) {
         let runs = &self.runs;
-        let packet = &arena[range.clone()];
+        let packet = place.of(arena);
         self.open
-            .retain(|run| !candidate::may_be_one_flow(packet, &arena[runs[*run].first.clone()]));
+            .retain(|run| !candidate::may_be_one_flow(packet, runs[*run].first.of(arena)));
     }
 }
 
 impl Run {
-    fn takes(&self, arena: &[u8], range: &Range<usize>, next: &Candidate) -> bool {
+    fn takes<B: AsRef<[u8]>>(&self, arena: &[B], packet: &[u8], next: &Candidate) -> bool {
         let Some(first) = &self.candidate else { return false };
         let before = u16::try_from(self.others.len() + 1).expect("at most PACKETS_MAX");
         first.headers + self.payload + next.payload_length() <= LENGTH_MAX
             && next.payload_length() <= first.payload_length()
-            && next.follows(
-                &arena[range.clone()],
-                first,
-                &arena[self.first.clone()],
-                before,
-                self.payload,
-            )
+            && next.follows(packet, first, self.first.of(arena), before, self.payload)
     }
 
     /// Whether nothing may come behind `last`.
@@ -168,8 +183,8 @@ impl Run {
         last.push || last.payload_length() < size || self.others.len() + 1 == PACKETS_MAX
     }
 
-    fn write(&self, arena: &[u8], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
-        let first = &arena[self.first.clone()];
+    fn write<B: AsRef<[u8]>>(&self, arena: &[B], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
+        let first = self.first.of(arena);
         let candidate = match &self.candidate {
             Some(candidate) if !self.others.is_empty() => candidate,
             candidate => {
@@ -196,7 +211,7 @@ impl Run {
         slices[1] = IoSlice::new(headers);
         slices[2] = IoSlice::new(&first[candidate.headers..]);
         for (slice, other) in slices[3..].iter_mut().zip(&self.others) {
-            *slice = IoSlice::new(&arena[other.clone()]);
+            *slice = IoSlice::new(other.of(arena));
         }
         write(&slices[..3 + self.others.len()], 1 + self.others.len());
     }

@@ -17,7 +17,7 @@ mod upper;
 pub mod virtio;
 
 pub use batch::Batch;
-pub use coalesce::Coalescer;
+pub use coalesce::{Coalescer, Place};
 pub use drop::{DropCounters, DropReason};
 pub use fragment::{Fragments, fragment};
 pub use ip::{IpPacket, Version};

@@ -155,9 +155,22 @@ impl<'a> Segments<'a> {
         self.packet
     }
 
+    /// The packet, if it is the only one and nothing is to be done to it.
+    pub fn as_is(&self) -> Option<&'a [u8]> {
+        matches!(self.cut, Cut::Whole).then_some(self.packet)
+    }
+
     /// Bytes of the longest segment.
     pub fn longest(&self) -> usize {
         self.header + self.size.min(self.payload())
+    }
+
+    /// Leaves out the first `segments` of those that are left.
+    pub fn skip(&mut self, segments: usize) {
+        let skipped = segments.min(self.left());
+        self.done = (self.done + skipped * self.size).min(self.payload());
+        self.count = self.count.wrapping_add(skipped as u16);
+        self.finished |= skipped > 0 && self.done == self.payload();
     }
 
     /// Segments left to be written.

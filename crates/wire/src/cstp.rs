@@ -100,14 +100,28 @@ pub fn header(kind: Kind, payload_len: u16) -> [u8; HEADER_LEN] {
 /// # Errors
 /// [`CstpError::PayloadTooLong`] beyond [`CSTP_MAX_PAYLOAD`]; `out` is then unchanged.
 pub fn encode(kind: Kind, payload: &[u8], out: &mut BytesMut) -> Result<(), CstpError> {
-    let length = payload.len();
+    encode_with(kind, payload.len(), |place| place.copy_from_slice(payload), out)
+}
+
+/// Appends one whole frame with a payload of `length` bytes, which `write` puts into its place.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_with(
+    kind: Kind,
+    length: usize,
+    write: impl FnOnce(&mut [u8]),
+    out: &mut BytesMut,
+) -> Result<(), CstpError> {
     let announced = u16::try_from(length)
         .ok()
         .filter(|_| length <= CSTP_MAX_PAYLOAD)
         .ok_or(CstpError::PayloadTooLong { length })?;
     out.reserve(HEADER_LEN + length);
     out.put_slice(&header(kind, announced));
-    out.put_slice(payload);
+    let start = out.len();
+    out.resize(start + length, 0);
+    write(&mut out[start..]);
     Ok(())
 }
 

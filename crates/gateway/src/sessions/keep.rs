@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use now::Now;
 use session::gateway::{Reservation, SessionId};
-use tokio::sync::mpsc;
 use tracing::{debug, info};
 use wire::text::escape;
 
 use super::{Record, STOPPING, SessionRoom};
+use crate::queue::queue;
 use crate::state::{Left, Memory, until_of};
 
 impl SessionRoom {
@@ -106,7 +106,7 @@ impl SessionRoom {
             debug!(session = %id, "an address of before is not free any more; its session gets another");
         }
         // For the counters of what comes for it while it waits.
-        let (nobody, _) = mpsc::channel(1);
+        let (nobody, _) = queue(1, 1);
         self.switch.plug(id, &lease, nobody);
         self.switch.unplug(id, &lease);
         let account = self.accounts.resumed(id, &user, started, peer);

@@ -1,16 +1,16 @@
 //! The way of packets to the client: which channel, or under which reason they are dropped.
 
-use bytes::Bytes;
 use channel::Closed;
 use now::Now;
-use packet::DropReason;
+use packet::{DropReason, Segments};
 use session::{Fit, Fitter};
-use tokio::sync::mpsc;
 use wire::cstp::Kind;
 
 use super::presence::is_idle;
 use super::{BATCH, Line, SEALED_MAX, Tunnel};
 use crate::datapath::{DataPath, Fate};
+use crate::load::Load;
+use crate::queue::Receiver;
 
 /// Where a packet for the client goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,33 +29,100 @@ impl Tunnel<'_> {
         taken_anyway || self.line.as_ref().is_none_or(has_room)
     }
 
-    /// Sends this packet and those behind it, as long as the channel that they take keeps up.
+    /// Sends these packets and those behind them, as long as the channel that they take keeps up.
     pub(super) fn packets(
         &mut self,
-        first: Bytes,
-        queue: &mut mpsc::Receiver<Bytes>,
+        first: Load,
+        queue: &mut Receiver<Load>,
         fitter: &mut Fitter,
         now: Now,
     ) -> Result<(), Closed> {
-        let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some(packet) = next else { break };
-            self.packet(&packet, fitter, now)?;
+        let sent = self.gather(first, queue, fitter, now);
+        if let Some(data) = &mut self.data {
+            self.established.add_drops(&data.flush(now));
+        }
+        sent
+    }
+
+    fn gather(&mut self, first: Load, queue: &mut Receiver<Load>, fitter: &mut Fitter, now: Now) -> Result<(), Closed> {
+        let (mut next, mut taken) = (Some(first), 0);
+        while let Some(load) = next.filter(|_| taken < BATCH) {
+            match load.segments() {
+                Ok(mut segments) => {
+                    let packets = segments.left();
+                    taken += packets;
+                    self.load(&mut segments, fitter, now)?;
+                    let left = segments.left();
+                    if left > 0 {
+                        self.rest = Some(load.gone(packets - left));
+                        break;
+                    }
+                }
+                Err(reason) => {
+                    taken += 1;
+                    self.established.drop_packet(reason);
+                }
+            }
             if !self.takes_packets() {
                 break;
             }
-            next = queue.try_recv().ok();
+            next = queue.try_recv();
         }
         Ok(())
     }
 
     /// Sends what has come for the client before it connected anew. Nothing comes behind it.
-    pub(super) fn rest_of_packets(&mut self, queue: &mut mpsc::Receiver<Bytes>, fitter: &mut Fitter, now: Now) {
-        while let Ok(packet) = queue.try_recv() {
-            if self.packets(packet, queue, fitter, now).is_err() {
+    pub(super) fn rest_of_packets(&mut self, queue: &mut Receiver<Load>, fitter: &mut Fitter, now: Now) {
+        while let Some(load) = self.rest.take().or_else(|| queue.try_recv()) {
+            if self.packets(load, queue, fitter, now).is_err() {
                 return;
             }
         }
+    }
+
+    /// One read of the device: one packet, or several of one flow, which are sealed straight from where they stand, as far as the
+    /// channel that they take keeps up.
+    fn load(&mut self, segments: &mut Segments<'_>, fitter: &mut Fitter, now: Now) -> Result<(), Closed> {
+        let (packets, longest) = (segments.left(), segments.longest());
+        if packets == 1 {
+            return match segments.as_is() {
+                Some(packet) => {
+                    segments.skip(1);
+                    self.packet(packet, fitter, now)
+                }
+                None => {
+                    let mut packet = vec![0; longest];
+                    segments.write_next(&mut packet);
+                    self.packet(&packet, fitter, now)
+                }
+            };
+        }
+        if let Way::Nowhere(reason) = self.way(now) {
+            self.established.drop_packets(reason, packets);
+            segments.skip(packets);
+            return Ok(());
+        }
+        if longest > usize::from(self.mtu()) {
+            // The first is answered like any other; its sender makes smaller ones of all.
+            let mut packet = vec![0; longest];
+            segments.write_next(&mut packet);
+            segments.skip(packets);
+            self.established.drop_packets(DropReason::TooBig, packets - 1);
+            return self.packet(&packet, fitter, now);
+        }
+        while let Some(length) = segments.next_length() {
+            let write = |place: &mut [u8]| _ = segments.write_next(place);
+            self.send(length, write, now)?;
+            if !self.takes_packets() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn mtu(&self) -> u16 {
+        let carried = self.data.as_ref().and_then(DataPath::mtu);
+        carried.unwrap_or(u16::MAX).min(self.established.mtu())
     }
 
     /// Makes a packet fit, and sends it.
@@ -65,15 +132,13 @@ impl Tunnel<'_> {
             self.established.drop_packet(reason);
             return Ok(());
         }
-        let carried = self.data.as_ref().and_then(DataPath::mtu);
-        let mtu = carried.unwrap_or(u16::MAX).min(self.established.mtu());
-        match fitter.fit(packet, mtu, now.awake) {
-            Fit::AsIs => self.send(packet, now),
-            Fit::Clamped(packet) => self.send(packet, now),
-            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| self.send(piece, now)),
+        match fitter.fit(packet, self.mtu(), now.awake) {
+            Fit::AsIs => self.send_packet(packet, now),
+            Fit::Clamped(packet) => self.send_packet(packet, now),
+            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| self.send_packet(piece, now)),
             Fit::Answer(answer) => {
                 self.established.drop_packet(DropReason::TooBig);
-                self.shared.switch.answer(Bytes::copy_from_slice(answer));
+                self.shared.switch.answer(answer);
                 Ok(())
             }
             Fit::Dropped(reason) => {
@@ -83,19 +148,31 @@ impl Tunnel<'_> {
         }
     }
 
-    /// Sends a packet that fits.
-    fn send(&mut self, packet: &[u8], now: Now) -> Result<(), Closed> {
-        if self.established.outgoing(packet).is_err() {
+    fn send_packet(&mut self, packet: &[u8], now: Now) -> Result<(), Closed> {
+        self.send(packet.len(), |place| place.copy_from_slice(packet), now)
+    }
+
+    /// Sends a packet that fits, of `length` bytes, which `write` puts into its place.
+    fn send(&mut self, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Result<(), Closed> {
+        if self.established.outgoing(length).is_err() {
             // Counted by the session.
             return Ok(());
         }
-        let fate = self.data.as_mut().map_or(Fate::NotHere, |data| data.send(packet, now));
+        let mut write = Some(write);
+        let mut once = |place: &mut [u8]| {
+            if let Some(write) = write.take() {
+                write(place);
+            }
+        };
+        let fate = match &mut self.data {
+            Some(data) => data.send(length, &mut once, now),
+            None => Fate::NotHere,
+        };
         let dropped = match fate {
             Fate::Sent => return Ok(()),
-            Fate::Refused => DropReason::QueueFull,
             Fate::NotHere => match self.beside_data() {
                 Way::Control => match self.channel() {
-                    Some(channel) => return channel.queue(Kind::Data, packet),
+                    Some(channel) => return channel.queue_with(Kind::Data, length, once),
                     None => DropReason::ChannelDown,
                 },
                 Way::Nowhere(reason) => reason,

@@ -7,21 +7,25 @@ use crate::checksum::{Sum, checksum};
 use crate::virtio::GsoKind;
 use crate::{Segments, sample};
 
-/// Packets in an arena.
+/// Packets in an arena, three in each buffer.
 #[derive(Default)]
 struct Batch {
-    arena: Vec<u8>,
-    packets: Vec<Range<usize>>,
+    arena: Vec<Vec<u8>>,
+    packets: Vec<Place>,
 }
 
 impl Batch {
     fn of(packets: &[Vec<u8>]) -> Self {
         let mut batch = Self::default();
-        for packet in packets {
-            batch.arena.extend([0xee; 22]);
-            let start = batch.arena.len();
-            batch.arena.extend(packet);
-            batch.packets.push(start..batch.arena.len());
+        for some in packets.chunks(3) {
+            let (buffer, mut bytes) = (batch.arena.len(), Vec::new());
+            for packet in some {
+                bytes.extend([0xee; 22]);
+                let range = bytes.len()..bytes.len() + packet.len();
+                bytes.extend(packet);
+                batch.packets.push(Place { buffer, range });
+            }
+            batch.arena.push(bytes);
         }
         batch
     }

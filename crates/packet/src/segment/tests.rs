@@ -181,6 +181,24 @@ fn segments_may_be_many() {
     assert_eq!((segments.left(), segments.longest()), (65_000, 41));
 }
 
+#[test]
+fn segments_may_be_left_out() {
+    let whole = sample::v4(6, &[], 0x4000, &tcp(1, 0x18, &(0..250).collect::<Vec<u8>>()));
+    let offload = offload(TCP_V4, 100, 20);
+    let all = cut(&offload, &whole);
+    for skipped in 0..=4 {
+        let mut segments = Segments::new(&offload, &whole).expect("valid");
+        segments.skip(skipped);
+        assert_eq!(segments.left(), all.len().saturating_sub(skipped));
+        for expected in all.iter().skip(skipped) {
+            let mut segment = vec![0; segments.next_length().expect("one more")];
+            segments.write_next(&mut segment);
+            assert_eq!(segment, *expected);
+        }
+        assert_eq!(segments.next_length(), None);
+    }
+}
+
 proptest! {
     #[test]
     fn segments_together_are_the_packet(

@@ -28,8 +28,9 @@ pub const BYTES_MAX: usize = 65_507;
 /// Buffers filled by one call. A prototype with 2 MiB of them was 10 % slower than with 256 KiB: more than the second-level cache holds.
 const BUFFERS: usize = 4;
 
-/// Bytes of a buffer: the kernel puts together at most 64 KiB.
-const BUFFER: usize = 1 << 16;
+/// Bytes of a buffer: the kernel puts together at most 64 KiB. The rest lets it take a read of a TUN device as well, which is a whole
+/// packet of 65,535 bytes behind a header.
+const BUFFER: usize = (1 << 16) + 64;
 
 /// How long after a failure segmentation is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// Datagrams that arrived together: equal lengths but for the last, from one sender to one of our addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    start: usize,
+    /// Bytes of all.
     length: usize,
     stride: usize,
     /// Both ends.
@@ -47,49 +48,59 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Where the datagrams stand in [`Inbox::bytes_mut`].
+    /// Where the datagrams stand in their buffer.
     pub fn datagrams(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let Self {
-            start, length, stride, ..
-        } = *self;
-        let end = start + length;
+        let Self { length, stride, .. } = *self;
+        // A datagram without bytes is one.
         let count = length.div_ceil(stride.max(1)).max(1);
-        (0..count).map(move |index| {
-            let at = start + index * stride;
-            at..end.min(at + stride)
-        })
+        (0..count).map(move |index| index * stride..length.min((index + 1) * stride))
+    }
+
+    /// Bytes of the buffer that are of use.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes of each datagram but the last.
+    pub fn each(&self) -> usize {
+        self.stride
     }
 }
 
 /// Room for what one call brings, used again and again.
 pub struct Inbox {
-    bytes: Box<[u8]>,
+    buffers: [Box<[u8]>; BUFFERS],
     arrivals: Vec<Arrival>,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
         Self {
-            bytes: vec![0; BUFFERS * BUFFER].into_boxed_slice(),
+            buffers: std::array::from_fn(|_| Self::buffer()),
             arrivals: Vec::with_capacity(BUFFERS),
         }
     }
 }
 
 impl Inbox {
-    /// What the last call brought.
+    /// A buffer as it has them.
+    pub fn buffer() -> Box<[u8]> {
+        vec![0; BUFFER].into_boxed_slice()
+    }
+
+    /// What the last call brought: each in the buffer of its place.
     pub fn arrivals(&self) -> &[Arrival] {
         &self.arrivals
     }
 
-    /// The bytes that [`Arrival::datagrams`] speaks of.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The buffers.
+    pub fn buffers(&self) -> &[Box<[u8]>] {
+        &self.buffers
     }
 
-    /// The same, to be opened in place.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+    /// The buffer of one arrival: to be opened in place, or to be given away for another one ([`Inbox::buffer`]).
+    pub fn buffer_mut(&mut self, arrival: usize) -> &mut Box<[u8]> {
+        &mut self.buffers[arrival]
     }
 }
 
@@ -123,18 +134,15 @@ impl Batches {
         inbox.arrivals.clear();
         let mut metas = [RecvMeta::default(); BUFFERS];
         let received = {
-            let mut chunks = inbox.bytes.chunks_exact_mut(BUFFER);
-            let mut buffers: [IoSliceMut<'_>; BUFFERS] =
-                std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("as many as buffers")));
+            let mut buffers = inbox.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
             let state = self.state.borrow();
             socket.try_io(Interest::READABLE, || {
                 state.recv(UdpSockRef::from(socket), &mut buffers, &mut metas)
             })?
         };
-        for (index, meta) in metas[..received].iter().enumerate() {
+        for meta in &metas[..received] {
             let local = meta.dst_ip.map_or(IpAddr::from([0; 16]), |ip| ip.to_canonical());
             inbox.arrivals.push(Arrival {
-                start: index * BUFFER,
                 length: meta.len,
                 stride: meta.stride,
                 from: Endpoint {
@@ -195,9 +203,8 @@ fn is_link_local(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn arrival(start: usize, length: usize, stride: usize) -> Vec<Range<usize>> {
-        Arrival {
-            start,
+    fn ranges(length: usize, stride: usize) -> Vec<Range<usize>> {
+        let arrival = Arrival {
             length,
             stride,
             from: Endpoint {
@@ -206,17 +213,16 @@ mod tests {
                 interface: 0,
             },
             at: None,
-        }
-        .datagrams()
-        .collect()
+        };
+        arrival.datagrams().collect()
     }
 
     #[test]
     fn datagrams_stand_one_behind_the_other_and_the_last_may_be_shorter() {
-        assert_eq!(arrival(100, 30, 10), [100..110, 110..120, 120..130]);
-        assert_eq!(arrival(0, 25, 10), [0..10, 10..20, 20..25]);
-        assert_eq!(arrival(5, 12, 10), [5..15, 15..17]);
-        assert_eq!(arrival(5, 10, 10).len(), 1);
-        assert_eq!(arrival(5, 0, 0).len(), 1, "a datagram without bytes is one");
+        assert_eq!(ranges(30, 10), [0..10, 10..20, 20..30]);
+        assert_eq!(ranges(25, 10), [0..10, 10..20, 20..25]);
+        assert_eq!(ranges(12, 10), [0..10, 10..12]);
+        assert_eq!(ranges(10, 10).len(), 1);
+        assert_eq!(ranges(0, 0).len(), 1, "a datagram without bytes is one");
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use platform::netns::Namespace;
 use platform::network::Network;
-use platform::udp::{Arrival, Endpoint, Inbox, SendFault, Udp, UdpListener, route_source};
+use platform::udp::{Endpoint, Inbox, SendFault, Udp, UdpListener, route_source};
 
 use crate::lab::{Lab, Test, block_in, full_plan, ip, net, slot, tun};
 
@@ -173,12 +173,9 @@ async fn echo(listener: &UdpListener) -> Endpoint {
         listener.readable().await.expect("ready");
         match listener.try_recv(&mut inbox) {
             Ok(()) => {
-                let arrival = inbox.arrivals()[0];
-                let datagram = arrival.datagrams().next().expect("one");
-                listener
-                    .try_send(&inbox.bytes()[datagram], arrival.from)
-                    .expect("answered");
-                return arrival.from;
+                let from = inbox.arrivals()[0].from;
+                listener.try_send(&datagrams(&inbox)[0], from).expect("answered");
+                return from;
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
@@ -191,8 +188,7 @@ async fn asked(listener: &UdpListener, client: &Udp) -> Endpoint {
     let endpoint = echo(listener).await;
     let mut inbox = Inbox::default();
     client.recv(&mut inbox).await.expect("answer");
-    let answer = inbox.arrivals()[0].datagrams().next().expect("one");
-    assert_eq!(&inbox.bytes()[answer], b"who is there?");
+    assert_eq!(datagrams(&inbox), [b"who is there?"]);
     endpoint
 }
 
@@ -353,9 +349,14 @@ async fn taken(listener: &UdpListener, inbox: &mut Inbox) -> (Vec<Vec<u8>>, Endp
             Err(error) => panic!("{error}"),
         }
     }
-    let all = inbox.arrivals().iter().flat_map(Arrival::datagrams);
-    let datagrams = all.map(|datagram| inbox.bytes()[datagram].to_vec()).collect();
-    (datagrams, inbox.arrivals()[0].from)
+    (datagrams(inbox), inbox.arrivals()[0].from)
+}
+
+/// All datagrams of the last call.
+fn datagrams(inbox: &Inbox) -> Vec<Vec<u8>> {
+    let arrivals = inbox.arrivals().iter().zip(inbox.buffers());
+    let all = arrivals.flat_map(|(arrival, buffer)| arrival.datagrams().map(|range| buffer[range].to_vec()));
+    all.collect()
 }
 
 /// Datagrams of `length` bytes, numbered, and one of `last` bytes.
@@ -397,8 +398,7 @@ fn many() {
                 let mut received = Vec::new();
                 while received.len() < sent.len() {
                     client.recv(&mut here).await.expect("answer");
-                    let all = here.arrivals().iter().flat_map(Arrival::datagrams);
-                    received.extend(all.map(|datagram| here.bytes()[datagram].to_vec()));
+                    received.extend(datagrams(&here));
                     assert!(
                         here.arrivals().iter().all(|arrival| arrival.at.is_some()),
                         "time stamps"

@@ -130,6 +130,11 @@ impl Established {
         self.traffic.drops.count(reason);
     }
 
+    /// Counts several packets that the caller had to drop.
+    pub fn drop_packets(&mut self, reason: DropReason, packets: usize) {
+        self.traffic.drops.count_many(reason, packets as u64);
+    }
+
     /// When to call [`Established::handle_timeout`].
     pub fn deadline(&self) -> Option<Deadline> {
         Deadline::earliest(self.timers.earliest(), self.watch.deadline())

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use now::{Deadline, Gap, Now};
-use packet::{DropReason, IpPacket};
+use packet::{DropCounters, DropReason, IpPacket};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 
 use super::Lease;
@@ -91,22 +91,32 @@ impl Established {
         Received::Nothing
     }
 
-    /// Whether a packet may go to the client; it then counts as sent.
+    /// Whether a packet of `length` bytes may go to the client; it then counts as sent.
     ///
     /// # Errors
     /// Why not. It has been counted.
-    pub fn outgoing(&mut self, packet: &[u8]) -> Result<(), DropReason> {
-        if packet.len() > usize::from(self.mtu) {
+    pub fn outgoing(&mut self, length: usize) -> Result<(), DropReason> {
+        if length > usize::from(self.mtu) {
             self.traffic.drops.count(DropReason::TooBig);
             return Err(DropReason::TooBig);
         }
-        self.traffic.went_out(packet.len());
+        self.traffic.went_out(length);
         Ok(())
     }
 
     /// Counts a packet that the caller had to drop.
     pub fn drop_packet(&mut self, reason: DropReason) {
         self.traffic.drops.count(reason);
+    }
+
+    /// Counts what became of packets elsewhere.
+    pub fn add_drops(&mut self, drops: &DropCounters) {
+        self.traffic.drops.add(drops);
+    }
+
+    /// Counts several packets that the caller had to drop.
+    pub fn drop_packets(&mut self, reason: DropReason, packets: usize) {
+        self.traffic.drops.count_many(reason, packets as u64);
     }
 
     /// When to call [`Established::handle_timeout`].

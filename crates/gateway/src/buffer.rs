@@ -1,0 +1,139 @@
+//! Bytes that travel from task to task, and the pool of large buffers that they travel in.
+//!
+//! ```text
+//!   socket or device --reads into--> large buffer --much in it--> given away, comes back to the pool when it is dropped
+//!                                                 --little------> copied; the large one stays where it is
+//! ```
+//! So nothing is copied at full rate, and what waits somewhere keeps no more than four times its length.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use platform::udp::Inbox;
+
+/// Bytes in a large buffer from which it is given away.
+const MUCH: usize = 16 * 1024;
+
+/// Large buffers that wait to be used again: 4 MiB. What is on its way is bounded by the queues.
+const FREE_MAX: usize = 64;
+
+/// Large buffers ([`Inbox::buffer`]).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pool(Rc<RefCell<Vec<Box<[u8]>>>>);
+
+impl Pool {
+    /// One that was used before, or a new one.
+    pub(crate) fn take(&self) -> Box<[u8]> {
+        self.0.borrow_mut().pop().unwrap_or_else(Inbox::buffer)
+    }
+
+    /// What was read into the first `length` bytes of a large buffer: that buffer, for which another one is put in place, or a copy.
+    pub(crate) fn part(&self, length: usize, read: &mut Box<[u8]>) -> Buffer {
+        if length < MUCH {
+            return Buffer::Own(read[..length].to_vec());
+        }
+        Buffer::Large(Large {
+            bytes: std::mem::replace(read, self.take()),
+            length,
+            pool: self.clone(),
+        })
+    }
+
+    fn back(&self, bytes: Box<[u8]>) {
+        let mut free = self.0.borrow_mut();
+        if free.len() < FREE_MAX {
+            free.push(bytes);
+        }
+    }
+}
+
+/// Bytes with one owner.
+#[derive(Debug)]
+pub(crate) enum Buffer {
+    Large(Large),
+    Own(Vec<u8>),
+    /// A part of what a TLS record was decrypted to.
+    Frame(BytesMut),
+    Shared(Bytes),
+}
+
+/// A large buffer on its way. It goes back to its pool.
+#[derive(Debug)]
+pub(crate) struct Large {
+    bytes: Box<[u8]>,
+    length: usize,
+    pool: Pool,
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.pool.back(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Buffer {
+    /// Bytes of memory that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Self::Large(large) => large.bytes.len(),
+            Self::Own(bytes) => bytes.len(),
+            Self::Frame(bytes) => bytes.len(),
+            Self::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// The bytes, to be changed in place; a copy if others see them, too.
+    pub(crate) fn to_mut(&mut self) -> &mut [u8] {
+        if let Self::Shared(bytes) = self {
+            *self = Self::Own(bytes.to_vec());
+        }
+        match self {
+            Self::Large(large) => &mut large.bytes[..large.length],
+            Self::Own(bytes) => bytes,
+            Self::Frame(bytes) => bytes,
+            Self::Shared(_) => unreachable!("replaced above"),
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Large(large) => &large.bytes[..large.length],
+            Self::Own(bytes) => bytes,
+            Self::Frame(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_is_given_away_and_little_is_copied() {
+        let pool = Pool::default();
+        let mut whole = Inbox::buffer();
+        whole[0] = 7;
+        let little = pool.part(100, &mut whole);
+        assert_eq!((little.len(), little.kept(), little[0]), (100, 100, 7));
+        let much = pool.part(40_000, &mut whole);
+        assert_eq!((much.len(), much[0]), (40_000, 7));
+        assert!(much.kept() > 65_535);
+        assert_eq!(whole[0], 0, "another one");
+        drop(much);
+        assert_eq!(pool.0.borrow().len(), 1);
+        assert_eq!(pool.take()[0], 7, "the same again");
+    }
+}
