@@ -1,8 +1,8 @@
 //! The sockets of the data channel, and the machine that says what to do with them.
 //!
 //! ```text
-//!   packet --Datagrams::send--> record --try_send--> the socket of its path
-//!   socket --try_recv--> Datagrams::received --> packets, answers, a handshake's next flight
+//!   packets --Datagrams::seal--> records, gathered --try_send_many--> the socket of their path
+//!   socket --try_recv--> Datagrams::received --> packets (ToHost), answers, a handshake's next flight
 //! ```
 //! It belongs to the pump, which polls it with everything else. Over a reconnect it is handed to the next pump, sockets and
 //! all: a stock gateway takes the error that a closed socket provokes for the end of the session (measured).
@@ -14,20 +14,20 @@ use std::task::Poll;
 
 use lifecycle::LossKind;
 use now::{Deadline, Gap, Now};
-use platform::udp::{SendFault, Udp, route_source};
+use packet::{Batch, DropCounters, DropReason};
+use platform::udp::{Inbox, SendFault, Udp, Unsent, route_source};
 use session::client::{Ask, DataOutput, Datagrams, PathId, Terms, Token};
 use session::park::Via;
 use tracing::{debug, info};
 
-/// Datagrams read from a socket before something else gets its turn.
-const BATCH: usize = 64;
+use crate::to_host::ToHost;
 
-/// Datagrams taken from one socket after a gap. A receive buffer of 212,992 bytes (the default of Linux) holds fewer, and one
+/// Calls that read a socket before something else gets its turn. A prototype was fastest, and quickest to answer, with four.
+const BUDGET: usize = 4;
+
+/// Calls that take what waits in one socket after a gap. A receive buffer of 212,992 bytes (the default of Linux) holds less, and one
 /// that is filled faster than it is emptied must not hold up the turn.
 const MAX_LATE: usize = 4096;
-
-/// Larger than any datagram that carries a packet of the tunnel.
-const BUFFER: usize = plan::MAX_MTU as usize + 512;
 
 /// What the pump is to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +59,6 @@ pub(crate) enum Fate {
     Sent,
     /// It is to take the control channel.
     NotHere,
-    /// The socket did not take it.
-    Refused,
 }
 
 /// See the module.
@@ -70,7 +68,15 @@ pub(crate) struct DataPath {
     sockets: Vec<(PathId, Udp)>,
     gateway: SocketAddr,
     mark: Option<u32>,
-    buffer: Box<[u8]>,
+    inbox: Inbox,
+    /// Records that were not sent yet.
+    batch: Batch,
+    /// Their path.
+    gathered_for: Option<PathId>,
+    /// The socket takes nothing more, and this many bytes of the batch have gone.
+    stuck: Option<usize>,
+    /// Packets that were sealed and could not be sent.
+    lost: DropCounters,
     news: Vec<News>,
 }
 
@@ -92,7 +98,11 @@ impl DataPath {
             sockets,
             gateway,
             mark,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            inbox: Inbox::default(),
+            batch: Batch::default(),
+            gathered_for: None,
+            stuck: None,
+            lost: DropCounters::default(),
             news: Vec::new(),
         }
     }
@@ -142,12 +152,24 @@ impl DataPath {
 
     /// Takes everything that waited while this process did not run. Its packets go to `deliver`: they are old.
     pub(crate) fn receive_late(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        for (path, socket) in &self.sockets {
+        let Self {
+            machine,
+            sockets,
+            inbox,
+            ..
+        } = self;
+        for (path, socket) in sockets {
             for _ in 0..MAX_LATE {
-                match socket.try_recv(&mut self.buffer) {
-                    Ok(length) => self
-                        .machine
-                        .received_late(*path, &mut self.buffer[..length], now, deliver),
+                match socket.try_recv(inbox) {
+                    Ok(()) => {
+                        for index in 0..inbox.arrivals().len() {
+                            let arrival = inbox.arrivals()[index];
+                            for range in arrival.datagrams() {
+                                let datagram = &mut inbox.buffer_mut(index)[range];
+                                machine.received_late(*path, datagram, now, deliver);
+                            }
+                        }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(_) => {}
                 }
@@ -184,14 +206,31 @@ impl DataPath {
     }
 
     /// Takes what has arrived over `path`, and says whether there may be more.
-    pub(crate) fn receive(&mut self, path: PathId, now: Now, deliver: &mut dyn FnMut(&[u8])) -> bool {
+    pub(crate) fn receive(&mut self, path: PathId, now: Now, to_host: &mut ToHost<'_>) -> bool {
         let mut more = true;
-        for _ in 0..BATCH {
-            let Some((_, socket)) = self.sockets.iter().find(|(open, _)| *open == path) else {
+        for _ in 0..BUDGET {
+            let Self {
+                machine,
+                sockets,
+                inbox,
+                ..
+            } = self;
+            let Some((_, socket)) = sockets.iter().find(|(open, _)| *open == path) else {
                 return false;
             };
-            match socket.try_recv(&mut self.buffer) {
-                Ok(length) => self.machine.received(path, &mut self.buffer[..length], now, deliver),
+            match socket.try_recv(inbox) {
+                Ok(()) => {
+                    for index in 0..inbox.arrivals().len() {
+                        let arrival = inbox.arrivals()[index];
+                        let buffer = inbox.buffer_mut(index);
+                        let origin = to_host.origin(index, buffer);
+                        for range in arrival.datagrams() {
+                            let deliver = &mut |packet: &[u8]| to_host.take(packet, origin);
+                            machine.received(path, &mut buffer[range], now, deliver);
+                        }
+                    }
+                    to_host.write(inbox.buffers());
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     more = false;
                     break;
@@ -199,39 +238,104 @@ impl DataPath {
                 // An ICMP error, say: whether the path is dead is for its watch to find out.
                 Err(_) => {}
             }
+            self.carry_out(now);
         }
-        self.carry_out(now);
         more
     }
 
-    /// Sends a packet, if the data channel is to carry it.
-    pub(crate) fn send(&mut self, packet: &[u8], now: Now) -> Fate {
-        let Some((path, record)) = self.machine.send(packet, now) else {
+    /// Seals a packet of `length` bytes, which `write` puts into its place, if the data channel is to carry it. It is sent with the next
+    /// [`DataPath::flush`] at the latest. Not to be called while [`DataPath::is_stuck`].
+    pub(crate) fn send(&mut self, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Fate {
+        let Some(record) = self.machine.record_length(length) else {
             return Fate::NotHere;
         };
-        let length = record.len();
-        let Some(fault) = send_over(&self.sockets, path, record) else {
-            self.carry_out(now);
-            return Fate::Sent;
-        };
-        match fault {
-            SendFault::SourceGone(_) => {
-                // The record is sealed: a link that roams carries it from the new address.
-                let record = record.to_vec();
-                if let Some(new) = self.roam(now)
-                    && send_over(&self.sockets, new, &record).is_none()
-                {
-                    return Fate::Sent;
-                }
-                Fate::NotHere
-            }
-            SendFault::TooBig => {
-                self.machine.refused(length, now);
-                self.carry_out(now);
-                Fate::NotHere
-            }
-            SendFault::Full | SendFault::Unreachable(_) | SendFault::Other(_) => Fate::Refused,
+        if !self.batch.takes(record)
+            || self
+                .gathered_for
+                .is_some_and(|before| self.machine.path() != Some(before))
+        {
+            self.send_gathered(now);
         }
+        if self.is_stuck() {
+            self.lost.count(DropReason::QueueFull);
+            return Fate::Sent;
+        }
+        match self.machine.seal(length, &mut self.batch, write, now) {
+            Some(path) => {
+                self.gathered_for = Some(path);
+                Fate::Sent
+            }
+            None => Fate::NotHere,
+        }
+    }
+
+    /// Whether the socket takes nothing more for now.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
+    /// Waits until a socket that is stuck may take more; for ever if none is. Cancel safe.
+    pub(crate) async fn unstuck(&self) {
+        let path = self.gathered_for.filter(|_| self.is_stuck());
+        match path.and_then(|path| self.socket(path)) {
+            Some(socket) => _ = socket.writable().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Sends what was gathered. Returns what was lost, once.
+    pub(crate) fn flush(&mut self, now: Now) -> DropCounters {
+        self.send_gathered(now);
+        self.carry_out(now);
+        std::mem::take(&mut self.lost)
+    }
+
+    fn send_gathered(&mut self, now: Now) {
+        let Some(mut path) = self.gathered_for else { return };
+        let mut from = self.stuck.take().unwrap_or(0);
+        let each = self.batch.each();
+        while from < self.batch.bytes().len() {
+            let sent = match self.socket(path) {
+                Some(socket) => socket.try_send_many(&self.batch.bytes()[from..], each),
+                None => Err(Unsent {
+                    from: 0,
+                    fault: SendFault::Unreachable(io::ErrorKind::NotFound.into()),
+                }),
+            };
+            let Err(unsent) = sent else { break };
+            from += unsent.from;
+            let left = (self.batch.bytes().len() - from).div_ceil(each) as u64;
+            match unsent.fault {
+                SendFault::Full => {
+                    self.stuck = Some(from);
+                    return;
+                }
+                // The records are sealed: a link that roams carries them from the new address.
+                SendFault::SourceGone(_) => match self.roam(now) {
+                    Some(new) if new != path => {
+                        path = new;
+                        self.gathered_for = Some(new);
+                        continue;
+                    }
+                    Some(_) | None => self.lost.count_many(DropReason::ChannelDown, left),
+                },
+                SendFault::TooBig => {
+                    self.machine.refused(each, now);
+                    self.lost.count_many(DropReason::TooBig, left);
+                }
+                SendFault::Unreachable(_) | SendFault::Other(_) => {
+                    self.lost.count_many(DropReason::QueueFull, left);
+                }
+            }
+            break;
+        }
+        self.gathered_for = None;
+        self.batch.clear();
+    }
+
+    fn socket(&self, path: PathId) -> Option<&Udp> {
+        let (_, socket) = self.sockets.iter().find(|(open, _)| *open == path)?;
+        Some(socket)
     }
 
     /// Notices that the kernel would use another address now than the current path does.

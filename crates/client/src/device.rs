@@ -1,10 +1,12 @@
 //! Where the tunnel's packets come from and go to: a TUN device, or memory where there can be none.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use bytes::Bytes;
+use packet::virtio::Offload;
+use packet::{DropReason, Segments};
 use platform::service::Descriptor;
-use platform::tun::{self, Tun};
+use platform::tun::{self, Offloads, Tun};
 use tokio::sync::mpsc;
 
 /// A source and sink of the host's packets.
@@ -50,7 +52,29 @@ impl Device {
         }
     }
 
-    /// Waits for a packet of the host. Cancel safe.
+    /// What it takes at once; nothing if that is one packet.
+    pub(crate) fn offloads(&self) -> Option<Offloads> {
+        match self {
+            Self::Tun(tun) => tun.offloads(),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// The packets in what it gave.
+    ///
+    /// # Errors
+    /// [`DropReason::Malformed`]
+    pub(crate) fn segments<'a>(&self, read: &'a [u8]) -> Result<Segments<'a>, DropReason> {
+        match self.offloads() {
+            Some(_) => {
+                let (offload, packet) = Offload::split(read)?;
+                Segments::new(&offload, packet)
+            }
+            None => Segments::plain(read),
+        }
+    }
+
+    /// Waits for a packet of the host, or several of one flow. Cancel safe.
     pub(crate) async fn recv(&mut self, packet: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tun(tun) => tun.recv(packet).await,
@@ -61,7 +85,7 @@ impl Device {
         }
     }
 
-    /// Takes a packet of the host if one waits, [`io::ErrorKind::WouldBlock`] otherwise.
+    /// Takes what waits of the host, [`io::ErrorKind::WouldBlock`] if nothing does.
     pub(crate) fn try_recv(&mut self, packet: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tun(tun) => tun.try_recv(packet),
@@ -76,7 +100,11 @@ impl Device {
     /// Hands a packet to the host if it takes it at once.
     pub(crate) fn try_send(&self, packet: &[u8]) -> io::Result<()> {
         match self {
-            Self::Tun(tun) => tun.try_send(packet).map(|_| ()),
+            Self::Tun(tun) if tun.offloads().is_some() => {
+                let header = Offload::default().header(0);
+                self.try_send_pieces(&[IoSlice::new(&header), IoSlice::new(packet)])
+            }
+            Self::Tun(tun) => tun.try_send(packet).map(drop),
             Self::Memory(memory) => {
                 memory
                     .to_host
@@ -86,6 +114,14 @@ impl Device {
                         mpsc::error::TrySendError::Closed(_) => io::ErrorKind::BrokenPipe.into(),
                     })
             }
+        }
+    }
+
+    /// Hands over what a device with offloads takes, beginning with the header, if it takes it at once.
+    pub(crate) fn try_send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        match self {
+            Self::Tun(tun) => tun.try_send_pieces(pieces).map(drop),
+            Self::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -307,7 +307,7 @@ impl Kernel {
         let tun = Tun::create(&TunOptions {
             name: self.interface.clone(),
             mtu: plan.mtu,
-            offloads: false,
+            offloads: true,
         })
         .map_err(clean)?;
         self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;

@@ -58,6 +58,7 @@ mod store;
 mod stories;
 #[cfg(test)]
 mod testing;
+mod to_host;
 mod trust;
 mod verify;
 mod wakes;

@@ -1,10 +1,10 @@
 //! The pump: packets between the device and the control channel, in a task of its own.
 //!
 //! ```text
-//!   device --recv--> Established::outgoing --+--> DataPath::send --> DTLS record --> UDP
-//!                                            +--> Channel::queue --> TLS record --> TCP      (while there is no data channel)
-//!   device <--try_send-- Established::incoming <--+-- DataPath::receive <-- UDP
-//!                                                 +-- Channel::next <-- TCP
+//!   device --recv--> Segments --Established::outgoing--+--> DataPath::send --> DTLS records --> UDP
+//!                                                      +--> Channel::queue --> TLS records --> TCP  (while there is no data channel)
+//!   device <--ToHost-- Established::incoming <--+-- DataPath::receive <-- UDP
+//!                                               +-- Channel::next <-- TCP
 //! ```
 //! A control channel that is lost while a gateway of ours keeps the session does not end it: the data channel goes on alone, and
 //! the shell makes another connection.
@@ -13,44 +13,45 @@
 //! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
 
 mod control;
+mod packets;
 mod sleep;
 
 use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use channel::{Channel, Closed};
+use bytes::BytesMut;
+use channel::Closed;
 use lifecycle::{LossKind, Mode};
 use now::{Awake, Boot, Gap, GapDetector, Now};
-use packet::DropReason;
 use platform::clock::Ticker;
-use session::client::{Established, PathId, Word};
+use platform::udp::Inbox;
+use session::client::{PathId, Word};
 use session::park::Via;
-use session::{EndReason, Fit, Fitter, Received, Traffic};
+use session::{EndReason, Fitter, Traffic};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
-use wire::cstp::{Frame, Kind};
+use wire::cstp::Frame;
 
 use crate::attempt::Link;
 use crate::clock;
-use crate::datapath::{DataPath, Fate, News};
+use crate::datapath::{DataPath, News};
 use crate::device::Device;
+use crate::to_host::Gathering;
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
+use packets::Rest;
 pub(crate) use sleep::{Command, LONG_FREEZE};
 
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
-/// 90 kB, a few milliseconds at 100 Mbit/s.
+/// 90 kB, a few milliseconds at 100 Mbit/s. What the device gives at once may be more.
 const BATCH: usize = 64;
 
 /// Turns after which the shell gets its turn, whatever waits here: signals are read on the same thread. A full batch counts
 /// as that many.
 const TURNS: usize = 16;
-
-/// Larger than any packet that fits the tunnel.
-const BUFFER: usize = plan::MAX_MTU as usize + 256;
 
 /// Look at the clocks this often while there is traffic (lifecycle.md section 3).
 const ACTIVE_TICK: Duration = Duration::from_millis(500);
@@ -191,7 +192,15 @@ struct Worker {
     fitter: Fitter,
     /// What the device was told to be the largest packet; nothing before the first time.
     device_mtu: Option<u16>,
+    /// What the device gave.
     buffer: Box<[u8]>,
+    /// What of it has not gone yet.
+    rest: Option<Rest>,
+    /// A packet that had to be completed.
+    scratch: Vec<u8>,
+    gathering: Gathering,
+    /// Packets that came in frames.
+    frames: Vec<BytesMut>,
     /// Turns since the shell had its own.
     turns: usize,
     /// What may run.
@@ -208,6 +217,7 @@ enum Woken {
     Command(Command),
     Frame(Result<Frame, Closed>),
     Datagram(PathId),
+    Writable,
     Packet(io::Result<usize>),
     Timer,
 }
@@ -222,6 +232,7 @@ impl Worker {
     ) -> Self {
         let now = clock::now();
         let fitter = Fitter::new(link.clamp_mss);
+        let gathering = Gathering::new(&device);
         Self {
             device,
             link,
@@ -235,7 +246,11 @@ impl Worker {
             last_traffic: now.awake,
             fitter,
             device_mtu: None,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: Inbox::buffer(),
+            rest: None,
+            scratch: Vec::new(),
+            gathering,
+            frames: Vec::new(),
             turns: 0,
             mode,
             demanded: false,
@@ -269,6 +284,9 @@ impl Worker {
             self.control_lost(outcome)?;
         }
         self.arm();
+        if let Err(outcome) = self.go_on(clock::now()) {
+            self.control_lost(outcome)?;
+        }
         let room = self.has_room() && !self.holds();
         let Self {
             timer,
@@ -285,6 +303,7 @@ impl Worker {
             Some(command) = commands.recv() => Woken::Command(command),
             frame = next_frame(channel) => Woken::Frame(frame),
             path = readable(data) => Woken::Datagram(path),
+            () = unstuck(data) => Woken::Writable,
             packet = device.recv(buffer), if room => Woken::Packet(packet),
             () = timer => Woken::Timer,
             () = ringing(ticker) => Woken::Timer,
@@ -303,7 +322,9 @@ impl Worker {
             // What waits there is taken below.
             Woken::Datagram(_) if gap => {}
             Woken::Datagram(path) => self.datagrams(path, now)?,
-            Woken::Packet(Ok(_)) if gap => self.link.established.drop_packet(DropReason::Stale),
+            // What is stuck is sent at the next turn.
+            Woken::Writable => {}
+            Woken::Packet(Ok(length)) if gap => self.discard(length),
             Woken::Packet(packet) => {
                 if let Err(outcome) = self.packets(packet, now) {
                     self.control_lost(outcome)?;
@@ -372,83 +393,6 @@ impl Worker {
         Some(gap)
     }
 
-    /// Takes what has arrived over a path of the data channel, and is done with it or has more to do at once.
-    fn datagrams(&mut self, path: PathId, now: Now) -> Result<(), Outcome> {
-        let Self { device, link, .. } = self;
-        let Link { established, data, .. } = link;
-        let Some(data) = data else { return Ok(()) };
-        let (mut gone, mut packets) = (Ok(()), false);
-        let more = data.receive(path, now, &mut |packet| match established.incoming(packet) {
-            Received::Packet => {
-                packets = true;
-                if let Err(outcome) = to_host(device, established, packet) {
-                    gone = Err(outcome);
-                }
-            }
-            Received::Nothing | Received::Dropped(_) => {}
-        });
-        if packets {
-            self.last_traffic = now.awake;
-        }
-        if more {
-            self.turns = TURNS;
-        }
-        gone
-    }
-
-    fn packets(&mut self, first: io::Result<usize>, now: Now) -> Result<(), Outcome> {
-        let mut received = first;
-        for last in (0..BATCH).rev() {
-            match received {
-                Ok(length) => self.packet(length, now)?,
-                Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => self.link.established.drop_packet(DropReason::DeviceRefused),
-            }
-            if last == 0 {
-                self.turns = TURNS;
-                break;
-            }
-            if !self.has_room() {
-                break;
-            }
-            received = self.device.try_recv(&mut self.buffer);
-        }
-        Ok(())
-    }
-
-    fn packet(&mut self, length: usize, now: Now) -> Result<(), Outcome> {
-        if self.drops() {
-            self.link.established.drop_packet(DropReason::Asleep);
-            return Ok(());
-        }
-        self.last_traffic = now.awake;
-        let packet = &self.buffer[..length];
-        let link = &mut self.link;
-        let mtu = link.mtu();
-        match self.fitter.fit(packet, mtu, now.awake) {
-            Fit::AsIs => send(link, packet, now),
-            Fit::Clamped(packet) => send(link, packet, now),
-            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(link, piece, now)),
-            Fit::Answer(answer) => {
-                link.established.drop_packet(DropReason::TooBig);
-                // Whoever does not take it sends as much again.
-                let _ = self.device.try_send(answer);
-                Ok(())
-            }
-            Fit::Dropped(reason) => {
-                link.established.drop_packet(reason);
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether a packet of the host can go anywhere.
-    fn has_room(&self) -> bool {
-        self.link.channel.as_ref().is_some_and(Channel::has_room)
-            || self.link.data.as_ref().is_some_and(DataPath::is_up)
-    }
-
     /// Tells the device what the path carries, so that most packets fit before they come here. While packets take the control
     /// channel, which carries any, the device stays as it is.
     fn tell_mtu(&mut self) {
@@ -492,15 +436,6 @@ impl Worker {
         self.traffic
             .send_if_modified(|told| std::mem::replace(told, now) != now);
     }
-
-    fn discard_waiting(&mut self) {
-        for _ in 0..MAX_STALE {
-            if self.device.try_recv(&mut self.buffer).is_err() {
-                break;
-            }
-            self.link.established.drop_packet(DropReason::Stale);
-        }
-    }
 }
 
 /// Waits for the ticker, for ever where there is none.
@@ -513,51 +448,18 @@ async fn ringing(ticker: &mut Option<Ticker>) {
     std::future::pending().await
 }
 
+/// Waits until the data channel takes more, for ever where it does already.
+async fn unstuck(data: &Option<DataPath>) {
+    match data {
+        Some(data) => data.unstuck().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits for a datagram of the data channel, for ever where there is none.
 async fn readable(data: &Option<DataPath>) -> PathId {
     match data {
         Some(data) => data.readable().await,
         None => std::future::pending().await,
     }
-}
-
-/// Sends a packet that fits over the channel that packets take now.
-fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
-    let Link {
-        channel,
-        established,
-        data,
-        ..
-    } = link;
-    if established.outgoing(packet, now).is_err() {
-        return Ok(());
-    }
-    match data.as_mut().map_or(Fate::NotHere, |data| data.send(packet, now)) {
-        Fate::Sent => Ok(()),
-        Fate::NotHere => match channel {
-            Some(channel) => {
-                established.carried(now);
-                channel.queue(Kind::Data, packet).map_err(lost)
-            }
-            None => {
-                established.drop_packet(DropReason::ChannelDown);
-                Ok(())
-            }
-        },
-        Fate::Refused => {
-            established.drop_packet(DropReason::QueueFull);
-            Ok(())
-        }
-    }
-}
-
-/// Hands a packet of the gateway to the host, or counts why not.
-fn to_host(device: &Device, established: &mut Established, packet: &[u8]) -> Result<(), Outcome> {
-    match device.try_send(packet) {
-        Ok(()) => {}
-        Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => established.drop_packet(DropReason::QueueFull),
-        Err(_) => established.drop_packet(DropReason::DeviceRefused),
-    }
-    Ok(())
 }

@@ -182,6 +182,11 @@ impl<'a> Segments<'a> {
         }
     }
 
+    /// Bytes of all segments that are left.
+    pub fn bytes(&self) -> usize {
+        self.left() * self.header + self.payload() - self.done
+    }
+
     /// Bytes of the next segment, `None` after the last one.
     pub fn next_length(&self) -> Option<usize> {
         (!self.finished).then(|| self.header + self.size.min(self.payload() - self.done))

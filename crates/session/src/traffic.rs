@@ -49,7 +49,11 @@ impl Traffic {
     }
 
     pub(crate) fn went_out(&mut self, bytes: usize) {
-        self.packets_out += 1;
+        self.went_out_many(1, bytes);
+    }
+
+    pub(crate) fn went_out_many(&mut self, packets: usize, bytes: usize) {
+        self.packets_out += packets as u64;
         self.bytes_out += bytes as u64;
     }
 

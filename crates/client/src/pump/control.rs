@@ -10,10 +10,11 @@ use session::client::Established;
 use session::{Output, Received};
 use wire::cstp::{Frame, Kind};
 
-use super::{BATCH, Outcome, Stop, TURNS, Worker, to_host};
+use super::{BATCH, Outcome, Stop, TURNS, Worker};
 use crate::attempt::Link;
 use crate::clock;
 use crate::datapath::{DataPath, News};
+use crate::to_host::ToHost;
 
 impl Worker {
     /// Hands the session's own frames and all that is queued to TCP, as far as it takes them.
@@ -63,13 +64,19 @@ impl Worker {
             }
             return Ok(());
         }
-        self.frame(&first, now)?;
+        let taken = self.gather_frames(first, now);
+        self.frames_to_host()?;
+        taken
+    }
+
+    fn gather_frames(&mut self, first: Frame, now: Now) -> Result<(), Outcome> {
+        self.frame(first, now);
         for _ in 1..BATCH {
             let Some(channel) = &mut self.link.channel else {
                 return Ok(());
             };
             match channel.try_next().map_err(lost)? {
-                Some(frame) => self.frame(&frame, now)?,
+                Some(frame) => self.frame(frame, now),
                 None => return Ok(()),
             }
         }
@@ -77,13 +84,29 @@ impl Worker {
         Ok(())
     }
 
-    fn frame(&mut self, frame: &Frame, now: Now) -> Result<(), Outcome> {
-        match self.link.established.received(frame, now) {
-            Received::Nothing | Received::Dropped(_) => return Ok(()),
-            Received::Packet => {}
+    fn frame(&mut self, frame: Frame, now: Now) {
+        match self.link.established.received(&frame, now) {
+            Received::Nothing | Received::Dropped(_) => {}
+            Received::Packet => {
+                self.last_traffic = now.awake;
+                self.frames.push(frame.payload);
+            }
         }
-        self.last_traffic = now.awake;
-        to_host(&self.device, &mut self.link.established, &frame.payload)
+    }
+
+    /// Hands the host the packets of the frames.
+    fn frames_to_host(&mut self) -> Result<(), Outcome> {
+        let Self {
+            device,
+            link,
+            gathering,
+            frames,
+            ..
+        } = self;
+        let mut to_host = ToHost::new(device, &mut link.established, gathering);
+        to_host.write_whole(frames);
+        frames.clear();
+        to_host.gone.map_or(Ok(()), |error| Err(Outcome::DeviceGone(error)))
     }
 
     /// A goodbye is one frame that TCP takes now or never; nobody waits for the peer. A link that is about to be replaced
@@ -98,10 +121,12 @@ impl Worker {
             }
             Stop::Silently => {
                 while let Some(Ok(Some(frame))) = self.link.channel.as_mut().map(Channel::try_next) {
-                    if frame.kind == Kind::Data && self.frame(&frame, now).is_err() {
-                        break;
+                    if frame.kind == Kind::Data {
+                        self.frame(frame, now);
                     }
                 }
+                // A device that is gone is found out by the next pump.
+                let _ = self.frames_to_host();
             }
         }
         Outcome::Stopped

@@ -22,10 +22,13 @@ fn offload(kind: GsoKind, size: u16, start: u16) -> Offload {
 fn cut(offload: &Offload, packet: &[u8]) -> Vec<Vec<u8>> {
     let mut segments = Segments::new(offload, packet).expect("a packet to be cut");
     let (mut all, longest, left) = (Vec::new(), segments.longest(), segments.left());
+    let mut bytes = segments.bytes();
     while let Some(length) = segments.next_length() {
         let mut segment = vec![0xaa; length];
         assert_eq!(segments.write_next(&mut segment), Some(length));
         assert!(length <= longest);
+        bytes -= length;
+        assert_eq!(segments.bytes(), bytes);
         all.push(segment);
     }
     assert_eq!(segments.write_next(&mut []), None);

@@ -7,10 +7,10 @@
 //! A kernel or a card without segmentation says so when it is asked to do it, with EIO or EINVAL; quinn-udp then gives it up for the life of
 //! its state. EINVAL is also what a `blackhole` route says, so the state is made anew after [`AGAIN`].
 
-use std::cell::{Cell, RefCell};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
@@ -112,21 +112,28 @@ impl std::fmt::Debug for Inbox {
     }
 }
 
-/// What quinn-udp knows of a socket.
+/// What quinn-udp knows of a socket. Only one task uses a socket, so that nobody waits for the lock, which is taken once a call.
 #[derive(Debug)]
-pub(crate) struct Batches {
-    state: RefCell<UdpSocketState>,
+pub(crate) struct Batches(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    quinn: UdpSocketState,
     /// Since when segmentation is given up.
-    halted: Cell<Option<Instant>>,
+    halted: Option<Instant>,
 }
 
 impl Batches {
     /// Sets the options of the socket that belong to it: no fragments, datagrams put together, both ends of each.
     pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
-        Ok(Self {
-            state: RefCell::new(UdpSocketState::new(UdpSockRef::from(socket))?),
-            halted: Cell::new(None),
-        })
+        Ok(Self(Mutex::new(State {
+            quinn: UdpSocketState::new(UdpSockRef::from(socket))?,
+            halted: None,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what waits, [`io::ErrorKind::WouldBlock`] if nothing does. After any error the inbox is empty.
@@ -135,9 +142,9 @@ impl Batches {
         let mut metas = [RecvMeta::default(); BUFFERS];
         let received = {
             let mut buffers = inbox.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
-            let state = self.state.borrow();
+            let state = self.state();
             socket.try_io(Interest::READABLE, || {
-                state.recv(UdpSockRef::from(socket), &mut buffers, &mut metas)
+                state.quinn.recv(UdpSockRef::from(socket), &mut buffers, &mut metas)
             })?
         };
         for meta in &metas[..received] {
@@ -158,13 +165,13 @@ impl Batches {
 
     /// Datagrams that one call may send now.
     pub(crate) fn segments(&self, socket: &UdpSocket) -> usize {
-        if self.halted.get().is_some_and(|since| since.elapsed() >= AGAIN)
-            && let Ok(state) = UdpSocketState::new(UdpSockRef::from(socket))
+        let mut state = self.state();
+        if state.halted.is_some_and(|since| since.elapsed() >= AGAIN)
+            && let Ok(quinn) = UdpSocketState::new(UdpSockRef::from(socket))
         {
-            self.state.replace(state);
-            self.halted.set(None);
+            *state = State { quinn, halted: None };
         }
-        self.state.borrow().max_gso_segments().min(SEGMENTS_MAX)
+        state.quinn.max_gso_segments().min(SEGMENTS_MAX)
     }
 
     /// One call: all datagrams or none.
@@ -182,11 +189,11 @@ impl Batches {
             segment_size: (segment < datagrams.len()).then_some(segment),
             src_ip: local,
         };
-        let state = self.state.borrow();
-        let before = state.max_gso_segments();
-        let sent = state.try_send(UdpSockRef::from(socket), &transmit);
-        if state.max_gso_segments() < before {
-            self.halted.set(Some(Instant::now()));
+        let mut state = self.state();
+        let before = state.quinn.max_gso_segments();
+        let sent = state.quinn.try_send(UdpSockRef::from(socket), &transmit);
+        if state.quinn.max_gso_segments() < before {
+            state.halted = Some(Instant::now());
         }
         sent
     }

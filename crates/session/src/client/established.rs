@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use now::{Awake, Deadline, Gap, Now};
-use packet::{DropReason, IpPacket};
+use packet::{DropCounters, DropReason, IpPacket};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 use wire::offer::{Grant, MarmotSession};
 use wire::text::escape;
@@ -112,14 +112,29 @@ impl Established {
     /// # Errors
     /// Why not. It has been counted.
     pub fn outgoing(&mut self, packet: &[u8], now: Now) -> Result<(), DropReason> {
-        match self.check_outgoing(packet) {
+        self.outgoing_many(packet, packet.len(), (1, packet.len()), now)
+    }
+
+    /// Whether `packets` packets of this host, `bytes` bytes together, of which the longest has `longest`, may go to the gateway now; they
+    /// then count as sent. `whole` has the addresses of all of them.
+    ///
+    /// # Errors
+    /// Why not. They have been counted.
+    pub fn outgoing_many(
+        &mut self,
+        whole: &[u8],
+        longest: usize,
+        (packets, bytes): (usize, usize),
+        now: Now,
+    ) -> Result<(), DropReason> {
+        match self.check_outgoing(whole, longest) {
             Ok(()) => {
-                self.traffic.went_out(packet.len());
+                self.traffic.went_out_many(packets, bytes);
                 self.sent(now.awake);
                 Ok(())
             }
             Err(reason) => {
-                self.traffic.drops.count(reason);
+                self.drop_packets(reason, packets);
                 Err(reason)
             }
         }
@@ -128,6 +143,11 @@ impl Established {
     /// Counts a packet that the caller had to drop.
     pub fn drop_packet(&mut self, reason: DropReason) {
         self.traffic.drops.count(reason);
+    }
+
+    /// Counts what became of packets elsewhere.
+    pub fn add_drops(&mut self, drops: &DropCounters) {
+        self.traffic.drops.add(drops);
     }
 
     /// Counts several packets that the caller had to drop.
@@ -197,8 +217,8 @@ impl Established {
         Received::Dropped(reason)
     }
 
-    fn check_outgoing(&self, packet: &[u8]) -> Result<(), DropReason> {
-        if packet.len() > usize::from(self.grant.mtu) {
+    fn check_outgoing(&self, packet: &[u8], longest: usize) -> Result<(), DropReason> {
+        if longest > usize::from(self.grant.mtu) {
             return Err(DropReason::TooBig);
         }
         let packet = IpPacket::parse(packet)?;

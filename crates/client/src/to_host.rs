@@ -1,0 +1,138 @@
+//! Packets of the gateway on their way to the host: gathered while a batch of records is opened, put together, and written.
+
+use std::io;
+
+use packet::{Coalescer, DropReason, Place};
+use session::Received;
+use session::client::Established;
+
+use crate::device::Device;
+
+/// What is used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Gathering {
+    places: Vec<Place>,
+    /// Nothing if the device takes one packet at a time.
+    coalescer: Option<Coalescer>,
+}
+
+impl Gathering {
+    /// For packets to this device.
+    pub(crate) fn new(device: &Device) -> Self {
+        Self {
+            places: Vec::new(),
+            coalescer: device.offloads().map(|offloads| Coalescer::new(offloads.udp)),
+        }
+    }
+}
+
+/// The way to the host, for one turn.
+pub(crate) struct ToHost<'a> {
+    device: &'a Device,
+    established: &'a mut Established,
+    gathering: &'a mut Gathering,
+    /// Packets that came.
+    pub(crate) packets: usize,
+    /// The device is gone, and why.
+    pub(crate) gone: Option<io::Error>,
+}
+
+/// A buffer in which packets are found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    index: usize,
+    start: usize,
+    length: usize,
+}
+
+impl<'a> ToHost<'a> {
+    pub(crate) fn new(device: &'a Device, established: &'a mut Established, gathering: &'a mut Gathering) -> Self {
+        Self {
+            device,
+            established,
+            gathering,
+            packets: 0,
+            gone: None,
+        }
+    }
+
+    /// The buffer with this index of those that [`ToHost::write`] gets.
+    pub(crate) fn origin(&self, index: usize, buffer: &[u8]) -> Origin {
+        Origin {
+            index,
+            start: buffer.as_ptr().addr(),
+            length: buffer.len(),
+        }
+    }
+
+    /// Takes a packet out of a record. One that does not stand in the buffer of `origin` is written at once: it waited elsewhere, and is
+    /// older than those.
+    pub(crate) fn take(&mut self, packet: &[u8], origin: Origin) {
+        match self.established.incoming(packet) {
+            Received::Packet => self.packets += 1,
+            // Counted by the session.
+            Received::Nothing | Received::Dropped(_) => return,
+        }
+        let start = packet.as_ptr().addr().wrapping_sub(origin.start);
+        let inside = start.checked_add(packet.len()).is_some_and(|end| end <= origin.length);
+        if inside && self.gathering.coalescer.is_some() {
+            self.gathering.places.push(Place {
+                buffer: origin.index,
+                range: start..start + packet.len(),
+            });
+        } else {
+            self.write_one(packet);
+        }
+    }
+
+    /// Writes packets that are a buffer each, and have been counted.
+    pub(crate) fn write_whole<B: AsRef<[u8]>>(&mut self, packets: &[B]) {
+        if self.gathering.coalescer.is_none() {
+            return packets.iter().for_each(|packet| self.write_one(packet.as_ref()));
+        }
+        let places = packets.iter().enumerate().map(|(buffer, packet)| Place {
+            buffer,
+            range: 0..packet.as_ref().len(),
+        });
+        self.gathering.places.extend(places);
+        self.write(packets);
+    }
+
+    /// Writes what was gathered out of these buffers.
+    pub(crate) fn write<B: AsRef<[u8]>>(&mut self, buffers: &[B]) {
+        let Self {
+            device,
+            established,
+            gathering,
+            gone,
+            ..
+        } = self;
+        let Some(coalescer) = &mut gathering.coalescer else {
+            return;
+        };
+        for place in gathering.places.drain(..) {
+            coalescer.push(buffers, place);
+        }
+        coalescer.write(buffers, |pieces, packets| {
+            let sent = device.try_send_pieces(pieces);
+            settle(sent, packets, established, gone);
+        });
+    }
+
+    fn write_one(&mut self, packet: &[u8]) {
+        let sent = self.device.try_send(packet);
+        settle(sent, 1, self.established, &mut self.gone);
+    }
+}
+
+/// Counts what the device did not take.
+fn settle(sent: io::Result<()>, packets: usize, established: &mut Established, gone: &mut Option<io::Error>) {
+    match sent {
+        Ok(()) => {}
+        Err(error) if Device::is_gone(&error) => *gone = Some(error),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            established.drop_packets(DropReason::QueueFull, packets);
+        }
+        Err(_) => established.drop_packets(DropReason::DeviceRefused, packets),
+    }
+}
