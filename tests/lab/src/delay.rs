@@ -158,6 +158,7 @@ fn devices(host: &Namespace) -> Result<(tokio::runtime::Runtime, Tun, Tun)> {
         let options = TunOptions {
             name: name.to_owned(),
             mtu: MTU,
+            offloads: false,
         };
         let made = host.run(|| {
             let _inside = runtime.enter();

@@ -1,0 +1,126 @@
+//! How fast packets go through the tunnel, beside the stock ends on the same hosts in the same run. Ratios count; the figures are printed.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{
+    Lab, Ocserv, Openconnect, PATIENCE, Process, Settings, Signal, StockFigures, StockLogin, client_settings,
+    gateway_settings, start_client, start_gateway, stock_channel,
+};
+use platform::netns::Namespace;
+
+/// What each measurement takes.
+const SECONDS: &str = "2";
+
+fn main() -> ExitCode {
+    lab::run(
+        &["iperf3", "openconnect", "ocserv", "ip"],
+        lab::tests![our_ends_carry_more_than_the_stock_ends],
+    )
+}
+
+/// Bits per second of one measurement.
+#[derive(Clone, Copy)]
+struct Rates {
+    up: f64,
+    down: f64,
+    four: f64,
+}
+
+fn our_ends_carry_more_than_the_stock_ends(lab: &Lab) -> Result<()> {
+    let stock = {
+        let mut ocserv = Ocserv::configure(lab, lab.site(), StockLogin::Password, StockFigures::Quick)?;
+        let gateway = ocserv.start()?;
+        let client = Openconnect::new(lab, lab.client(), lab.site(), "openconnect")?
+            .good_password()
+            .with_dtls()
+            .up()?;
+        stock_channel(&client)?;
+        let rates = measure(lab, "openconnect and ocserv, DTLS")?;
+        client.stop(Signal::INT, PATIENCE)?;
+        lab::stop_ocserv(&gateway)?;
+        rates
+    };
+    let dtls = ours(lab, "ours, DTLS", |settings| settings)?;
+    let tls = ours(lab, "ours, TLS", |settings| settings.with("dtls.enabled", false))?;
+    let ratio = |ours: f64, stock: f64| ours / stock;
+    lab.note(&format!(
+        "ours over stock: DTLS {:.1} up, {:.1} down, {:.1} with four streams; TLS {:.1} up, {:.1} down",
+        ratio(dtls.up, stock.up),
+        ratio(dtls.down, stock.down),
+        ratio(dtls.four, stock.four),
+        ratio(tls.up, stock.up),
+        ratio(tls.down, stock.down),
+    ));
+    for (what, ours, theirs) in [
+        ("up", dtls.up, stock.up),
+        ("down", dtls.down, stock.down),
+        ("with four streams", dtls.four, stock.four),
+    ] {
+        ensure!(ours > 2.0 * theirs, "{what}: {ours:.2e} against {theirs:.2e} bits/s");
+    }
+    Ok(())
+}
+
+fn ours(lab: &Lab, what: &str, change: impl Fn(Settings) -> Settings) -> Result<Rates> {
+    let gateway = start_gateway(lab, lab.site(), "gateway", &change(gateway_settings(lab, lab.site())?))?;
+    let client = start_client(lab, lab.client(), "client", &change(client_settings(lab, lab.site())?))?;
+    if what.contains("DTLS") {
+        client.wait_for("packets take the data channel", PATIENCE)?;
+    }
+    let before = (cpu(&client)?, cpu(&gateway)?);
+    let rates = measure(lab, what)?;
+    lab.note(&format!(
+        "{what}: processor time {:.2} s and {:.2} s",
+        cpu(&client)? - before.0,
+        cpu(&gateway)? - before.1
+    ));
+    client.stop(Signal::TERM, PATIENCE)?;
+    gateway.stop(Signal::TERM, PATIENCE)?;
+    Ok(rates)
+}
+
+/// Seconds of processor time that a process has used.
+fn cpu(process: &Process) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().context("a name")?.split_whitespace().collect();
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|ticks| ticks.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    Ok((ticks(11) + ticks(12)) / 100.0)
+}
+
+fn measure(lab: &Lab, what: &str) -> Result<Rates> {
+    let up = iperf(lab, lab.client(), &[])?;
+    let down = iperf(lab, lab.client(), &["-R"])?;
+    let four = iperf(lab, lab.client(), &["-P", "4"])?;
+    lab.note(&format!(
+        "{what}: {:.2} Gbit/s up, {:.2} down, {:.2} with four streams",
+        up / 1e9,
+        down / 1e9,
+        four / 1e9
+    ));
+    Ok(Rates { up, down, four })
+}
+
+/// One measurement from `client` to the host of the LAN.
+fn iperf(lab: &Lab, client: &Namespace, more: &[&str]) -> Result<f64> {
+    let host = lab.site().plan.host_v4().to_string();
+    let mut server = lab.command(&lab.site().lan, "iperf3")?;
+    server.args(["-s", "-1", "--forceflush"]);
+    let server = lab.spawn("iperf3-server", server)?;
+    server.wait_for("Server listening", PATIENCE)?;
+    let mut command = lab.command(client, "iperf3")?;
+    let output = command
+        .args(["-c", &host, "-t", SECONDS, "-J"])
+        .args(more)
+        .output()
+        .context("run iperf3")?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).context("read what iperf3 says")?;
+    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    server.wait_exit(PATIENCE)?;
+    rate.with_context(|| format!("iperf3 says no rate: {report}"))
+}
