@@ -333,6 +333,7 @@ impl SessionRoom {
     pub(crate) fn expire(&self, now: Now) {
         let ended = self.table.borrow_mut().expire(now);
         self.all_over(ended, now);
+        self.forget_revoked(now);
         self.park_the_unreachable(now);
     }
 

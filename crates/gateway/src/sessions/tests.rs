@@ -209,6 +209,53 @@ fn a_session_without_a_connection_is_parked_after_a_while_unless_its_client_come
     assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("resume", 1)]);
 }
 
+#[tokio::test]
+async fn what_is_revoked_leaves_the_file_when_its_last_ticket_is_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let limits = Limits {
+        park_ttl: Some(Duration::from_secs(3600)),
+        session_timeout: None,
+        ..LIMITS
+    };
+    let (store, _) = Store::open(folder.path());
+    let room = SessionRoom {
+        store,
+        ..room_of("10.78.0.0/24", limits)
+    };
+    let mut until = at(0).boot;
+    for n in 0..2 {
+        let offer = Offer {
+            cookie: login(&room),
+            want_v4: true,
+            session: true,
+            park: Some(SessionKey::from_seed([7; SEED_BYTES]).public()),
+            ..Offer::default()
+        };
+        let id = try_with(&room, &offer, n * 100).expect("tunnel").connected.id;
+        room.left(
+            id,
+            1,
+            &Traffic::default(),
+            Left::Ended(EndReason::UserStop),
+            at(n * 100),
+        );
+        until = room
+            .table
+            .borrow()
+            .revoked()
+            .map(|(_, until)| until)
+            .min()
+            .expect("there are tickets");
+    }
+    let over = at(until.since_origin().as_secs());
+    let wakes = room.deadline(at(1000)).map(|deadline| deadline.at);
+    assert_eq!(wakes, Some(over.awake));
+    room.expire(over);
+    room.finish(Duration::from_secs(30)).await;
+    let (_store, left) = Store::open(folder.path());
+    assert_eq!(left.revoked.len(), 1, "the later one is refused still");
+}
+
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");

@@ -199,7 +199,7 @@ impl Sessions {
         standing: &impl Fn(&str, Option<&str>) -> Standing,
         now: Now,
     ) -> Result<Entry, ConnectRefused> {
-        if self.revoked.contains_key(&ticket.session) {
+        if self.revoked.contains(ticket.session) {
             return Err(ConnectRefused::Revoked);
         }
         if ticket.is_expired(now.wall) {

@@ -296,27 +296,17 @@ fn the_ticket_of_a_session_that_has_ended_is_refused_until_it_expires() {
     let good = proof(&key(1), 1, 2);
     let refused = table.connect(&with(by_ticket(&ticket), &good), welcome, now(6));
     assert_eq!(refused, Err(ConnectRefused::Revoked));
-    table.expire(now(until.since_origin().as_secs()));
-    assert_eq!(table.revoked().count(), 0);
+    let over = now(until.since_origin().as_secs());
+    let wakes = table.deadline(now(6)).map(|deadline| deadline.at);
+    assert_eq!(wakes, Some(over.awake), "without any other reason to wake");
+    assert_eq!(table.forget_revoked(over), [granted.id]);
+    assert_eq!((table.revoked().count(), table.deadline(over)), (0, None));
     let refused = table.connect(
         &with(by_ticket(&ticket), &good),
         welcome,
         now(until.since_origin().as_secs()),
     );
     assert_eq!(refused, Err(ConnectRefused::Expired));
-}
-
-#[test]
-fn revocations_do_not_fill_the_memory() {
-    let mut table = table();
-    for n in 0..u32::try_from(MAX_REVOKED).expect("small") + 10 {
-        let mut id = [0; 16];
-        id[..4].copy_from_slice(&n.to_be_bytes());
-        table.revoke(SessionId(id), now(1000 + u64::from(n)).boot, now(1));
-    }
-    assert_eq!(table.revoked().count(), MAX_REVOKED);
-    let first = table.revoked().map(|(_, until)| until).min();
-    assert_eq!(first, Some(now(1010).boot), "those that are over first were forgotten");
 }
 
 #[test]
