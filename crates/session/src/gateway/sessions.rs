@@ -28,7 +28,7 @@ mod revoked;
 
 use revoked::Revoked;
 
-pub use connect::{Claim, ConnectRefused, Connected, Proof, Shown, Standing};
+pub use connect::{Claim, ConnectRefused, Connected, Entrance, Proof, Shown, Standing};
 pub use entry::{Entry, Parked, Presence, Since};
 pub use keep::Kept;
 pub use revoked::{FORGOTTEN_AT_ONCE, MAX_REVOKED};
