@@ -74,9 +74,10 @@ impl SessionRoom {
         }
     }
 
-    /// A parked client said something and stays parked: a maintenance wake. Its time begins anew.
-    pub(crate) fn stirred(&self, id: SessionId, epoch: u64, now: Now) {
-        if self.table.borrow_mut().stirred(id, epoch, now) {
+    /// A parked client said something and stays parked: a maintenance wake, that begins if it `is_new` or else goes on. Its
+    /// time begins anew.
+    pub(crate) fn stirred(&self, id: SessionId, epoch: u64, is_new: bool, now: Now) {
+        if self.table.borrow_mut().stirred(id, epoch, is_new, now) {
             self.keep(id, now);
             self.changed.notify_one();
         }

@@ -182,7 +182,8 @@ fn a_session_is_counted_parked_once_and_back_once() {
     for kind in [ParkKind::Announced, ParkKind::Frozen] {
         room.parked(id, 1, kind, at(10));
     }
-    room.stirred(id, 1, at(20));
+    room.stirred(id, 1, true, at(20));
+    room.stirred(id, 1, false, at(30));
     room.unparked(id, 1, Via::Rebind, at(30));
     room.unparked(id, 1, Via::SamePath, at(31));
     let counters = room.counters();

@@ -68,7 +68,8 @@ impl Tunnel<'_> {
                 Attend::Look => self.attendance.sampled(self.sample(), now),
                 Attend::Park(kind) => self.park(kind, now),
                 Attend::Kind(kind) => self.shared.sessions.parked(self.id, self.epoch, kind, now),
-                Attend::Stir => self.shared.sessions.stirred(self.id, self.epoch, now),
+                Attend::Stir => self.shared.sessions.stirred(self.id, self.epoch, true, now),
+                Attend::StillStirs => self.shared.sessions.stirred(self.id, self.epoch, false, now),
                 Attend::Unpark(via) => {
                     self.shared.sessions.unparked(self.id, self.epoch, via, now);
                     if let Some(data) = &mut self.data {

@@ -144,9 +144,11 @@ fn a_word_of_a_parked_client_begins_its_time_anew() {
     let mut table = table();
     let id = parking_client(&mut table, "alice", 1).id;
     table.park(id, 1, ParkKind::Frozen, now(10));
-    assert!(table.stirred(id, 1, now(5000)));
-    assert!(table.expire(now(10 + 28_800)).is_empty());
-    assert_eq!(table.expire(now(5000 + 28_800)).len(), 1);
+    assert!(table.stirred(id, 1, true, now(5000)) && table.stirred(id, 1, false, now(5010)));
+    assert!(table.expire(now(5000 + 28_800)).is_empty());
+    let wakes = |table: &Sessions| table.iter().next().and_then(|(_, entry)| Some(entry.parked()?.wakes));
+    assert_eq!(wakes(&table), Some(1), "one wake, however long");
+    assert_eq!(table.expire(now(5010 + 28_800)).len(), 1);
 }
 
 #[test]
