@@ -72,6 +72,7 @@ impl Tunnel<'_> {
                 Attend::StillStirs => self.shared.sessions.stirred(self.id, self.epoch, false, now),
                 Attend::Unpark(via) => {
                     self.shared.sessions.unparked(self.id, self.epoch, via, now);
+                    self.established.wake(now);
                     if let Some(data) = &mut self.data {
                         data.wake(now);
                     }
@@ -120,6 +121,10 @@ impl Tunnel<'_> {
     /// Drops what is kept for the client, but for its keys and its lease.
     fn park(&mut self, kind: ParkKind, now: Now) {
         self.question = false;
+        // A stock client has no grant: only the idle timeout ends the session of one whose kernel answers for ever.
+        if self.parks {
+            self.established.rest(now);
+        }
         if let Some(data) = &mut self.data {
             data.rest(now);
         }

@@ -1,6 +1,7 @@
 //! Clients that sleep, and tunnels that outlive their control connection.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use channel::Response;
 use session::resume::SessionKey;
@@ -178,3 +179,29 @@ async fn a_connect_takes_over_from_a_tunnel_that_has_no_connection() {
     data.say(Kind::Data, &up).await;
     assert_eq!(house.packet().await, up, "they serve until new ones do");
 }
+
+#[tokio::test]
+async fn a_parked_client_is_not_idle() {
+    let change = |config: &mut config::gateway::GatewayConfig| {
+        config.session.idle_timeout = Some(Duration::from_secs(2));
+    };
+    let house = House::with(Wishes {
+        change: Some(change),
+        ..Wishes::default()
+    });
+    let mut alice = parking_tunnel(&house).await;
+    alice.send(Kind::Park, &WORD).await;
+    assert_eq!(alice.next().await.kind, Kind::ParkAnswer);
+    // What it does in a maintenance wake does not make it active either.
+    alice
+        .send(Kind::Data, &packet(alice.address, LAN, b"maintenance"))
+        .await;
+    let _bob = tunnel_of(&house, "bob").await;
+    let line = house.logged(&["session.end", "idle"]);
+    assert!(line.contains("bob"), "who is longer silent, but parked, stays: {line}");
+    alice.send(Kind::Awake, &WORD).await;
+    assert_eq!(alice.next().await.kind, Kind::AwakeAnswer);
+    let line = house.logged(&["session.end", "idle"]);
+    assert!(line.contains("alice"), "its time runs on: {line}");
+}
+
