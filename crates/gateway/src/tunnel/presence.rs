@@ -76,6 +76,8 @@ impl Tunnel<'_> {
                     if let Some(data) = &mut self.data {
                         data.wake(now);
                     }
+                    // Given up before it slept, and asked for while it did: nobody else would ask now.
+                    self.question |= self.data_is_silent();
                 }
                 Attend::Keepalive(on) => {
                     if let Some(channel) = self.channel() {
