@@ -210,6 +210,33 @@ fn a_session_without_a_connection_is_parked_after_a_while_unless_its_client_come
     assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("resume", 1)]);
 }
 
+#[test]
+fn a_login_that_pushes_a_parked_session_out_is_its_way_back() {
+    let room = room();
+    let gone = || Left::Detached("eof".to_owned());
+    let first = connect(&room, &login(&room), 1).connected.id;
+    room.left(first, 1, &Traffic::default(), gone(), at(2));
+    room.expire(at(62));
+    let _second = connect(&room, &login(&room), 63);
+    assert_eq!(room.counters().unparks.len(), 0, "two are allowed");
+    login(&room);
+    let counters = room.counters();
+    assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("login", 1)]);
+    assert_eq!(counters.disconnects.into_iter().collect::<Vec<_>>(), [("replaced", 1)]);
+}
+
+#[test]
+fn status_says_by_what_each_connection_got_its_session() {
+    let room = room();
+    let cookie = login(&room);
+    let by = |room: &SessionRoom| room.describe(at(5)).sessions[0].entrance.clone();
+    assert_eq!(by(&room), None);
+    for (seconds, word) in [(1, "login"), (2, "cookie")] {
+        connect(&room, &cookie, seconds);
+        assert_eq!(by(&room).as_deref(), Some(word));
+    }
+}
+
 #[tokio::test]
 async fn what_is_revoked_leaves_the_file_when_its_last_ticket_is_over() {
     let folder = tempfile::tempdir().expect("folder");

@@ -71,6 +71,7 @@ fn text(sessions: &GatewaySessions, now_unix_ms: u64) -> String {
             "ADDRESSES",
             "STATE",
             "EPOCH",
+            "BY",
             "PATH",
             "IN",
             "OUT",
@@ -101,6 +102,7 @@ fn line(session: &GatewaySession, now_unix_ms: u64) -> String {
         &addresses.join(","),
         &state(session, now_unix_ms),
         &session.epoch.to_string(),
+        &session.entrance.as_deref().map_or("-".to_owned(), words::plain),
         path,
         &session.traffic.packets_in.to_string(),
         &session.traffic.packets_out.to_string(),
@@ -143,9 +145,9 @@ fn counters(counters: &GatewayCounters) -> String {
     .collect()
 }
 
-fn row([id, user, addresses, state, epoch, path, inward, outward, dropped]: [&str; 9]) -> String {
+fn row([id, user, addresses, state, epoch, by, path, inward, outward, dropped]: [&str; 10]) -> String {
     let line = format!(
-        "{id:<32}  {user:<12}  {addresses:<15}  {state:<28}  {epoch:>5}  {path:<9}  {inward:>9}  {outward:>9}  {dropped:>7}"
+        "{id:<32}  {user:<12}  {addresses:<15}  {state:<28}  {epoch:>5}  {by:<7}  {path:<9}  {inward:>9}  {outward:>9}  {dropped:>7}"
     );
     line.trim_end().to_owned() + "\n"
 }
@@ -167,6 +169,7 @@ mod tests {
                     parked: Some("frozen".to_owned()),
                     parked_since_unix_ms: Some(1_800_000_000_000),
                     epoch: 3,
+                    entrance: Some("ticket".to_owned()),
                     control: true,
                     data_channel: true,
                     traffic: Traffic {
@@ -195,7 +198,7 @@ mod tests {
         assert!(!text.contains('\u{1b}'), "{text}");
         for words in [
             "parked frozen 3 h",
-            "tls, dtls",
+            "  3  ticket   tls, dtls",
             "waiting",
             "and 5 more\n",
             "parked       announced 2, frozen 1\n",

@@ -129,6 +129,8 @@ pub struct Ended {
     pub connected: Option<u64>,
     /// How long it lived, on the boot clock.
     pub age: Duration,
+    /// How it was parked, if it was.
+    pub parked: Option<Parked>,
     /// Until when its tickets are refused, if there may be any.
     pub revoked_until: Option<Boot>,
 }
@@ -300,6 +302,7 @@ impl Sessions {
             reason,
             lease: entry.lease,
             age: entry.began.age(now.boot),
+            parked: entry.parked,
             revoked_until,
         })
     }
