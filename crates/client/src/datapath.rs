@@ -14,10 +14,12 @@ use std::task::Poll;
 
 use lifecycle::LossKind;
 use now::{Deadline, Gap, Now};
-use platform::udp::{SendFault, Udp, route_source};
+use platform::udp::{SendFault, Udp};
 use session::client::{Ask, DataOutput, Datagrams, PathId, Terms, Token};
 use session::park::Via;
 use tracing::{debug, info};
+
+use crate::route::route_source;
 
 /// Datagrams read from a socket before something else gets its turn.
 const BATCH: usize = 64;
@@ -119,8 +121,9 @@ impl DataPath {
     }
 
     /// Waking time in which this process did not run does not count.
-    pub(crate) fn rebase(&mut self, gap: &Gap) {
-        self.machine.rebase(gap, jump());
+    pub(crate) fn rebase(&mut self, gap: &Gap, now: Now) {
+        self.machine.rebase(gap, jump(), now);
+        self.carry_out(now);
     }
 
     /// What the pump is to know, once.
@@ -181,6 +184,12 @@ impl DataPath {
         let asked = self.machine.wake(token(), ask, now);
         self.carry_out(now);
         asked
+    }
+
+    /// There is a way to the gateway again; see [`Datagrams::ask_anew`].
+    pub(crate) fn ask_anew(&mut self, now: Now) {
+        self.machine.ask_anew(now);
+        self.carry_out(now);
     }
 
     /// Takes what has arrived over `path`, and says whether there may be more.

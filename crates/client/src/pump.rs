@@ -13,6 +13,7 @@
 //! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
 
 mod control;
+mod mail;
 mod sleep;
 
 use std::io;
@@ -27,7 +28,7 @@ use platform::clock::Ticker;
 use session::client::{Established, PathId, Word};
 use session::park::Via;
 use session::{EndReason, Fit, Fitter, Received, Traffic};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 use wire::cstp::{Frame, Kind};
@@ -36,9 +37,11 @@ use crate::attempt::Link;
 use crate::clock;
 use crate::datapath::{DataPath, Fate, News};
 use crate::device::Device;
+use crate::route::{Change, RouteWatch};
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
+use mail::{Inbox, Outbox, Wanted, mail};
 pub(crate) use sleep::{Command, LONG_FREEZE};
 
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
@@ -64,15 +67,6 @@ const ACTIVE_FOR: Duration = Duration::from_secs(10);
 /// Packets thrown away at once after a gap. The queue of a TUN device holds 500.
 const MAX_STALE: usize = 4096;
 
-/// Gaps that the shell has not heard of yet; one more is dropped, it would say nothing new.
-const MAX_GAPS: usize = 4;
-
-/// News of the data channel that the shell has not heard of yet. It has its turn after every [`TURNS`].
-const MAX_NEWS: usize = 64;
-
-/// Commands that the pump has not taken yet. It takes them before anything else; each change of the host's power brings two.
-const MAX_COMMANDS: usize = 16;
-
 /// Why the pump stopped.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -92,14 +86,17 @@ pub(crate) struct Finished {
     pub(crate) device: Device,
     /// Kept open, so that a goodbye is not overtaken by a reset.
     pub(crate) link: Link,
+    /// A stretch in which the process did not run, and the shell has not heard of it.
+    pub(crate) gap: Option<Gap>,
+    /// What else it has not heard.
+    pub(crate) news: Vec<News>,
 }
 
 /// The shell's hold on a running pump.
 pub(crate) struct Pump {
     stop: Option<oneshot::Sender<Stop>>,
-    commands: mpsc::Sender<Command>,
-    gaps: mpsc::Receiver<Gap>,
-    news: mpsc::Receiver<News>,
+    wanted: watch::Sender<Wanted>,
+    inbox: Inbox,
     traffic: watch::Receiver<Traffic>,
     task: JoinHandle<Box<Finished>>,
 }
@@ -117,16 +114,14 @@ impl Pump {
     /// Starts pumping. `discard` throws away what waits in the device: it is old.
     pub(crate) fn start(device: Device, link: Link, mode: Mode, discard: bool) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let (commands, orders) = mpsc::channel(MAX_COMMANDS);
-        let (gap_queue, gaps) = mpsc::channel(MAX_GAPS);
-        let (news_queue, news) = mpsc::channel(MAX_NEWS);
+        let (wanted, orders) = watch::channel(Wanted::new(mode));
+        let (outbox, inbox) = mail();
         let (traffic_now, traffic) = watch::channel(Traffic::default());
-        let worker = Worker::new(device, link, (gap_queue, news_queue), traffic_now, mode);
+        let worker = Worker::new(device, link, outbox, traffic_now, mode);
         Self {
             stop: Some(stop),
-            commands,
-            gaps,
-            news,
+            wanted,
+            inbox,
             traffic,
             task: tokio::spawn(worker.run((stopped, orders), discard)),
         }
@@ -139,27 +134,29 @@ impl Pump {
         }
     }
 
-    /// Tells it what the host does. A pump that takes nothing any more is at its end.
+    /// Tells it what the host does. It takes that before anything else.
     pub(crate) fn tell(&self, command: Command) {
-        if let Err(error) = self.commands.try_send(command) {
-            tracing::debug!(%error, "the pump does not listen");
-        }
+        self.wanted.send_modify(|wanted| wanted.take(command));
     }
 
     /// What it has to say. Cancel safe; not to be called again after its end.
     pub(crate) async fn next(&mut self) -> PumpEvent {
         tokio::select! {
             biased;
-            Some(gap) = self.gaps.recv() => PumpEvent::Gap(gap),
-            Some(news) = self.news.recv() => PumpEvent::Told(news),
+            Some(gap) = self.inbox.gaps.recv() => PumpEvent::Gap(gap),
+            Some(news) = self.inbox.news.recv() => PumpEvent::Told(news),
             finished = &mut self.task => PumpEvent::Finished(finished.ok()),
             Ok(()) = self.traffic.changed() => PumpEvent::Traffic(*self.traffic.borrow_and_update()),
         }
     }
 
     /// Waits for its end. `None` if it broke an invariant.
-    pub(crate) async fn finished(mut self) -> Option<Box<Finished>> {
-        (&mut self.task).await.ok()
+    pub(crate) async fn finished(self) -> Option<Box<Finished>> {
+        let Self { task, inbox, .. } = self;
+        let mut finished = task.await.ok()?;
+        let rest = (finished.gap.take(), std::mem::take(&mut finished.news));
+        (finished.gap, finished.news) = inbox.rest(rest);
+        Some(finished)
     }
 }
 
@@ -178,9 +175,10 @@ pub(crate) enum PumpEvent {
 struct Worker {
     device: Device,
     link: Link,
-    gaps: mpsc::Sender<Gap>,
-    news: mpsc::Sender<News>,
+    outbox: Outbox,
     traffic: watch::Sender<Traffic>,
+    /// The way that the control connection was made on.
+    route: Option<RouteWatch>,
     detector: GapDetector,
     timer: Pin<Box<Sleep>>,
     /// Rings when the next look at the clocks is due, on the clock that runs through sleep; nothing where there is none.
@@ -196,16 +194,19 @@ struct Worker {
     turns: usize,
     /// What may run.
     mode: Mode,
+    /// The number of the word that was said last.
+    obeyed: u32,
     /// The shell knows that a packet asks for the tunnel.
     demanded: bool,
 }
 
 /// What comes from the shell.
-type Orders = (oneshot::Receiver<Stop>, mpsc::Receiver<Command>);
+type Orders = (oneshot::Receiver<Stop>, watch::Receiver<Wanted>);
 
 enum Woken {
     Stop(Stop),
-    Command(Command),
+    Wanted(Wanted),
+    Room,
     Frame(Result<Frame, Closed>),
     Datagram(PathId),
     Packet(io::Result<usize>),
@@ -213,21 +214,16 @@ enum Woken {
 }
 
 impl Worker {
-    fn new(
-        device: Device,
-        link: Link,
-        (gaps, news): (mpsc::Sender<Gap>, mpsc::Sender<News>),
-        traffic: watch::Sender<Traffic>,
-        mode: Mode,
-    ) -> Self {
+    fn new(device: Device, link: Link, outbox: Outbox, traffic: watch::Sender<Traffic>, mode: Mode) -> Self {
         let now = clock::now();
         let fitter = Fitter::new(link.clamp_mss);
+        let route = link.route();
         Self {
             device,
             link,
-            gaps,
-            news,
+            outbox,
             traffic,
+            route,
             detector: GapDetector::new(now, ACTIVE_TICK),
             timer: Box::pin(sleep(ACTIVE_TICK)),
             ticker: Ticker::new().ok(),
@@ -238,6 +234,7 @@ impl Worker {
             buffer: vec![0; BUFFER].into_boxed_slice(),
             turns: 0,
             mode,
+            obeyed: 0,
             demanded: false,
         }
     }
@@ -256,15 +253,18 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         };
+        let (gap, news) = self.outbox.rest();
         Box::new(Finished {
             outcome,
             device: self.device,
             link: self.link,
+            gap,
+            news,
         })
     }
 
     /// Sends what is to be sent, waits for one thing to happen, and handles it.
-    async fn turn(&mut self, (stopped, commands): &mut Orders) -> Result<(), Outcome> {
+    async fn turn(&mut self, (stopped, wanted): &mut Orders) -> Result<(), Outcome> {
         if let Err(outcome) = self.send() {
             self.control_lost(outcome)?;
         }
@@ -276,13 +276,15 @@ impl Worker {
             link,
             device,
             buffer,
+            outbox,
             ..
         } = self;
         let Link { channel, data, .. } = link;
         let woken = tokio::select! {
             // A shell that is gone wants nothing any more.
             how = stopped => Woken::Stop(how.unwrap_or(Stop::Silently)),
-            Some(command) = commands.recv() => Woken::Command(command),
+            Ok(()) = wanted.changed() => Woken::Wanted(*wanted.borrow_and_update()),
+            () = outbox.room() => Woken::Room,
             frame = next_frame(channel) => Woken::Frame(frame),
             path = readable(data) => Woken::Datagram(path),
             packet = device.recv(buffer), if room => Woken::Packet(packet),
@@ -293,8 +295,19 @@ impl Worker {
         let seen = self.look_at_clocks(now);
         let gap = seen.is_some_and(|gap| gap.length >= self.link.sleep.stale);
         match woken {
-            Woken::Stop(how) => return Err(self.stop(how, now)),
-            Woken::Command(command) => self.obey(command, now),
+            Woken::Stop(how) => {
+                if gap {
+                    // As below: what waits is old, also on a link that is about to be replaced.
+                    tokio::task::yield_now().await;
+                    let _ = self.discard_late(now);
+                }
+                if let Some(seen) = seen {
+                    self.outbox.tell_gap(seen);
+                }
+                return Err(self.stop(how, now));
+            }
+            Woken::Wanted(wanted) => self.obey(wanted, now),
+            Woken::Room => self.outbox.flush(),
             Woken::Frame(frame) => {
                 if let Err(outcome) = self.frames(frame, gap, now) {
                     self.control_lost(outcome)?;
@@ -311,9 +324,7 @@ impl Worker {
             }
             Woken::Timer => {
                 self.tell_traffic();
-                if let Some(data) = &mut self.link.data {
-                    data.look_at_address(now);
-                }
+                self.look_at_route(now);
             }
         }
         if gap {
@@ -324,7 +335,7 @@ impl Worker {
         }
         if let Some(seen) = seen {
             // Whoever hears of it may count on being carried from now on.
-            let _ = self.gaps.try_send(seen);
+            self.outbox.tell_gap(seen);
         }
         self.link.established.handle_timeout(now);
         if let Some(data) = &mut self.link.data {
@@ -418,7 +429,7 @@ impl Worker {
     }
 
     fn packet(&mut self, length: usize, now: Now) -> Result<(), Outcome> {
-        if self.drops() {
+        if self.drops(length) {
             self.link.established.drop_packet(DropReason::Asleep);
             return Ok(());
         }
@@ -482,8 +493,33 @@ impl Worker {
         }
     }
 
-    fn tell(&self, news: News) {
-        let _ = self.news.try_send(news);
+    fn tell(&mut self, news: News) {
+        self.outbox.tell(news);
+    }
+
+    /// Notices that packets to the gateway would take another way than they did, or have one again.
+    fn look_at_route(&mut self, now: Now) {
+        if let Some(data) = &mut self.link.data {
+            data.look_at_address(now);
+        }
+        let quiet = matches!(self.mode, Mode::Asleep | Mode::Maintenance);
+        let Some(change) = self.route.as_mut().filter(|_| !quiet).and_then(RouteWatch::look) else {
+            return;
+        };
+        tracing::debug!(?change, "the way to the gateway has changed");
+        self.tell(News::PathChange);
+        // In a wake of unknown kind the news is what asks for the tunnel.
+        if self.mode != Mode::Awake {
+            return;
+        }
+        match &mut self.link.data {
+            Some(data) if data.is_up() => match change {
+                Change::Moved => {}
+                Change::Back => data.ask_anew(now),
+            },
+            Some(_) | None if self.link.channel.is_some() => self.link.established.ask(now),
+            Some(_) | None => {}
+        }
     }
 
     /// Says what went through, if that is news.

@@ -314,6 +314,13 @@ impl Watch {
         }
     }
 
+    /// None was made: nothing left this host.
+    pub(crate) fn not_tried(&mut self) {
+        if let Some(trial) = &mut self.trial {
+            trial.spent = false;
+        }
+    }
+
     /// After each input.
     pub(crate) fn was_called(&mut self, now: Now) {
         self.ahead = ahead(now.awake, now.boot);
