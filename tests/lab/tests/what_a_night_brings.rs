@@ -209,15 +209,22 @@ fn a_long_way_delays_both_families_and_keeps_their_order(lab: &Lab) -> Result<()
     let plan = lab.site().plan;
     let _server = Server::start(&lab.site().gateway)?;
     let far = Delay::on(lab, FAR)?;
+    // The quickest of some: a busy machine is late now and then.
+    let quickest = |to: IpAddr| -> Result<Duration> {
+        let times: Vec<Duration> = (0..5)
+            .map(|_| Ping::new(lab.client(), to).answered(PATIENCE))
+            .collect::<Result<_>>()?;
+        times.into_iter().min().context("there are five")
+    };
     for to in [IpAddr::from(plan.gateway_v4()), plan.gateway_v6().into()] {
-        let time = Ping::new(lab.client(), to).answered(PATIENCE)?;
+        let time = quickest(to)?;
         lab.note(&format!("{to}: {} ms", ms(time)));
         ensure!(time >= FAR && time < 2 * FAR, "{time:?}");
         let rates = lab::transfer(lab.client(), to, 1_000_000)?;
         lab.note(&format!("1 MB each way: {rates}"));
     }
     drop(far);
-    let time = Ping::new(lab.client(), plan.gateway_v4()).answered(PATIENCE)?;
+    let time = quickest(plan.gateway_v4().into())?;
     ensure!(time < FAR / 2, "{time:?} on the short way");
     Ok(())
 }
