@@ -33,6 +33,8 @@ pub(crate) struct Renewals {
     attempts: Option<Fence>,
     /// No login before this.
     logins: Option<Fence>,
+    /// None at all before this: that somebody uses the host was only concluded from the length of a wake.
+    doubtful: Option<Fence>,
     failed_logins: Backoff,
     /// The gateway does not know these credentials.
     barred: bool,
@@ -51,6 +53,7 @@ impl Renewals {
             how: How::Cookie,
             attempts: None,
             logins: None,
+            doubtful: None,
             failed_logins: Backoff::new(FIRST_LOGIN_WAIT, LONGEST_LOGIN_WAIT),
             barred: false,
         }
@@ -61,13 +64,27 @@ impl Renewals {
         self.attempts = None;
     }
 
+    /// Whether somebody uses the host is not sure for another `wait`. A connection that is made meanwhile may be cut off by the next sleep,
+    /// and would have to be made again; the old keys serve.
+    pub(crate) fn doubt(&mut self, wait: Duration, now: Awake) {
+        self.doubtful = Some(Fence {
+            set: now,
+            at: now.plus(wait),
+        });
+    }
+
+    /// Somebody uses the host.
+    pub(crate) fn certain(&mut self) {
+        self.doubtful = None;
+    }
+
     /// The earliest time for a connection by `how`.
     pub(crate) fn not_before(&self, how: How) -> Option<Awake> {
         let logins = match how {
             How::Login => self.logins,
             How::Cookie => None,
         };
-        let fences = self.attempts.into_iter().chain(logins);
+        let fences = self.attempts.into_iter().chain(logins).chain(self.doubtful);
         fences.map(|fence| fence.at).max()
     }
 
@@ -88,7 +105,8 @@ impl Renewals {
     }
 
     pub(crate) fn rebase(&mut self, shift: Shift) {
-        for fence in self.attempts.iter_mut().chain(&mut self.logins) {
+        let fences = self.attempts.iter_mut().chain(&mut self.logins);
+        for fence in fences.chain(&mut self.doubtful) {
             fence.at = shift.deadline(fence.set, fence.at);
             fence.set = shift.since(fence.set);
         }

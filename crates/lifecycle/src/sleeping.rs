@@ -139,6 +139,7 @@ impl<P: Proofs> Machine<P> {
         self.park = Park::Not;
         self.backoff.reset();
         self.renewals.try_sooner();
+        self.renewals.certain();
         if let Some(g) = self.tunnel() {
             turn.push(Effect::Woke {
                 g,

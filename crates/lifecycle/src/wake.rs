@@ -377,6 +377,7 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn user_present(&mut self, turn: &mut Turn<P>) {
         self.watch.present = Some(turn.boot);
         self.watch.trial = None;
+        self.renewals.certain();
         self.wake(WakeKind::Full, turn);
     }
 
@@ -513,8 +514,14 @@ impl<P: Proofs> Machine<P> {
         if let Power::Maintenance { .. } = self.watch.power {
             self.report_wake(WakeKind::Full, turn.boot, turn);
         }
+        let WakeLimits { unknown, maintenance } = self.watch.limits;
+        let doubtful = matches!(self.watch.power, Power::Unsure { .. });
         self.watch.trial = None;
         self.awake(turn);
+        if doubtful {
+            // Long enough for packets. A maintenance wake can be longer.
+            self.renewals.doubt(maintenance.saturating_sub(unknown), turn.now);
+        }
     }
 
     /// Traffic asks for the tunnel.

@@ -396,6 +396,24 @@ fn keys_are_not_renewed_while_the_host_is_not_fully_awake() {
     assert_eq!(connects(&host.feed(Input::Renew(G1))), 1);
 }
 
+#[test]
+fn keys_are_not_renewed_in_a_wake_that_is_full_by_its_length_alone_until_it_is_longer_than_any_other() {
+    let mut host = Host::up();
+    for _ in 0..10 {
+        host.sleep();
+        host.pass(UNSURE_FOR);
+        assert_eq!(host.machine.mode(), Mode::Awake);
+        assert_eq!(connects(&host.feed(Input::Renew(G1))), 0);
+        assert_eq!(connects(&host.pass(10 * SECOND)), 0);
+    }
+    assert_eq!(connects(&host.pass(MAINTENANCE_DOUBTED_AFTER)), 1, "it stays awake");
+    let mut host = Host::up();
+    host.sleep();
+    host.pass(UNSURE_FOR);
+    host.say(PowerWord::UserPresent);
+    assert_eq!(connects(&host.feed(Input::Renew(G1))), 1, "somebody is there");
+}
+
 /// Why attempts were put off.
 fn suppressed(effects: &[Effect<Words>], why: Cause) -> usize {
     let for_it =
