@@ -104,6 +104,11 @@ impl DataPath {
         self.machine.path().is_some()
     }
 
+    /// All paths that have a socket.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathId> + '_ {
+        self.sockets.iter().map(|(path, _)| *path)
+    }
+
     /// The largest packet it carries, in bytes, while packets take it.
     pub(crate) fn mtu(&self) -> Option<u16> {
         self.machine.mtu()

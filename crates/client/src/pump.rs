@@ -61,6 +61,9 @@ const ACTIVE_TICK: Duration = Duration::from_millis(500);
 /// And this often when there is none.
 const IDLE_TICK: Duration = Duration::from_secs(5);
 
+/// A deadline that is missed by this much is not looked at before what has arrived: a busy host is late by a few milliseconds.
+const LATE: Duration = Duration::from_millis(250);
+
 /// Traffic counts for this long.
 const ACTIVE_FOR: Duration = Duration::from_secs(10);
 
@@ -337,6 +340,11 @@ impl Worker {
             // Whoever hears of it may count on being carried from now on.
             self.outbox.tell_gap(seen);
         }
+        if !gap && self.is_late(now) {
+            // The answer that a deadline is about may wait to be read. As above, the runtime has to ask first.
+            tokio::task::yield_now().await;
+            self.take_waiting(now)?;
+        }
         self.link.established.handle_timeout(now);
         if let Some(data) = &mut self.link.data {
             data.handle_timeout(now);
@@ -346,12 +354,38 @@ impl Worker {
         Ok(())
     }
 
+    /// The next deadline of the channels.
+    fn due(&self) -> Option<Awake> {
+        let data = self.link.data.as_ref().and_then(DataPath::deadline);
+        let all = self.link.established.deadline().into_iter().chain(data);
+        all.map(|deadline| deadline.at).min()
+    }
+
+    /// Whether a deadline has been missed by long: this process had no processor, or not much of it.
+    fn is_late(&self, now: Now) -> bool {
+        self.due().is_some_and(|due| now.awake.since(due) >= LATE)
+    }
+
+    /// Takes what has arrived over both channels.
+    fn take_waiting(&mut self, now: Now) -> Result<(), Outcome> {
+        let paths: Vec<PathId> = self.link.data.iter().flat_map(DataPath::paths).collect();
+        for path in paths {
+            self.datagrams(path, now)?;
+        }
+        let first = self.link.channel.as_mut().map(Channel::try_next);
+        let taken = match first.transpose().map(Option::flatten) {
+            Ok(Some(frame)) => self.frames(Ok(frame), false, now),
+            Ok(None) => Ok(()),
+            Err(closed) => Err(lost(closed)),
+        };
+        taken.or_else(|outcome| self.control_lost(outcome))
+    }
+
     /// Sets the timer if it fired, or would fire too late.
     fn arm(&mut self) {
         let mut next = self.detector.due();
-        let data = self.link.data.as_ref().and_then(DataPath::deadline);
-        for deadline in self.link.established.deadline().into_iter().chain(data) {
-            next = next.min(deadline.at);
+        if let Some(due) = self.due() {
+            next = next.min(due);
         }
         let (instant, awake) = (Instant::now(), clock::now().awake);
         let at = instant + next.since(awake);
