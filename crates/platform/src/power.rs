@@ -18,6 +18,10 @@ use tokio::time::timeout;
 
 use crate::os::power as system;
 
+// All of it is there for its tests; each system uses its part.
+#[allow(dead_code)]
+pub(crate) mod relay;
+
 /// Opens the source of this system, which is [`Promise::None`] until it is found and whenever it is lost. Returns at once;
 /// finding happens in a task of its own. Needs a tokio runtime with I/O and time.
 pub fn open() -> PowerSource {
@@ -143,7 +147,6 @@ impl PowerSource {
     }
 
     /// This task ends with the source.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub(crate) fn served_by(mut self, task: AbortHandle) -> Self {
         self.task = Some(task);
         self
