@@ -23,6 +23,7 @@ use crate::caller::{Caller, TlsFacts, facts, peer_of, take_apart};
 use crate::clock;
 use crate::datapath::DataPath;
 use crate::login::log_in;
+use crate::route::RouteWatch;
 use crate::setup::Setup;
 
 /// The least packet that every path of a family carries: RFC 791 (what every host must reassemble), RFC 8200 section 5.
@@ -42,6 +43,8 @@ pub(crate) struct Link {
     pub(crate) clamp_mss: bool,
     /// What becomes of packets while the host sleeps or is awake for its own purposes, and how old one may get in a gap.
     pub(crate) sleep: config::Sleep,
+    /// Mark of the tunnel's slot for its sockets.
+    pub(crate) mark: Option<u32>,
 }
 
 impl Link {
@@ -50,6 +53,13 @@ impl Link {
         let granted = self.established.grant().mtu;
         let carried = self.data.as_ref().and_then(DataPath::mtu);
         carried.map_or(granted, |carried| carried.min(granted))
+    }
+
+    /// Watches the way that the control connection was made on.
+    pub(crate) fn route(&self) -> Option<RouteWatch> {
+        let socket = self.channel.as_ref()?.socket();
+        let (peer, own) = (socket.peer_addr().ok()?, socket.local_addr().ok()?);
+        Some(RouteWatch::new(peer, self.mark, own.ip()))
     }
 
     /// Begins with the data channel that was granted, and goes on with what `before` has of the connection before.
@@ -118,9 +128,12 @@ impl Failure {
         }
     }
 
-    /// What is to be done about it.
-    pub(crate) fn class(&self) -> FailClass {
-        self.error.class()
+    /// What is to be done about it, after so many connections.
+    pub(crate) fn class_after(&self, dialled: u32) -> FailClass {
+        match self.error.class() {
+            FailClass::Offline if dialled > 0 => FailClass::Network,
+            class => class,
+        }
     }
 }
 
@@ -223,6 +236,7 @@ async fn open_tunnel(
         data: None,
         clamp_mss: caller.setup().config.dtls.mss_clamp,
         sleep: caller.setup().config.sleep,
+        mark: caller.mark(),
     };
     Ok((link, peer, facts))
 }

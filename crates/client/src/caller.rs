@@ -56,6 +56,8 @@ pub(crate) struct Caller {
     /// Addresses that worked or were found before, to be tried without asking a name server.
     known: Vec<SocketAddr>,
     live: Option<Live>,
+    /// Something has left this host, whether or not anybody was reached.
+    tried: bool,
     /// TCP connections made, counted for the dial budget.
     dialled: Arc<AtomicU32>,
 }
@@ -67,6 +69,7 @@ impl Caller {
             mark,
             known,
             live: None,
+            tried: false,
             dialled,
         }
     }
@@ -220,22 +223,44 @@ impl Caller {
             return None;
         }
         let half = Instant::now() + self.setup.config.gateway.dial_timeout / 2;
-        let stream = dial(&self.known, &self.options(), half).await.ok()?;
-        Some(self.reached(stream))
+        match dial(&self.known, &self.options(), half).await {
+            Ok(stream) => Some(self.reached(stream)),
+            Err(error) => {
+                self.tried |= !matches!(error, ClientError::Dial(error) if error.is_offline());
+                None
+            }
+        }
     }
 
     /// Asks for the addresses of the gateway, and connects to one of them that is not `tried`.
     async fn dial_resolved(&mut self, tried: Option<IpAddr>) -> Result<TcpStream, ClientError> {
         let gateway = &self.setup.config.gateway;
         let deadline = Instant::now() + gateway.dial_timeout;
-        let mut found = resolve(&gateway.url.host, gateway.url.port, &gateway.addresses, deadline).await?;
+        let (url, marked) = (&gateway.url, (self.mark, deadline));
+        let found = resolve(&url.host, url.port, &gateway.addresses, marked).await;
+        let mut found = found.map_err(|error| self.in_all(error))?;
         found.retain(|address| Some(address.ip()) != tried);
-        let stream = dial(&found, &self.options(), deadline).await?;
+        let stream = dial(&found, &self.options(), deadline).await;
+        let stream = stream.map_err(|error| self.in_all(error))?;
         self.known = found;
         Ok(self.reached(stream))
     }
 
+    /// What the last step failed for, as the end of all that was tried.
+    fn in_all(&self, error: ClientError) -> ClientError {
+        match error {
+            ClientError::Dial(error) if self.tried => error.after_others().into(),
+            ClientError::Resolve { host, problem, .. } if self.tried => ClientError::Resolve {
+                host,
+                problem,
+                offline: false,
+            },
+            error => error,
+        }
+    }
+
     fn reached(&mut self, stream: TcpStream) -> TcpStream {
+        self.tried = true;
         self.dialled.fetch_add(1, Ordering::Relaxed);
         if let Ok(peer) = stream.peer_addr() {
             self.known.retain(|address| *address != peer);

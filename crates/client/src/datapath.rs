@@ -15,11 +15,12 @@ use std::task::Poll;
 use lifecycle::LossKind;
 use now::{Deadline, Gap, Now};
 use packet::{Batch, DropCounters, DropReason};
-use platform::udp::{Inbox, SendFault, Udp, Unsent, route_source};
+use platform::udp::{Inbox, SendFault, Udp, Unsent};
 use session::client::{Ask, DataOutput, Datagrams, PathId, Terms, Token};
 use session::park::Via;
 use tracing::{debug, info};
 
+use crate::route::route_source;
 use crate::to_host::ToHost;
 
 /// Calls that read a socket before something else gets its turn. A prototype was fastest, and quickest to answer, with four.
@@ -112,6 +113,11 @@ impl DataPath {
         self.machine.path().is_some()
     }
 
+    /// All paths that have a socket.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathId> + '_ {
+        self.sockets.iter().map(|(path, _)| *path)
+    }
+
     /// The largest packet it carries, in bytes, while packets take it.
     pub(crate) fn mtu(&self) -> Option<u16> {
         self.machine.mtu()
@@ -129,8 +135,9 @@ impl DataPath {
     }
 
     /// Waking time in which this process did not run does not count.
-    pub(crate) fn rebase(&mut self, gap: &Gap) {
-        self.machine.rebase(gap, jump());
+    pub(crate) fn rebase(&mut self, gap: &Gap, now: Now) {
+        self.machine.rebase(gap, jump(), now);
+        self.carry_out(now);
     }
 
     /// What the pump is to know, once.
@@ -203,6 +210,12 @@ impl DataPath {
         let asked = self.machine.wake(token(), ask, now);
         self.carry_out(now);
         asked
+    }
+
+    /// There is a way to the gateway again; see [`Datagrams::ask_anew`].
+    pub(crate) fn ask_anew(&mut self, now: Now) {
+        self.machine.ask_anew(now);
+        self.carry_out(now);
     }
 
     /// Takes what has arrived over `path`, and says whether there may be more.

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::ClientError;
+use crate::route::{has_network, is_local};
 
 /// Head start of an address over the next one (RFC 8305 section 5, Connection Attempt Delay).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -29,6 +30,20 @@ const MAX_ADDRESSES: usize = 16;
 #[derive(Debug)]
 pub struct DialError {
     failures: Vec<(SocketAddr, String)>,
+    /// Nothing left this host.
+    offline: bool,
+}
+
+impl DialError {
+    /// Whether nothing left this host: it has no way to any of the addresses.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// Something did leave it before.
+    pub(crate) fn after_others(self) -> Self {
+        Self { offline: false, ..self }
+    }
 }
 
 impl fmt::Display for DialError {
@@ -49,7 +64,7 @@ pub(crate) async fn resolve(
     host: &config::Host,
     port: u16,
     given: &[IpAddr],
-    deadline: Instant,
+    (mark, deadline): (Option<u32>, Instant),
 ) -> Result<Vec<SocketAddr>, ClientError> {
     let with_port = |address: &IpAddr| SocketAddr::new(*address, port);
     let name = match host {
@@ -60,6 +75,7 @@ pub(crate) async fn resolve(
     let failed = |problem: String| ClientError::Resolve {
         host: name.clone(),
         problem,
+        offline: !has_network(mark),
     };
     match timeout_at(deadline, tokio::net::lookup_host((name.as_str(), port))).await {
         Err(_) => Err(failed("no name server answered in time".to_owned())),
@@ -104,6 +120,7 @@ pub(crate) async fn dial(
     let mut waiting: VecDeque<_> = addresses.iter().copied().collect();
     let mut running = JoinSet::new();
     let mut failures: Vec<(SocketAddr, String)> = Vec::new();
+    let mut offline = true;
     let mut next_start = Instant::now();
     loop {
         if waiting.is_empty() && running.is_empty() {
@@ -131,6 +148,7 @@ pub(crate) async fn dial(
                 match done {
                     Ok((_, Ok(stream))) => return Ok(stream),
                     Ok((address, Err(error))) => {
+                        offline &= is_local(&error);
                         failures.push((address, error.to_string()));
                         next_start = Instant::now();
                     }
@@ -147,9 +165,10 @@ pub(crate) async fn dial(
                 "no answer in time"
             };
             failures.push((*address, reason.to_owned()));
+            offline = false;
         }
     }
-    Err(DialError { failures }.into())
+    Err(DialError { failures, offline }.into())
 }
 
 fn open(address: SocketAddr, options: &ClientTcp) -> io::Result<TcpSocket> {
@@ -223,7 +242,7 @@ mod tests {
     async fn given_addresses_replace_the_look_up() {
         let host = config::Host::Name("does-not-exist.invalid".into());
         let given = ["192.0.2.1".parse().expect("address")];
-        let found = resolve(&host, 443, &given, soon()).await.expect("given");
+        let found = resolve(&host, 443, &given, (None, soon())).await.expect("given");
         assert_eq!(found, [address("192.0.2.1:443")]);
     }
 
@@ -277,8 +296,31 @@ mod tests {
         let ClientError::Dial(error) = error else {
             panic!("{error}")
         };
+        assert!(error.is_offline(), "nothing left this host");
         let failed: Vec<_> = error.failures.iter().map(|(address, _)| *address).collect();
         assert_eq!(failed, addresses);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_is_offline_only_if_no_address_was_tried_on_the_network() {
+        // It means nothing without an interface.
+        let nowhere = address("[fe80::1]:443");
+        let bad = refusing().await;
+        for (addresses, offline) in [(vec![nowhere], true), (vec![nowhere, bad], false), (vec![bad], false)] {
+            let error = dial(&addresses, &ClientTcp::default(), soon())
+                .await
+                .expect_err("nobody");
+            let ClientError::Dial(error) = error else {
+                panic!("{error}")
+            };
+            assert_eq!(error.is_offline(), offline, "{error}");
+        }
+        let (_full, hole, _stuffing) = black_hole().await;
+        let deadline = Instant::now() + Duration::from_millis(400);
+        let error = dial(&[nowhere, hole], &ClientTcp::default(), deadline)
+            .await
+            .expect_err("nobody");
+        assert!(!matches!(error, ClientError::Dial(error) if error.is_offline()));
     }
 
     #[tokio::test]

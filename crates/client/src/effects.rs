@@ -117,6 +117,7 @@ impl Shell {
         self.ticket = None;
         self.addresses.clear();
         self.lost_at = None;
+        self.offline = None;
         let how = if std::mem::take(&mut self.goodbye) {
             Stop::WithGoodbye
         } else {
@@ -292,7 +293,11 @@ impl Shell {
             }
             Report::ReconnectFailed(_) => {
                 if let Some(error) = self.failure.take() {
-                    warn!("the new connection failed, the old one goes on: {error}");
+                    let text = error.to_string();
+                    match self.quiet.failed(&text, clock::now().awake) {
+                        Some(failures) => warn!(failures, "the new connection failed, the old one goes on: {text}"),
+                        None => debug!("the new connection failed, the old one goes on: {text}"),
+                    }
                 }
             }
             Report::AlreadyWanted => {

@@ -56,6 +56,8 @@ pub enum ClientError {
         host: String,
         /// What the resolver said.
         problem: String,
+        /// This host has no way to any name server.
+        offline: bool,
     },
     /// No address of the gateway could be reached.
     #[error(transparent)]
@@ -171,6 +173,8 @@ impl ClientError {
             Self::Exchange(ExchangeError::Http(error)) if !matches!(error, wire::HttpError::Truncated) => {
                 FailClass::Fatal
             }
+            Self::Resolve { offline: true, .. } => FailClass::Offline,
+            Self::Dial(error) if error.is_offline() => FailClass::Offline,
             Self::Resolve { .. } | Self::Dial(_) | Self::Exchange(_) | Self::TooSlow { .. } => FailClass::Network,
             // A disk that is full now may have room later. A process that ends for it is started again, and logs in each time.
             Self::Unrecorded(_) => FailClass::Network,

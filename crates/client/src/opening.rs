@@ -153,9 +153,11 @@ impl Shell {
         // The connection that this one replaces goes silently: its session goes on, here.
         let mut before = self.data.take();
         let mut stood_still = false;
+        let mut gap = None;
         if let Some((_, mut pump)) = self.pump.take() {
             pump.stop(Stop::Silently);
             let finished = pump.finished().await;
+            gap = finished.as_ref().and_then(|finished| finished.gap);
             before = self.keep(finished).and_then(|(_, link)| {
                 // Without a channel that carries, packets have waited in the device, nobody knows how long.
                 stood_still = link.channel.is_none() && !link.data.as_ref().is_some_and(DataPath::is_up);
@@ -168,6 +170,7 @@ impl Shell {
             return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
         };
         self.quiet.reset();
+        self.offline = None;
         self.failure = None;
         self.counter.status.send_modify(|status| status.problem = None);
         self.absence.answers = link.established.parks();
@@ -177,6 +180,11 @@ impl Shell {
         let stale = stood_still || lost_at.is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
         self.keep_for_restart(device.descriptor());
         self.pump = Some((g, Pump::start(device, link, self.machine.mode(), stale)));
+        if let Some(gap) = gap {
+            // The connection was made before anybody saw it.
+            self.look_around().await;
+            self.gap(gap);
+        }
     }
 
     /// Leaves with the service manager what the next process needs, whether this one is told to end or killed.
@@ -224,7 +232,7 @@ impl Shell {
             stage: Stage::Granted,
             cookie: None,
         };
-        self.attempt_failed(g, setup, failure);
+        self.attempt_failed(g, setup, failure, 1);
         if damaged {
             self.feed(Input::Cancel);
         }

@@ -98,6 +98,22 @@ pub(crate) enum Order {
     Reload(oneshot::Sender<Result<(), Refused>>),
 }
 
+impl Order {
+    /// Nobody who gives it waits, or nothing that can be read of the host would change what it means: a person is there, the
+    /// tunnel comes down, or it says itself what the host does.
+    pub(crate) fn is_urgent(&self) -> bool {
+        match self {
+            Self::Start(Origin::User, _)
+            | Self::Reconnect(_)
+            | Self::Stop { .. }
+            | Self::Cancel(_)
+            | Self::Sleep(_)
+            | Self::Wake(_) => true,
+            Self::Start(Origin::Boot | Origin::Restore, _) | Self::JobsDue | Self::Reload(_) => false,
+        }
+    }
+}
+
 impl fmt::Debug for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -13,6 +13,7 @@
 //! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
 
 mod control;
+mod mail;
 mod packets;
 mod sleep;
 
@@ -21,15 +22,15 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use channel::Closed;
+use channel::{Channel, Closed};
 use lifecycle::{LossKind, Mode};
 use now::{Awake, Boot, Gap, GapDetector, Now};
 use platform::clock::Ticker;
-use platform::udp::Inbox;
+use platform::udp;
 use session::client::{PathId, Word};
 use session::park::Via;
 use session::{EndReason, Fitter, Traffic};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep};
 use wire::cstp::Frame;
@@ -38,10 +39,12 @@ use crate::attempt::Link;
 use crate::clock;
 use crate::datapath::{DataPath, News};
 use crate::device::Device;
+use crate::route::{Change, RouteWatch};
 use crate::to_host::Gathering;
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
+use mail::{Inbox, Outbox, Wanted, mail};
 use packets::Rest;
 pub(crate) use sleep::{Command, LONG_FREEZE};
 
@@ -59,20 +62,14 @@ const ACTIVE_TICK: Duration = Duration::from_millis(500);
 /// And this often when there is none.
 const IDLE_TICK: Duration = Duration::from_secs(5);
 
+/// A deadline that is missed by this much is not looked at before what has arrived: a busy host is late by a few milliseconds.
+const LATE: Duration = Duration::from_millis(250);
+
 /// Traffic counts for this long.
 const ACTIVE_FOR: Duration = Duration::from_secs(10);
 
 /// Packets thrown away at once after a gap. The queue of a TUN device holds 500.
 const MAX_STALE: usize = 4096;
-
-/// Gaps that the shell has not heard of yet; one more is dropped, it would say nothing new.
-const MAX_GAPS: usize = 4;
-
-/// News of the data channel that the shell has not heard of yet. It has its turn after every [`TURNS`].
-const MAX_NEWS: usize = 64;
-
-/// Commands that the pump has not taken yet. It takes them before anything else; each change of the host's power brings two.
-const MAX_COMMANDS: usize = 16;
 
 /// Why the pump stopped.
 #[derive(Debug)]
@@ -93,14 +90,17 @@ pub(crate) struct Finished {
     pub(crate) device: Device,
     /// Kept open, so that a goodbye is not overtaken by a reset.
     pub(crate) link: Link,
+    /// A stretch in which the process did not run, and the shell has not heard of it.
+    pub(crate) gap: Option<Gap>,
+    /// What else it has not heard.
+    pub(crate) news: Vec<News>,
 }
 
 /// The shell's hold on a running pump.
 pub(crate) struct Pump {
     stop: Option<oneshot::Sender<Stop>>,
-    commands: mpsc::Sender<Command>,
-    gaps: mpsc::Receiver<Gap>,
-    news: mpsc::Receiver<News>,
+    wanted: watch::Sender<Wanted>,
+    inbox: Inbox,
     traffic: watch::Receiver<Traffic>,
     task: JoinHandle<Box<Finished>>,
 }
@@ -118,16 +118,14 @@ impl Pump {
     /// Starts pumping. `discard` throws away what waits in the device: it is old.
     pub(crate) fn start(device: Device, link: Link, mode: Mode, discard: bool) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let (commands, orders) = mpsc::channel(MAX_COMMANDS);
-        let (gap_queue, gaps) = mpsc::channel(MAX_GAPS);
-        let (news_queue, news) = mpsc::channel(MAX_NEWS);
+        let (wanted, orders) = watch::channel(Wanted::new(mode));
+        let (outbox, inbox) = mail();
         let (traffic_now, traffic) = watch::channel(Traffic::default());
-        let worker = Worker::new(device, link, (gap_queue, news_queue), traffic_now, mode);
+        let worker = Worker::new(device, link, outbox, traffic_now, mode);
         Self {
             stop: Some(stop),
-            commands,
-            gaps,
-            news,
+            wanted,
+            inbox,
             traffic,
             task: tokio::spawn(worker.run((stopped, orders), discard)),
         }
@@ -140,27 +138,29 @@ impl Pump {
         }
     }
 
-    /// Tells it what the host does. A pump that takes nothing any more is at its end.
+    /// Tells it what the host does. It takes that before anything else.
     pub(crate) fn tell(&self, command: Command) {
-        if let Err(error) = self.commands.try_send(command) {
-            tracing::debug!(%error, "the pump does not listen");
-        }
+        self.wanted.send_modify(|wanted| wanted.take(command));
     }
 
     /// What it has to say. Cancel safe; not to be called again after its end.
     pub(crate) async fn next(&mut self) -> PumpEvent {
         tokio::select! {
             biased;
-            Some(gap) = self.gaps.recv() => PumpEvent::Gap(gap),
-            Some(news) = self.news.recv() => PumpEvent::Told(news),
+            Some(gap) = self.inbox.gaps.recv() => PumpEvent::Gap(gap),
+            Some(news) = self.inbox.news.recv() => PumpEvent::Told(news),
             finished = &mut self.task => PumpEvent::Finished(finished.ok()),
             Ok(()) = self.traffic.changed() => PumpEvent::Traffic(*self.traffic.borrow_and_update()),
         }
     }
 
     /// Waits for its end. `None` if it broke an invariant.
-    pub(crate) async fn finished(mut self) -> Option<Box<Finished>> {
-        (&mut self.task).await.ok()
+    pub(crate) async fn finished(self) -> Option<Box<Finished>> {
+        let Self { task, inbox, .. } = self;
+        let mut finished = task.await.ok()?;
+        let rest = (finished.gap.take(), std::mem::take(&mut finished.news));
+        (finished.gap, finished.news) = inbox.rest(rest);
+        Some(finished)
     }
 }
 
@@ -179,9 +179,10 @@ pub(crate) enum PumpEvent {
 struct Worker {
     device: Device,
     link: Link,
-    gaps: mpsc::Sender<Gap>,
-    news: mpsc::Sender<News>,
+    outbox: Outbox,
     traffic: watch::Sender<Traffic>,
+    /// The way that the control connection was made on.
+    route: Option<RouteWatch>,
     detector: GapDetector,
     timer: Pin<Box<Sleep>>,
     /// Rings when the next look at the clocks is due, on the clock that runs through sleep; nothing where there is none.
@@ -205,16 +206,19 @@ struct Worker {
     turns: usize,
     /// What may run.
     mode: Mode,
+    /// The number of the word that was said last.
+    obeyed: u32,
     /// The shell knows that a packet asks for the tunnel.
     demanded: bool,
 }
 
 /// What comes from the shell.
-type Orders = (oneshot::Receiver<Stop>, mpsc::Receiver<Command>);
+type Orders = (oneshot::Receiver<Stop>, watch::Receiver<Wanted>);
 
 enum Woken {
     Stop(Stop),
-    Command(Command),
+    Wanted(Wanted),
+    Room,
     Frame(Result<Frame, Closed>),
     Datagram(PathId),
     Writable,
@@ -223,22 +227,17 @@ enum Woken {
 }
 
 impl Worker {
-    fn new(
-        device: Device,
-        link: Link,
-        (gaps, news): (mpsc::Sender<Gap>, mpsc::Sender<News>),
-        traffic: watch::Sender<Traffic>,
-        mode: Mode,
-    ) -> Self {
+    fn new(device: Device, link: Link, outbox: Outbox, traffic: watch::Sender<Traffic>, mode: Mode) -> Self {
         let now = clock::now();
         let fitter = Fitter::new(link.clamp_mss);
         let gathering = Gathering::new(&device);
+        let route = link.route();
         Self {
             device,
             link,
-            gaps,
-            news,
+            outbox,
             traffic,
+            route,
             detector: GapDetector::new(now, ACTIVE_TICK),
             timer: Box::pin(sleep(ACTIVE_TICK)),
             ticker: Ticker::new().ok(),
@@ -246,13 +245,14 @@ impl Worker {
             last_traffic: now.awake,
             fitter,
             device_mtu: None,
-            buffer: Inbox::buffer(),
+            buffer: udp::Inbox::buffer(),
             rest: None,
             scratch: Vec::new(),
             gathering,
             frames: Vec::new(),
             turns: 0,
             mode,
+            obeyed: 0,
             demanded: false,
         }
     }
@@ -271,15 +271,18 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         };
+        let (gap, news) = self.outbox.rest();
         Box::new(Finished {
             outcome,
             device: self.device,
             link: self.link,
+            gap,
+            news,
         })
     }
 
     /// Sends what is to be sent, waits for one thing to happen, and handles it.
-    async fn turn(&mut self, (stopped, commands): &mut Orders) -> Result<(), Outcome> {
+    async fn turn(&mut self, (stopped, wanted): &mut Orders) -> Result<(), Outcome> {
         if let Err(outcome) = self.send() {
             self.control_lost(outcome)?;
         }
@@ -294,13 +297,15 @@ impl Worker {
             link,
             device,
             buffer,
+            outbox,
             ..
         } = self;
         let Link { channel, data, .. } = link;
         let woken = tokio::select! {
             // A shell that is gone wants nothing any more.
             how = stopped => Woken::Stop(how.unwrap_or(Stop::Silently)),
-            Some(command) = commands.recv() => Woken::Command(command),
+            Ok(()) = wanted.changed() => Woken::Wanted(*wanted.borrow_and_update()),
+            () = outbox.room() => Woken::Room,
             frame = next_frame(channel) => Woken::Frame(frame),
             path = readable(data) => Woken::Datagram(path),
             () = unstuck(data) => Woken::Writable,
@@ -312,8 +317,19 @@ impl Worker {
         let seen = self.look_at_clocks(now);
         let gap = seen.is_some_and(|gap| gap.length >= self.link.sleep.stale);
         match woken {
-            Woken::Stop(how) => return Err(self.stop(how, now)),
-            Woken::Command(command) => self.obey(command, now),
+            Woken::Stop(how) => {
+                if gap {
+                    // As below: what waits is old, also on a link that is about to be replaced.
+                    tokio::task::yield_now().await;
+                    let _ = self.discard_late(now);
+                }
+                if let Some(seen) = seen {
+                    self.outbox.tell_gap(seen);
+                }
+                return Err(self.stop(how, now));
+            }
+            Woken::Wanted(wanted) => self.obey(wanted, now),
+            Woken::Room => self.outbox.flush(),
             Woken::Frame(frame) => {
                 if let Err(outcome) = self.frames(frame, gap, now) {
                     self.control_lost(outcome)?;
@@ -332,9 +348,7 @@ impl Worker {
             }
             Woken::Timer => {
                 self.tell_traffic();
-                if let Some(data) = &mut self.link.data {
-                    data.look_at_address(now);
-                }
+                self.look_at_route(now);
             }
         }
         if gap {
@@ -345,7 +359,12 @@ impl Worker {
         }
         if let Some(seen) = seen {
             // Whoever hears of it may count on being carried from now on.
-            let _ = self.gaps.try_send(seen);
+            self.outbox.tell_gap(seen);
+        }
+        if !gap && self.is_late(now) {
+            // The answer that a deadline is about may wait to be read. As above, the runtime has to ask first.
+            tokio::task::yield_now().await;
+            self.take_waiting(now)?;
         }
         self.link.established.handle_timeout(now);
         if let Some(data) = &mut self.link.data {
@@ -356,12 +375,38 @@ impl Worker {
         Ok(())
     }
 
+    /// The next deadline of the channels.
+    fn due(&self) -> Option<Awake> {
+        let data = self.link.data.as_ref().and_then(DataPath::deadline);
+        let all = self.link.established.deadline().into_iter().chain(data);
+        all.map(|deadline| deadline.at).min()
+    }
+
+    /// Whether a deadline has been missed by long: this process had no processor, or not much of it.
+    fn is_late(&self, now: Now) -> bool {
+        self.due().is_some_and(|due| now.awake.since(due) >= LATE)
+    }
+
+    /// Takes what has arrived over both channels.
+    fn take_waiting(&mut self, now: Now) -> Result<(), Outcome> {
+        let paths: Vec<PathId> = self.link.data.iter().flat_map(DataPath::paths).collect();
+        for path in paths {
+            self.datagrams(path, now)?;
+        }
+        let first = self.link.channel.as_mut().map(Channel::try_next);
+        let taken = match first.transpose().map(Option::flatten) {
+            Ok(Some(frame)) => self.frames(Ok(frame), false, now),
+            Ok(None) => Ok(()),
+            Err(closed) => Err(lost(closed)),
+        };
+        taken.or_else(|outcome| self.control_lost(outcome))
+    }
+
     /// Sets the timer if it fired, or would fire too late.
     fn arm(&mut self) {
         let mut next = self.detector.due();
-        let data = self.link.data.as_ref().and_then(DataPath::deadline);
-        for deadline in self.link.established.deadline().into_iter().chain(data) {
-            next = next.min(deadline.at);
+        if let Some(due) = self.due() {
+            next = next.min(due);
         }
         let (instant, awake) = (Instant::now(), clock::now().awake);
         let at = instant + next.since(awake);
@@ -426,8 +471,33 @@ impl Worker {
         }
     }
 
-    fn tell(&self, news: News) {
-        let _ = self.news.try_send(news);
+    fn tell(&mut self, news: News) {
+        self.outbox.tell(news);
+    }
+
+    /// Notices that packets to the gateway would take another way than they did, or have one again.
+    fn look_at_route(&mut self, now: Now) {
+        if let Some(data) = &mut self.link.data {
+            data.look_at_address(now);
+        }
+        let quiet = matches!(self.mode, Mode::Asleep | Mode::Maintenance);
+        let Some(change) = self.route.as_mut().filter(|_| !quiet).and_then(RouteWatch::look) else {
+            return;
+        };
+        tracing::debug!(?change, "the way to the gateway has changed");
+        self.tell(News::PathChange);
+        // In a wake of unknown kind the news is what asks for the tunnel.
+        if self.mode != Mode::Awake {
+            return;
+        }
+        match &mut self.link.data {
+            Some(data) if data.is_up() => match change {
+                Change::Moved => {}
+                Change::Back => data.ask_anew(now),
+            },
+            Some(_) | None if self.link.channel.is_some() => self.link.established.ask(now),
+            Some(_) | None => {}
+        }
     }
 
     /// Says what went through, if that is news.

@@ -47,6 +47,7 @@ use crate::daemon;
 use crate::datapath::DataPath;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
+use crate::offline::{Offline, looked};
 use crate::opening::{Opening, Prepared};
 use crate::orders::Asker;
 use crate::power::Power;
@@ -141,6 +142,7 @@ enum Event {
     Attempted(Attempt),
     Power(PowerWord),
     LookAtJobs,
+    WayBack,
     Deadline,
 }
 
@@ -202,6 +204,8 @@ pub(crate) struct Shell {
     /// Workers of housekeeping: one, and perhaps one before it that puts its job back. The end of the process does not wait
     /// for them.
     pub(crate) workers: JoinSet<Done>,
+    /// The last attempt had no way to the gateway.
+    pub(crate) offline: Option<Offline>,
     pub(crate) ticket: Option<Ticket>,
     pub(crate) known: Vec<SocketAddr>,
     pub(crate) addresses: Vec<IpAddr>,
@@ -289,6 +293,7 @@ impl Shell {
             inputs: VecDeque::new(),
             background: JoinSet::new(),
             workers: JoinSet::new(),
+            offline: None,
             ticket: None,
             known: Vec::new(),
             addresses: Vec::new(),
@@ -385,8 +390,8 @@ impl Shell {
                     self.handle(event).await;
                     self.gap(gap);
                 }
-                // Whoever gave an order does not wait for a host that is slow to say how it slept.
-                Event::Order(_) => {
+                // Whoever gave such an order says of the host what there is to say, or does not wait for one that is slow to.
+                Event::Order(ref order) if order.as_ref().is_none_or(Order::is_urgent) => {
                     self.gap(gap);
                     self.handle(event).await;
                 }
@@ -427,6 +432,7 @@ impl Shell {
             word = self.power.next(mode) => Event::Power(word),
             event = pumping(&mut self.pump) => Event::Pump(event),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
+            () = looked(&mut self.offline, self.known.first().copied(), self.host.mark()) => Event::WayBack,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
         };
         let gap = detector
@@ -444,7 +450,7 @@ impl Shell {
                 self.feed(Input::Dialled(dialled.saturating_sub(1)));
                 match result {
                     Ok(opened) => self.opened(running, opened),
-                    Err(failure) => self.attempt_failed(running.g, running.setup, failure),
+                    Err(failure) => self.attempt_failed(running.g, running.setup, failure, dialled),
                 }
             }
             Event::Opening(opening, Ok(prepared)) => self.prepared(opening, *prepared).await,
@@ -466,13 +472,14 @@ impl Shell {
                 self.look_at = None;
                 self.look_at_jobs();
             }
+            Event::WayBack => self.feed(Input::PathChange),
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
         }
     }
 
     /// What kind of wake follows a gap is told by what can be read of the host afterwards.
-    async fn look_around(&mut self) {
+    pub(crate) async fn look_around(&mut self) {
         let surroundings = self.power.look().await;
         self.feed(Input::Power(surroundings));
     }
@@ -482,8 +489,11 @@ impl Shell {
         self.feed(Input::Cancel);
     }
 
-    pub(crate) fn attempt_failed(&mut self, g: Generation, setup: Arc<Setup>, failure: Failure) {
-        let (class, stage) = (failure.class(), failure.stage);
+    /// `dialled` is how many connections it made.
+    pub(crate) fn attempt_failed(&mut self, g: Generation, setup: Arc<Setup>, failure: Failure, dialled: u32) {
+        let class = failure.class_after(dialled);
+        self.offline = Offline::after(class);
+        let stage = failure.stage;
         if let Some(cookie) = failure.cookie {
             self.ticket = Some(Ticket { cookie, setup });
         }
@@ -492,7 +502,14 @@ impl Shell {
         self.feed(Input::ConnectFailed { g, class, stage });
     }
 
-    fn pump_ended(&mut self, finished: Option<Box<Finished>>) {
+    fn pump_ended(&mut self, mut finished: Option<Box<Finished>>) {
+        for news in finished
+            .as_mut()
+            .map(|finished| std::mem::take(&mut finished.news))
+            .unwrap_or_default()
+        {
+            self.pump_told(news);
+        }
         let Some((g, _)) = self.pump.take() else { return };
         self.lost_at = Some(clock::now().awake);
         let Some((outcome, mut link)) = self.keep(finished) else {
@@ -520,7 +537,9 @@ impl Shell {
 
     /// Keeps what a pump gives back.
     pub(crate) fn keep(&mut self, finished: Option<Box<Finished>>) -> Option<(pump::Outcome, Link)> {
-        let Finished { outcome, device, link } = *finished?;
+        let Finished {
+            outcome, device, link, ..
+        } = *finished?;
         self.carried.add(link.established.traffic());
         self.device = Some(device);
         Some((outcome, link))

@@ -11,7 +11,7 @@ use wire::cstp::Kind;
 use wire::offer::{MarmotSession, Refusal};
 
 use crate::stop_stories::Daemon;
-use crate::testing::{Behaviour, Order, PATIENCE, Pki, Seen, StubGateway};
+use crate::testing::{Behaviour, Order, PATIENCE, Pki, Seen, StubGateway, client_config};
 
 /// What a gateway of ours grants.
 fn keeps() -> Behaviour {
@@ -168,4 +168,105 @@ async fn a_process_that_stood_still_was_frozen_and_is_back_with_the_first_answer
     assert_eq!(unpark(&mut events).await, (1, "same_path".to_owned()));
     daemon.up().await;
     daemon.exits().await.expect("no error");
+}
+
+/// A packet of this host's end of the tunnel.
+fn packet(to: [u8; 4], protocol: u8) -> bytes::Bytes {
+    let mut packet = vec![0; 60];
+    packet[..4].copy_from_slice(&[0x45, 0, 0, 60]);
+    packet[9] = protocol;
+    packet[12..16].copy_from_slice(&[10, 78, 0, 2]);
+    packet[16..20].copy_from_slice(&to);
+    packet.into()
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_over_tls_alone_is_asked_after_a_short_freeze_and_is_up_again() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = StubGateway::start(&pki, keeps()).await;
+    let mut daemon = Daemon::start(&pki, &gateway).await;
+    let (_, orders) = gateway.tunnel().await;
+    daemon.up().await;
+    crate::clock::freeze(Duration::from_secs(10));
+    daemon.until("unverified", |status| status.state == "unverified").await;
+    assert_eq!(frame(&mut gateway).await, Kind::DpdRequest);
+    orders
+        .send(Order::Send(Kind::DpdResponse, Vec::new()))
+        .expect("the tunnel lives");
+    daemon.up().await;
+    assert!(gateway.rest().is_empty(), "asked once");
+    daemon.exits().await.expect("no error");
+}
+
+#[tokio::test]
+async fn what_hosts_say_among_themselves_wakes_no_tunnel() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = StubGateway::start(&pki, keeps()).await;
+    let mut daemon = Daemon::start(&pki, &gateway).await;
+    let (_, _orders) = gateway.tunnel().await;
+    daemon.up().await;
+    let mut events = daemon.provider.events();
+    crate::clock::sleep(Duration::from_secs(3600));
+    assert_eq!(park(&mut events).await, "unreachable");
+    daemon.until("unverified", |status| status.state == "unverified").await;
+    for to in [[224, 0, 0, 251], [224, 0, 0, 22], [239, 255, 255, 250]] {
+        daemon.host.to_tunnel.send(packet(to, 17)).await.expect("room");
+    }
+    let dropped = |status: &crate::Status| status.session_traffic.drops.total() >= 3;
+    daemon.until("dropped", dropped).await;
+    assert_eq!(daemon.provider.watch().borrow().state, "unverified");
+    assert!(gateway.rest().is_empty(), "not a byte");
+    daemon
+        .host
+        .to_tunnel
+        .send(packet([10, 77, 0, 1], 6))
+        .await
+        .expect("room");
+    assert_eq!(frame(&mut gateway).await, Kind::Awake);
+    daemon.exits().await.expect("no error");
+}
+
+#[tokio::test]
+async fn a_host_that_moves_asks_the_way_of_a_tunnel_over_tls_alone_before_any_packet_does() {
+    let pki = Pki::new("vpn.test");
+    let mut gateway = StubGateway::start(&pki, keeps()).await;
+    let mut daemon = Daemon::start(&pki, &gateway).await;
+    let (_, orders) = gateway.tunnel().await;
+    daemon.up().await;
+    crate::route::move_to([127, 0, 0, 2].into());
+    assert_eq!(frame(&mut gateway).await, Kind::DpdRequest);
+    // It does not answer: another connection is made, although no packet waits.
+    gateway.tunnel().await;
+    drop(orders);
+    daemon.up().await;
+    daemon.exits().await.expect("no error");
+}
+
+#[tokio::test]
+async fn attempts_without_a_network_use_up_no_budget() {
+    let pki = Pki::new("vpn.test");
+    pki.write("password", "right\n", 0o600);
+    let toml = "[gateway]\nurl = \"https://vpn.test:443\"\naddresses = [\"fe80::1\"]\n\
+                [login]\nuser = \"alice\"\npassword_file = \"password\"\n\
+                [reconnect]\nfirst_s = 0.05\nmax_s = 1\n";
+    let (device, _host) = crate::MemoryDevice::pair(4);
+    let config = client_config(&pki, toml);
+    let (provider, client) = crate::Client::open(config, "client.toml".into(), crate::Place::Memory(device))
+        .await
+        .expect("opens");
+    let client = tokio::spawn(client.run());
+    let mut status = provider.watch();
+    let many = status.wait_for(|status| status.totals.attempts.of("retry") >= 12);
+    let totals = timeout(PATIENCE, many)
+        .await
+        .expect("in time")
+        .expect("it runs")
+        .totals
+        .clone();
+    assert_eq!(totals.suppressed.of("budget"), 0, "{totals:?}");
+    provider
+        .stop(lifecycle::StopReason::User, true)
+        .await
+        .expect("answered");
+    client.await.expect("no panic").expect("no error");
 }

@@ -206,7 +206,8 @@ pub struct Session {
     pub dpd: Duration,
     /// Keepalive frames advised to clients. 1 s to 1 h; default 300 s.
     pub keepalive: Duration,
-    /// A session without a packet from its client ends after this. 1 s to 30 d; `None` (0) never.
+    /// A session without a packet from its client ends after this, not counting the time for which the client is parked under
+    /// a grant. 1 s to 30 d; `None` (0) never.
     pub idle_timeout: Option<Duration>,
     /// A session ends this long after login. 1 s to 365 d; `None` (0) never.
     pub session_timeout: Option<Duration>,

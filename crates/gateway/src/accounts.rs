@@ -518,6 +518,7 @@ mod tests {
             lease: Lease::default(),
             connected: None,
             age: Duration::ZERO,
+            parked: None,
             revoked_until: None,
         }
     }

@@ -148,10 +148,8 @@ impl<'a> DataPath<'a> {
 
     /// The client sent a packet over the control channel.
     pub(crate) fn client_uses_control(&mut self, now: Now) {
-        if self.machine.is_up() {
-            self.machine.client_uses_control();
-            self.carry_out(now);
-        }
+        self.machine.client_uses_control();
+        self.carry_out(now);
     }
 
     /// The client answered over the control channel.

@@ -230,7 +230,7 @@ mod tests {
             park: Some(Duration::from_secs(40)),
             ticket: None,
             parked: None,
-            rebuilt: false,
+            entrance: session::gateway::Entrance::Login,
             ended: Vec::new(),
         }
     }

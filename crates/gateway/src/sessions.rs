@@ -19,8 +19,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use now::{Deadline, Now};
 use session::gateway::{
-    Claim, ConnectRefused, Connected, CookieHash, Ended, Lease, Limits, Login, LoginRefused, Proof, Reservation,
-    SessionId, Sessions, Shown, Standing, TokenHash, WrongToken,
+    Claim, ConnectRefused, Connected, CookieHash, Ended, Entrance, Lease, Limits, Login, LoginRefused, Proof,
+    Reservation, SessionId, Sessions, Shown, Standing, TokenHash, WrongToken,
 };
 use session::park::Via;
 use session::resume::BINDING_BYTES;
@@ -109,6 +109,8 @@ struct Record {
     traffic: Traffic,
     /// The newest connection.
     epoch: u64,
+    /// By what that got it; not known of one from before a restart.
+    entrance: Option<Entrance>,
     /// How many it has had.
     connections: u64,
     /// What its tunnel reported last; counted in `traffic` when it ends.
@@ -128,6 +130,7 @@ impl Record {
             lease,
             traffic: Traffic::default(),
             epoch: 0,
+            entrance: None,
             connections: 0,
             report: Report::default(),
             tunnel: None,
@@ -193,7 +196,7 @@ impl SessionRoom {
         self.changed.notify_one();
         let gave_way = outcome?;
         debug!(session = %id, user = escape(user).as_str(), "logged in");
-        self.all_over(gave_way, now);
+        self.gave_way(gave_way, now);
         Ok(cookie)
     }
 
@@ -222,7 +225,13 @@ impl SessionRoom {
         // Also after a refusal: it may leave something to report.
         self.changed.notify_one();
         let connected = outcome?;
-        self.all_over(connected.ended.clone(), now);
+        let entrance = connected.entrance;
+        match entrance {
+            Entrance::Login => self.gave_way(connected.ended.clone(), now),
+            Entrance::Cookie | Entrance::Ticket | Entrance::Proof | Entrance::Rebuilt => {
+                self.all_over(connected.ended.clone(), now);
+            }
+        }
         let (packets_in, packets) = queue(SESSION_QUEUE, SESSION_QUEUE_BYTES);
         let (tunnel, orders) = oneshot::channel();
         self.switch.plug(connected.id, &connected.lease, packets_in);
@@ -232,14 +241,22 @@ impl SessionRoom {
             let user = escape(&connected.user);
             let v4 = connected.lease.v4.map(tracing::field::display);
             let v6 = connected.lease.v6.map(tracing::field::display);
-            info!(session = %connected.id, from = %peer, v4, v6, user = user.as_str(), "session.start");
+            info!(session = %connected.id, from = %peer, by = %entrance, v4, v6, user = user.as_str(), "session.start");
             let account = self.accounts.begin(connected.id, &connected.user, peer.ip(), now);
             self.accounts.opened(&account, &connected.lease, now);
             Record::new(user, account, connected.lease)
         });
         record.connections += 1;
+        record.entrance = Some(entrance);
         if record.connections > 1 {
-            debug!(session = %connected.id, epoch = connected.epoch, from = %peer, "session attached again");
+            debug!(
+                session = %connected.id,
+                epoch = connected.epoch,
+                from = %peer,
+                by = %entrance,
+                takes_over = connected.replaced.is_some(),
+                "session attached again"
+            );
         }
         record.lease = connected.lease;
         record.account.peer = peer.ip().to_canonical();
@@ -254,7 +271,7 @@ impl SessionRoom {
         drop(records);
         self.keep(connected.id, now);
         if let Some(parked) = connected.parked {
-            self.back(connected.id, parked, Via::Resume, now);
+            self.back(connected.id, parked, (Via::Resume, Some(entrance)), now);
         }
         warn_of_missed(&connected);
         Ok(Seat {
@@ -334,6 +351,7 @@ impl SessionRoom {
     pub(crate) fn expire(&self, now: Now) {
         let ended = self.table.borrow_mut().expire(now);
         self.all_over(ended, now);
+        self.forget_revoked(now);
         self.park_the_unreachable(now);
     }
 
@@ -396,6 +414,16 @@ impl SessionRoom {
 
     fn all_over(&self, ended: impl IntoIterator<Item = Ended>, now: Now) {
         for ended in ended {
+            self.over(ended, now);
+        }
+    }
+
+    /// Sessions that a login pushed out. Where one was parked, its user has come back by that login.
+    fn gave_way(&self, ended: Vec<Ended>, now: Now) {
+        for ended in ended {
+            if let (EndReason::Replaced, Some(parked)) = (&ended.reason, ended.parked) {
+                self.back(ended.id, parked, (Via::Login, None), now);
+            }
             self.over(ended, now);
         }
     }

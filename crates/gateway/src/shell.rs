@@ -31,7 +31,7 @@ use session::gateway::{Leases, Sessions};
 use session::ticket::TicketKeys;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
@@ -430,6 +430,8 @@ async fn end_sessions(shared: Rc<Shared>) {
     loop {
         let now = shared.clock.now();
         shared.sessions.expire(now);
+        // There may be more to do at once than is done in one turn.
+        yield_now().await;
         let changed = shared.sessions.changed.notified();
         match shared.sessions.deadline(now) {
             Some(deadline) => tokio::select! {

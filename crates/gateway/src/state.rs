@@ -423,7 +423,11 @@ fn write(database: &Database, changes: &Changes) -> Result<(), redb::Error> {
         let mut revoked = begun.open_table(REVOKED)?;
         for (id, change) in changes {
             match change {
-                Change::Put(json) => drop(sessions.insert(id.0.as_slice(), json.as_slice())?),
+                Change::Put(json) => {
+                    sessions.insert(id.0.as_slice(), json.as_slice())?;
+                    // What is there has not ended.
+                    revoked.remove(id.0.as_slice())?;
+                }
                 Change::Ended(stamp) => {
                     sessions.remove(id.0.as_slice())?;
                     match stamp {

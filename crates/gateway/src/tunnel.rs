@@ -57,7 +57,8 @@ const SEALED_MAX: usize = 12 * 1024;
 const REPORTS: Duration = Duration::from_secs(15);
 
 /// Bytes that the kernel may hold unsent for a client, so that one that does not read costs no more, and a control frame does
-/// not wait behind seconds of data.
+/// not wait behind seconds of data. A smaller send buffer beside it saves nothing (measured: 10 KiB queued for a client that
+/// was stopped, 30 KiB for one whose path was cut, with 64 KiB of buffer as with 4 MiB).
 const UNSENT_MAX: u32 = 16 * 1024;
 
 /// A control connection, and its place among the connections.

@@ -35,6 +35,11 @@ impl DialBudget {
         allowed
     }
 
+    /// Gives back one that was taken and not made.
+    pub fn give_back(&mut self) {
+        self.full_at = Awake::from_origin(self.full_at.since_origin().saturating_sub(DIAL_INTERVAL));
+    }
+
     /// Takes connections that were made already, down to an empty bucket.
     pub fn spend(&mut self, connections: u32, now: Awake) {
         let full_at = self.full_at.max(now).plus(DIAL_INTERVAL.saturating_mul(connections));
@@ -80,6 +85,19 @@ mod tests {
         let mut budget = DialBudget::new();
         budget.spend(1_000_000, at(0));
         assert_eq!(budget.next(at(0)), at(20));
+    }
+
+    #[test]
+    fn what_was_taken_and_not_made_is_given_back() {
+        let mut budget = DialBudget::new();
+        (0..7).for_each(|_| assert!(budget.take(at(1000))));
+        for second in 1000..1100 {
+            let before = budget;
+            assert!(budget.take(at(second)));
+            budget.give_back();
+            assert!(budget.next(at(second)) <= before.next(at(second)));
+        }
+        assert_eq!((0..20).filter(|_| budget.take(at(1100))).count(), 6);
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use now::Awake;
 
 use crate::machine::Turn;
+use crate::renewing::Renewals;
 use crate::{
     Attempt, Cause, Effect, EndReason, FailClass, FailReason, Generation, How, LossKind, Machine, Mode, Proofs, Report,
     STABLE_AFTER, Session, Stage, State, Trigger,
@@ -48,7 +49,7 @@ impl<P: Proofs> Machine<P> {
             }
             State::Up {
                 g,
-                replacement: Some(how),
+                replacement: Some(Attempt::Running(how, _)),
                 ..
             } if g == of => {
                 match how {
@@ -68,6 +69,7 @@ impl<P: Proofs> Machine<P> {
             | State::Failed(_) => return,
         }
         self.unavailable = 0;
+        self.renewals = Renewals::new();
         self.proof_of_life(of, turn);
     }
 
@@ -75,10 +77,10 @@ impl<P: Proofs> Machine<P> {
         match self.state {
             State::Starting {
                 g,
-                attempt: Attempt::Running(how, _),
+                attempt: Attempt::Running(how, trigger),
             } if g == of => match class {
-                FailClass::Network | FailClass::Unavailable | FailClass::CookieRefused => {
-                    let attempt = self.again(g, how, class, stage, turn);
+                FailClass::Offline | FailClass::Network | FailClass::Unavailable | FailClass::CookieRefused => {
+                    let attempt = self.again(g, (how, trigger), (class, stage), turn);
                     self.state = State::Starting { g, attempt };
                 }
                 FailClass::AuthRefused => self.fail(FailReason::AuthRefused, EndReason::Fatal, turn),
@@ -86,14 +88,14 @@ impl<P: Proofs> Machine<P> {
             },
             State::Reasserting {
                 g,
-                attempt: Attempt::Running(how, _),
+                attempt: Attempt::Running(how, trigger),
                 session,
                 lost,
             } if g == of => {
                 if class == FailClass::AuthRefused {
                     return self.fail(FailReason::AuthRefused, EndReason::AuthExpired, turn);
                 }
-                let attempt = self.again(g, how, class, stage, turn);
+                let attempt = self.again(g, (how, trigger), (class, stage), turn);
                 let session = match (session, how, attempt.how()) {
                     (Session::Kept, How::Cookie, How::Login) => {
                         let reason = match stage {
@@ -116,24 +118,8 @@ impl<P: Proofs> Machine<P> {
             State::Up {
                 g,
                 since,
-                replacement: Some(how),
-            } if g == of => {
-                let login = class == FailClass::CookieRefused && how == How::Cookie;
-                if login {
-                    turn.push(Effect::Connect {
-                        g,
-                        how: How::Login,
-                        trigger: Trigger::User,
-                    });
-                } else {
-                    turn.report(Report::ReconnectFailed(class));
-                }
-                self.state = State::Up {
-                    g,
-                    since,
-                    replacement: login.then_some(How::Login),
-                };
-            }
+                replacement: Some(Attempt::Running(how, trigger)),
+            } if g == of => self.replacement_failed((g, since), (how, trigger), class, turn),
             State::Idle
             | State::Starting { .. }
             | State::Up { .. }
@@ -148,7 +134,11 @@ impl<P: Proofs> Machine<P> {
             State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => {
                 matches!(attempt, Attempt::Running(_, Trigger::User))
             }
-            State::Up { .. } | State::Idle | State::Stopping { .. } | State::Failed(_) => true,
+            State::Up {
+                replacement: Some(attempt),
+                ..
+            } => matches!(attempt, Attempt::Running(_, Trigger::User)),
+            State::Up { replacement: None, .. } | State::Idle | State::Stopping { .. } | State::Failed(_) => true,
         };
         if !exempt {
             self.budget.spend(extra, turn.now);
@@ -158,6 +148,7 @@ impl<P: Proofs> Machine<P> {
     /// The host's network is another one: what failed on the old one says nothing.
     pub(crate) fn path_changed(&mut self, turn: &mut Turn<P>) {
         self.backoff.reset();
+        self.renewals.try_sooner();
         match self.mode() {
             Mode::Awake => self.sooner(turn),
             Mode::Unsure => self.demand(turn),
@@ -169,16 +160,26 @@ impl<P: Proofs> Machine<P> {
     fn sooner(&mut self, turn: &Turn<P>) {
         let soon = turn.now.plus(self.backoff.delay(turn.jitter));
         let allowed = self.watch.tried_until(turn.now).unwrap_or(self.budget.next(turn.now));
-        if let State::Starting {
-            attempt: Attempt::Waiting(_, at),
-            ..
-        }
-        | State::Reasserting {
-            attempt: Attempt::Waiting(_, at),
-            ..
-        } = &mut self.state
-        {
-            *at = (*at).min(soon.max(allowed));
+        let renewals = self.renewals;
+        match &mut self.state {
+            State::Starting {
+                attempt: Attempt::Waiting(_, at),
+                ..
+            }
+            | State::Reasserting {
+                attempt: Attempt::Waiting(_, at),
+                ..
+            } => *at = (*at).min(soon.max(allowed)),
+            State::Up {
+                replacement: Some(Attempt::Waiting(how, at)),
+                ..
+            } => *at = (*at).min(soon.max(allowed).max(renewals.not_before(*how).unwrap_or(soon))),
+            State::Idle
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => {}
         }
     }
 
@@ -186,7 +187,7 @@ impl<P: Proofs> Machine<P> {
         match self.state {
             State::Up { g, since, replacement } if g == of => {
                 turn.report(Report::PathLost(g, kind));
-                self.reassert(g, since, replacement, How::Cookie, turn);
+                self.reassert(g, since, replacement.filter(|one| one.is_running()), How::Cookie, turn);
             }
             State::Idle
             | State::Starting { .. }
@@ -203,15 +204,15 @@ impl<P: Proofs> Machine<P> {
             State::Up {
                 g,
                 since,
-                replacement: Some(how),
+                replacement: Some(running @ Attempt::Running(how, _)),
             } if g == of => {
                 turn.report(Report::PathLost(g, LossKind::Eof));
-                self.reassert(g, since, Some(how), how, turn);
+                self.reassert(g, since, Some(running), how, turn);
             }
             State::Up {
                 g,
                 since,
-                replacement: None,
+                replacement: Some(Attempt::Waiting(..)) | None,
             } if g == of => match reason {
                 EndReason::AuthExpired => self.reassert(g, since, None, How::Login, turn),
                 EndReason::UserStop | EndReason::Admin | EndReason::Replaced | EndReason::Fatal => {
@@ -228,7 +229,14 @@ impl<P: Proofs> Machine<P> {
     }
 
     /// What follows a failed attempt that is not final.
-    fn again(&mut self, g: Generation, how: How, class: FailClass, stage: Stage, turn: &mut Turn<P>) -> Attempt {
+    fn again(
+        &mut self,
+        g: Generation,
+        (how, trigger): (How, Trigger),
+        (class, stage): (FailClass, Stage),
+        turn: &mut Turn<P>,
+    ) -> Attempt {
+        self.give_back(class, trigger);
         if class == FailClass::CookieRefused && how == How::Cookie {
             self.unavailable = 0;
             return self.attempt(g, How::Login, Trigger::Retry, turn);
@@ -236,10 +244,11 @@ impl<P: Proofs> Machine<P> {
         self.backoff.fail();
         self.unavailable = match class {
             FailClass::Unavailable => self.unavailable.saturating_add(1),
+            FailClass::Offline => self.unavailable,
             FailClass::Network | FailClass::CookieRefused | FailClass::AuthRefused | FailClass::Fatal => 0,
         };
         let next = match (stage, class) {
-            (Stage::Connect, FailClass::Network | FailClass::Fatal) => How::Cookie,
+            (Stage::Connect, FailClass::Offline | FailClass::Network | FailClass::Fatal) => How::Cookie,
             (Stage::Connect, FailClass::Unavailable) if self.unavailable < UNAVAILABLE_LIMIT => How::Cookie,
             (Stage::Connect, FailClass::Unavailable | FailClass::CookieRefused | FailClass::AuthRefused) => How::Login,
             (Stage::Granted, _) => How::Login,
@@ -255,16 +264,14 @@ impl<P: Proofs> Machine<P> {
     }
 
     /// From Up to Reasserting, where the `running` attempt goes on or one by `how` is waited for.
-    fn reassert(&mut self, g: Generation, since: Awake, running: Option<How>, how: How, turn: &mut Turn<P>) {
+    fn reassert(&mut self, g: Generation, since: Awake, running: Option<Attempt>, how: How, turn: &mut Turn<P>) {
         if turn.now.since(since) >= STABLE_AFTER {
             self.backoff.reset();
         } else {
             self.backoff.fail();
         }
-        let attempt = match running {
-            Some(how) => Attempt::Running(how, Trigger::User),
-            None => Attempt::Waiting(how, turn.now.plus(self.backoff.delay(turn.jitter))),
-        };
+        let waiting = Attempt::Waiting(how, turn.now.plus(self.backoff.delay(turn.jitter)));
+        let attempt = running.unwrap_or(waiting);
         let session = match attempt.how() {
             How::Cookie => Session::Kept,
             How::Login => {

@@ -96,6 +96,9 @@ impl fmt::Display for LossKind {
 /// What an attempt to connect failed for, by what is to be done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailClass {
+    /// Nothing left this host: it has no way to the gateway. Try again, and at once when the network is another one. No
+    /// connection was made, so none counts.
+    Offline,
     /// Nobody was reached, or the connection broke: try again.
     Network,
     /// The gateway cannot just now (5xx): try again, and with a new login if it keeps saying so to a cookie.

@@ -23,6 +23,7 @@ mod input;
 mod life;
 mod machine;
 mod proofs;
+mod renewing;
 mod sleeping;
 mod state;
 mod stopping;

@@ -6,11 +6,12 @@ use now::{Awake, Boot, Deadline, Now};
 
 use crate::chores::Chores;
 use crate::life::Life;
+use crate::renewing::Renewals;
 use crate::sleeping::{Park, SleepAck};
 use crate::wake::Watch;
 use crate::{
-    Attempt, Backoff, Cause, DialBudget, Effect, Generation, How, Input, Jitter, Mode, Origin, Patience, Proofs,
-    Report, Session, State, Then, Trigger, WakeKind,
+    Attempt, Backoff, Cause, DialBudget, Effect, FailClass, Generation, How, Input, Jitter, Mode, Origin, Patience,
+    Proofs, Report, Session, State, Then, Trigger, WakeKind,
 };
 
 /// A stop is acknowledged within this, whatever the host does (lifecycle invariant L1).
@@ -59,6 +60,7 @@ pub struct Machine<P: Proofs> {
     pub(crate) on_failure: OnFailure,
     pub(crate) disconnect_on_sleep: bool,
     pub(crate) watch: Watch,
+    pub(crate) renewals: Renewals,
     pub(crate) life: Life,
     pub(crate) park: Park,
     pub(crate) sleep_ack: Option<SleepAck>,
@@ -119,6 +121,7 @@ impl<P: Proofs> Machine<P> {
             on_failure: settings.on_failure,
             disconnect_on_sleep: settings.disconnect_on_sleep,
             watch: Watch::new(),
+            renewals: Renewals::new(),
             life: Life::Unverified,
             park: Park::Not,
             sleep_ack: None,
@@ -163,9 +166,10 @@ impl<P: Proofs> Machine<P> {
             Attempt::Running(..) => None,
         };
         match self.state {
-            State::Idle | State::Failed(_) | State::Up { .. } => None,
-            State::Starting { .. } | State::Reasserting { .. } if asleep => None,
+            State::Idle | State::Failed(_) => None,
+            State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } if asleep => None,
             State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => retry(attempt),
+            State::Up { replacement, .. } => replacement.and_then(retry),
             State::Stopping { patience, .. } => match patience {
                 Patience::Budget(at) => Some(Deadline {
                     at,
@@ -282,46 +286,9 @@ impl<P: Proofs> Machine<P> {
                 self.attempt_now(Trigger::User, turn);
             }
             State::Up { g, since, replacement } => match replacement {
-                Some(_) => turn.report(Report::AlreadyWanted),
-                None => {
-                    turn.push(Effect::Connect {
-                        g,
-                        how: How::Cookie,
-                        trigger: Trigger::User,
-                    });
-                    self.state = State::Up {
-                        g,
-                        since,
-                        replacement: Some(How::Cookie),
-                    };
-                }
+                Some(Attempt::Running(..)) => turn.report(Report::AlreadyWanted),
+                Some(Attempt::Waiting(..)) | None => self.replace_for_user(g, since, turn),
             },
-        }
-    }
-
-    /// A connection in the background that takes the session over, if one may be made now.
-    fn renew(&mut self, of: Generation, turn: &mut Turn<P>) {
-        match self.state {
-            State::Up {
-                g,
-                since,
-                replacement: None,
-            } if g == of => {
-                let trigger = Trigger::Renewal;
-                if let Attempt::Running(how, _) = self.attempt(g, How::Cookie, trigger, turn) {
-                    self.state = State::Up {
-                        g,
-                        since,
-                        replacement: Some(how),
-                    };
-                }
-            }
-            State::Idle
-            | State::Starting { .. }
-            | State::Up { .. }
-            | State::Reasserting { .. }
-            | State::Stopping { .. }
-            | State::Failed(_) => {}
         }
     }
 
@@ -329,6 +296,7 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn rebase(&mut self, shift: Shift, now: Awake) {
         self.rebase_notice(shift);
         self.rebase_sleep_ack(shift);
+        self.renewals.rebase(shift);
         // When that was set is not known; no wait is longer than the longest.
         let longest = now.plus(self.backoff.max());
         let waiting = |attempt| match attempt {
@@ -354,7 +322,7 @@ impl<P: Proofs> Machine<P> {
             State::Up { g, since, replacement } => State::Up {
                 g,
                 since: shift.since(since),
-                replacement,
+                replacement: replacement.map(|attempt| Self::rebased_replacement(attempt, shift, now)),
             },
             State::Stopping {
                 g,
@@ -396,8 +364,9 @@ impl<P: Proofs> Machine<P> {
         }
         match self.state {
             State::Starting { .. } | State::Reasserting { .. } => self.attempt_now(Trigger::Retry, turn),
+            State::Up { .. } => self.replace_now(turn),
             State::Stopping { .. } => self.out_of_patience(turn),
-            State::Idle | State::Up { .. } | State::Failed(_) => {}
+            State::Idle | State::Failed(_) => {}
         }
     }
 
@@ -405,6 +374,7 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn begin(&mut self, origin: Origin, turn: &mut Turn<P>) {
         self.backoff.reset();
         self.unavailable = 0;
+        self.renewals = Renewals::new();
         self.life = Life::Unverified;
         if origin == Origin::Restore {
             self.fell_silent(turn.now);
@@ -469,5 +439,16 @@ impl<P: Proofs> Machine<P> {
         self.watch.tried();
         turn.push(Effect::Connect { g, how, trigger });
         Attempt::Running(how, trigger)
+    }
+
+    /// An attempt that left nothing of itself on the network has used up nothing.
+    pub(crate) fn give_back(&mut self, class: FailClass, trigger: Trigger) {
+        if class != FailClass::Offline {
+            return;
+        }
+        self.watch.not_tried();
+        if trigger != Trigger::User {
+            self.budget.give_back();
+        }
     }
 }

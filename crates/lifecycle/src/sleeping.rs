@@ -138,6 +138,8 @@ impl<P: Proofs> Machine<P> {
         self.set_power(Power::Awake, turn);
         self.park = Park::Not;
         self.backoff.reset();
+        self.renewals.try_sooner();
+        self.renewals.certain();
         if let Some(g) = self.tunnel() {
             turn.push(Effect::Woke {
                 g,
@@ -163,9 +165,7 @@ impl<P: Proofs> Machine<P> {
 
     fn is_waiting(&self) -> bool {
         match self.state {
-            State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => {
-                matches!(attempt, Attempt::Waiting(..))
-            }
+            State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => !attempt.is_running(),
             State::Idle | State::Up { .. } | State::Stopping { .. } | State::Failed(_) => false,
         }
     }
@@ -182,7 +182,8 @@ impl<P: Proofs> Machine<P> {
                 Some((*g, running, true))
             }
             State::Up { g, replacement, .. } => {
-                let running = replacement.take().is_some();
+                // What waits is asked for again by whoever asked.
+                let running = replacement.take().is_some_and(Attempt::is_running);
                 Some((*g, running, running))
             }
             State::Idle | State::Stopping { .. } | State::Failed(_) => None,

@@ -25,7 +25,7 @@ pub enum State {
         /// When the connection was made.
         since: Awake,
         /// The attempt to replace the connection, while the old one serves.
-        replacement: Option<How>,
+        replacement: Option<Attempt>,
     },
     /// It was up, and is without a connection; device and routes stay.
     Reasserting {
@@ -90,6 +90,14 @@ pub enum Attempt {
 }
 
 impl Attempt {
+    /// Whether the shell is at it.
+    pub const fn is_running(self) -> bool {
+        match self {
+            Self::Running(..) => true,
+            Self::Waiting(..) => false,
+        }
+    }
+
     /// With or without logging in.
     pub const fn how(self) -> How {
         match self {

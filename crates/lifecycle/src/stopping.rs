@@ -101,7 +101,7 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn bring_down(&mut self, stops: u32, then: Then, end: EndReason, turn: &mut Turn<P>) {
         let (g, running, up, session) = match self.state {
             State::Starting { g, attempt } => (g, matches!(attempt, Attempt::Running(..)), false, Session::Over),
-            State::Up { g, replacement, .. } => (g, replacement.is_some(), true, Session::Kept),
+            State::Up { g, replacement, .. } => (g, replacement.is_some_and(Attempt::is_running), true, Session::Kept),
             State::Reasserting {
                 g, attempt, session, ..
             } => (g, matches!(attempt, Attempt::Running(..)), false, session),
@@ -125,7 +125,7 @@ impl<P: Proofs> Machine<P> {
     /// Into Stopping with the session kept for the next process.
     fn hand_over(&mut self, then: Then, turn: &mut Turn<P>) {
         let (g, running) = match self.state {
-            State::Up { g, replacement, .. } => (g, replacement.is_some()),
+            State::Up { g, replacement, .. } => (g, replacement.is_some_and(Attempt::is_running)),
             State::Reasserting { g, attempt, .. } => (g, matches!(attempt, Attempt::Running(..))),
             State::Idle | State::Starting { .. } | State::Stopping { .. } | State::Failed(_) => return,
         };

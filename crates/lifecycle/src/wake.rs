@@ -314,6 +314,13 @@ impl Watch {
         }
     }
 
+    /// None was made: nothing left this host.
+    pub(crate) fn not_tried(&mut self) {
+        if let Some(trial) = &mut self.trial {
+            trial.spent = false;
+        }
+    }
+
     /// After each input.
     pub(crate) fn was_called(&mut self, now: Now) {
         self.ahead = ahead(now.awake, now.boot);
@@ -370,6 +377,7 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn user_present(&mut self, turn: &mut Turn<P>) {
         self.watch.present = Some(turn.boot);
         self.watch.trial = None;
+        self.renewals.certain();
         self.wake(WakeKind::Full, turn);
     }
 
@@ -506,8 +514,14 @@ impl<P: Proofs> Machine<P> {
         if let Power::Maintenance { .. } = self.watch.power {
             self.report_wake(WakeKind::Full, turn.boot, turn);
         }
+        let WakeLimits { unknown, maintenance } = self.watch.limits;
+        let doubtful = matches!(self.watch.power, Power::Unsure { .. });
         self.watch.trial = None;
         self.awake(turn);
+        if doubtful {
+            // Long enough for packets. A maintenance wake can be longer.
+            self.renewals.doubt(maintenance.saturating_sub(unknown), turn.now);
+        }
     }
 
     /// Traffic asks for the tunnel.

@@ -159,6 +159,15 @@ fn stories() -> Vec<Story> {
         exit("up").then(&[START, UP]),
         exit("up, replacing").then(&[START, UP, Input::Reconnect]),
         exit("up, replacing with a login").then(&[START, UP, Input::Reconnect, OLD_COOKIE]),
+        exit("up, renewing").then(&[START, UP, Input::Renew(G1)]),
+        exit("up, renewing with a login").then(&[START, UP, Input::Renew(G1), OLD_COOKIE]),
+        exit("up, renewing in a while").then(&[
+            START,
+            UP,
+            Input::Renew(G1),
+            failed(G1, FailClass::Network, Stage::Connect),
+            Input::Renew(G1),
+        ]),
         exit("reasserting, waiting").then(&[START, UP, LOST]),
         exit("reasserting, connecting").then(&[START, UP, LOST]).wait(soon),
         exit("reasserting, logging in")
@@ -250,6 +259,7 @@ fn inputs() -> Vec<Input<Words>> {
         Input::Connected(G1),
     ];
     let classes = [
+        FailClass::Offline,
         FailClass::Network,
         FailClass::Unavailable,
         FailClass::CookieRefused,
@@ -393,9 +403,9 @@ fn state_text(state: State, now: Now) -> String {
         } => format!("up {g}"),
         State::Up {
             g,
-            replacement: Some(how),
+            replacement: Some(attempt),
             ..
-        } => format!("up {g} replacing by {}", how_text(how)),
+        } => format!("up {g} replacing {}", attempt_text(attempt)),
         State::Reasserting {
             g, attempt, session, ..
         } => format!("reasserting {g} {}, session {session:?}", attempt_text(attempt)),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use lifecycle::{
-    Backoff, Cause, DIALS, Effect, FailClass, Generation, Input, Jitter, LossKind, MAINTENANCE_DOUBTED_AFTER, Machine,
-    Mode, NOTICE_AFTER, OnFailure, Origin, PARK_WAIT, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET, SLEEP_DOUBTED_AFTER,
-    Settings, Source, Stage, State, Surroundings, UNSURE_FOR, WakeKind, WakeLimits,
+    Backoff, Cause, DIALS, Effect, FailClass, Generation, How, Input, Jitter, LossKind, MAINTENANCE_DOUBTED_AFTER,
+    Machine, Mode, NOTICE_AFTER, OnFailure, Origin, PARK_WAIT, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET,
+    SLEEP_DOUBTED_AFTER, Settings, Source, Stage, State, Surroundings, UNSURE_FOR, WakeKind, WakeLimits,
 };
 use now::{Gap, GapKind, Now};
 
@@ -394,6 +394,166 @@ fn keys_are_not_renewed_while_the_host_is_not_fully_awake() {
     assert_eq!(host.feed(Input::Renew(G1)), [refused]);
     host.say(PowerWord::UserPresent);
     assert_eq!(connects(&host.feed(Input::Renew(G1))), 1);
+}
+
+#[test]
+fn keys_are_not_renewed_in_a_wake_that_is_full_by_its_length_alone_until_it_is_longer_than_any_other() {
+    let mut host = Host::up();
+    for _ in 0..10 {
+        host.sleep();
+        host.pass(UNSURE_FOR);
+        assert_eq!(host.machine.mode(), Mode::Awake);
+        assert_eq!(connects(&host.feed(Input::Renew(G1))), 0);
+        assert_eq!(connects(&host.pass(10 * SECOND)), 0);
+    }
+    assert_eq!(connects(&host.pass(MAINTENANCE_DOUBTED_AFTER)), 1, "it stays awake");
+    let mut host = Host::up();
+    host.sleep();
+    host.pass(UNSURE_FOR);
+    host.say(PowerWord::UserPresent);
+    assert_eq!(connects(&host.feed(Input::Renew(G1))), 1, "somebody is there");
+}
+
+/// Why attempts were put off.
+fn suppressed(effects: &[Effect<Words>], why: Cause) -> usize {
+    let for_it =
+        |effect: &&Effect<Words>| matches!(effect, Effect::Report(Report::Suppressed(cause, _)) if *cause == why);
+    effects.iter().filter(for_it).count()
+}
+
+/// The attempt that runs fails.
+fn fails(class: FailClass) -> Input<Words> {
+    let stage = Stage::Connect;
+    Input::ConnectFailed { g: G1, class, stage }
+}
+
+/// Answers every attempt of `effects`, and those that come of it, until none runs.
+fn answer_all(host: &mut Host, mut effects: Vec<Effect<Words>>, answer: impl Fn(How) -> FailClass) -> Vec<How> {
+    let mut made = Vec::new();
+    while let Some(how) = effects.iter().find_map(|effect| match effect {
+        Effect::Connect { how, .. } => Some(*how),
+        _ => None,
+    }) {
+        made.push(how);
+        effects = host.feed(fails(answer(how)));
+    }
+    made
+}
+
+#[test]
+fn attempts_that_leave_this_host_never_use_up_no_budget_and_wait_for_a_network() {
+    let mut host = Host::of_presence();
+    host.feed(LOST);
+    let mut tried = 0;
+    for _ in 0..60 {
+        let effects = host.pass(10 * SECOND);
+        assert_eq!(suppressed(&effects, Cause::Budget), 0);
+        tried += answer_all(&mut host, effects, |_| FailClass::Offline).len();
+    }
+    assert!((10..60).contains(&tried), "{tried} attempts of no cost in ten minutes");
+    host.feed(Input::PathChange);
+    assert_eq!(connects(&host.pass(SECOND)), 1, "at once when there is a network");
+}
+
+#[test]
+fn questions_without_an_answer_and_without_a_network_leave_the_budget_as_it_was() {
+    let mut host = Host::of_presence();
+    host.sleep();
+    host.say(PowerWord::UserPresent);
+    for _ in 0..60 {
+        let mut effects = host.feed(Input::Renew(G1));
+        assert_eq!(suppressed(&effects, Cause::Budget), 0);
+        effects.extend(host.pass(SECOND));
+        answer_all(&mut host, effects, |_| FailClass::Offline);
+    }
+    host.feed(Input::PathChange);
+    let mut effects = host.feed(Input::Renew(G1));
+    effects.extend(host.pass(SECOND));
+    assert_eq!(connects(&effects), 1);
+    let mut again = 0;
+    for _ in 0..20 {
+        host.feed(fails(FailClass::Network));
+        host.feed(Input::PathChange);
+        again += connects(&host.feed(Input::Renew(G1)));
+    }
+    let allowed = usize::try_from(DIALS).expect("few") - 1;
+    assert_eq!(again, allowed, "and those that leave it are counted");
+}
+
+#[test]
+fn a_wake_of_unknown_kind_without_a_network_still_has_its_one_connection() {
+    let mut host = Host::up();
+    host.feed(LOST);
+    host.sleep();
+    assert_eq!(connects(&host.feed(Input::Demand)), 1);
+    for _ in 0..3 {
+        host.feed(fails(FailClass::Offline));
+        host.feed(Input::PathChange);
+        assert_eq!(connects(&host.pass(SECOND)), 1);
+    }
+    host.feed(fails(FailClass::Network));
+    host.feed(Input::PathChange);
+    assert_eq!(connects(&host.pass(10 * SECOND)), 0);
+}
+
+#[test]
+fn a_renewal_whose_cookie_is_refused_logs_in_within_the_budget_and_ever_more_rarely() {
+    let mut host = Host::up();
+    let mut made = Vec::new();
+    for _ in 0..240 {
+        let mut effects = host.feed(Input::Renew(G1));
+        effects.extend(host.pass(60 * SECOND));
+        made.extend(answer_all(&mut host, effects, |how| match how {
+            How::Cookie => FailClass::CookieRefused,
+            How::Login => FailClass::Unavailable,
+        }));
+    }
+    assert_eq!(made[..2], [How::Cookie, How::Login]);
+    assert!(made[1..].iter().all(|how| *how == How::Login), "the refusal is known");
+    assert!(
+        (6..=12).contains(&made.len()),
+        "{} connections in four hours",
+        made.len()
+    );
+    assert_eq!(host.machine.word(), "up", "the old connection goes on");
+}
+
+#[test]
+fn a_login_in_the_background_waits_for_the_budget() {
+    let mut host = Host::up();
+    host.feed(Input::Renew(G1));
+    host.feed(Input::Dialled(DIALS));
+    assert_eq!(connects(&host.feed(fails(FailClass::CookieRefused))), 0);
+    assert_eq!(connects(&host.pass(19 * SECOND)), 0);
+    assert_eq!(connects(&host.pass(2 * SECOND)), 1);
+    host.feed(Input::Connected(G1));
+    assert_eq!(connects(&host.pass(HOUR)), 0);
+}
+
+#[test]
+fn credentials_that_were_refused_in_the_background_are_shown_again_when_a_person_says_so() {
+    let mut host = Host::up();
+    host.feed(Input::Renew(G1));
+    host.feed(fails(FailClass::CookieRefused));
+    host.feed(fails(FailClass::AuthRefused));
+    for _ in 0..1440 {
+        let mut effects = host.feed(Input::Renew(G1));
+        effects.extend(host.pass(60 * SECOND));
+        assert_eq!(connects(&effects), 0);
+    }
+    assert_eq!(connects(&host.feed(Input::Reconnect)), 1);
+}
+
+#[test]
+fn a_renewal_that_waits_is_not_made_in_a_maintenance_wake() {
+    let mut host = Host::of_presence();
+    host.feed(Input::Renew(G1));
+    host.feed(Input::Dialled(DIALS));
+    host.feed(fails(FailClass::CookieRefused));
+    host.sleep();
+    assert_eq!(host.machine.mode(), Mode::Maintenance);
+    assert_eq!(connects(&host.feed(Input::Renew(G1))), 0);
+    assert_eq!(connects(&host.pass(100 * SECOND)), 0);
 }
 
 #[test]

@@ -115,4 +115,15 @@ fn a_gateway_that_does_not_run_has_a_code_of_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = marmot(folder.path(), "sessions --json --socket _gateway.sock");
     assert!(ends(&output, 7).contains("not_running"));
+    for words in [
+        "sessions --socket _gateway.sock".to_owned(),
+        format!("kick {ID} --socket _gateway.sock"),
+    ] {
+        let text = ends(&marmot(folder.path(), &words), 7);
+        assert!(
+            text.contains("at _gateway.sock") && text.contains("`marmot gateway`"),
+            "{text}"
+        );
+        assert!(!text.contains("marmot client"), "{text}");
+    }
 }

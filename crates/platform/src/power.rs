@@ -9,6 +9,7 @@
 //! A source that is missing is normal: in a container there is no bus, on a server nobody sleeps. So nothing here fails.
 //! Words may be missing, doubled or late; whoever hears them takes the clocks for the truth and these for a hint.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,6 +17,10 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::os::power as system;
+
+// All of it is there for its tests; each system uses its part.
+#[allow(dead_code)]
+pub(crate) mod relay;
 
 /// Opens the source of this system, which is [`Promise::None`] until it is found and whenever it is lost. Returns at once;
 /// finding happens in a task of its own. Needs a tokio runtime with I/O and time.
@@ -84,6 +89,8 @@ pub struct PowerSource {
     words: mpsc::Receiver<PowerEvent>,
     known: watch::Receiver<Surroundings>,
     looks: Option<mpsc::Sender<Look>>,
+    /// Sleeps that were heard of.
+    heard: u64,
     acknowledged: watch::Sender<u64>,
     task: Option<AbortHandle>,
 }
@@ -93,6 +100,9 @@ pub struct PowerSource {
 pub struct Feed {
     words: mpsc::Sender<PowerEvent>,
     known: watch::Sender<Surroundings>,
+    /// Sleeps that were told.
+    told: AtomicU64,
+    /// Up to which of them the client is ready.
     acknowledged: watch::Receiver<u64>,
 }
 
@@ -113,12 +123,14 @@ impl PowerSource {
         let feed = Feed {
             words,
             known,
+            told: AtomicU64::new(0),
             acknowledged: acknowledgements,
         };
         let source = Self {
             words: heard,
             known: facts,
             looks: None,
+            heard: 0,
             acknowledged,
             task: None,
         };
@@ -135,7 +147,6 @@ impl PowerSource {
     }
 
     /// This task ends with the source.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub(crate) fn served_by(mut self, task: AbortHandle) -> Self {
         self.task = Some(task);
         self
@@ -144,7 +155,12 @@ impl PowerSource {
     /// The next word. Cancel safe; waits for ever where there is no source, or none any more.
     pub async fn next(&mut self) -> PowerEvent {
         match self.words.recv().await {
-            Some(word) => word,
+            Some(word) => {
+                if word == PowerEvent::Sleeping {
+                    self.heard += 1;
+                }
+                word
+            }
             None => std::future::pending().await,
         }
     }
@@ -170,9 +186,10 @@ impl PowerSource {
         }
     }
 
-    /// Whoever heard [`PowerEvent::Sleeping`] is ready: the host need not wait any longer. More than one is harmless.
+    /// Whoever heard [`PowerEvent::Sleeping`] is ready: the host need not wait any longer. More than one is harmless, and so is
+    /// a late one: it is about the sleep that [`PowerSource::next`] told last, not about one that waits to be told.
     pub fn acknowledge_sleep(&self) {
-        self.acknowledged.send_modify(|count| *count += 1);
+        self.acknowledged.send_replace(self.heard);
     }
 }
 
@@ -187,7 +204,11 @@ impl Drop for PowerSource {
 impl Feed {
     /// Says a word. False if nobody heard it: the source is gone, or does not listen.
     pub fn say(&self, word: PowerEvent) -> bool {
-        self.words.try_send(word).is_ok()
+        let told = self.words.try_send(word).is_ok();
+        if told && word == PowerEvent::Sleeping {
+            self.told.fetch_add(1, Ordering::Relaxed);
+        }
+        told
     }
 
     /// Tells what is known from now on.
@@ -195,11 +216,16 @@ impl Feed {
         self.known.send_replace(surroundings);
     }
 
-    /// Waits until somebody says that the sleep may go on; several times in the meantime count as one. Waits for ever once
-    /// the source is gone. Cancel safe.
+    /// Waits until somebody says that the sleep that was told last may go on; several times in the meantime count as one.
+    /// Waits for ever once the source is gone. Cancel safe.
     pub async fn acknowledgement(&mut self) {
-        if self.acknowledged.changed().await.is_err() {
-            std::future::pending().await
+        loop {
+            if self.acknowledged.changed().await.is_err() {
+                std::future::pending().await
+            }
+            if *self.acknowledged.borrow_and_update() == self.told.load(Ordering::Relaxed) {
+                return;
+            }
         }
     }
 }
@@ -251,12 +277,31 @@ mod tests {
 
     #[test]
     fn acknowledgements_are_heard_and_several_count_as_one() {
-        let (mut feed, source) = PowerSource::fed();
+        let (mut feed, mut source) = PowerSource::fed();
+        assert!(feed.say(PowerEvent::Sleeping));
         assert!(poll(feed.acknowledgement()).is_pending());
+        assert!(poll(source.next()).is_ready());
         source.acknowledge_sleep();
         source.acknowledge_sleep();
         assert!(poll(feed.acknowledgement()).is_ready());
         assert!(poll(feed.acknowledgement()).is_pending());
+    }
+
+    #[test]
+    fn who_has_not_heard_of_a_sleep_acknowledges_the_one_before() {
+        let (mut feed, mut source) = PowerSource::fed();
+        for word in [PowerEvent::Sleeping, PowerEvent::Resumed, PowerEvent::Sleeping] {
+            assert!(feed.say(word));
+        }
+        for heard in [PowerEvent::Sleeping, PowerEvent::Resumed] {
+            assert_eq!(poll(source.next()), Poll::Ready(heard));
+            source.acknowledge_sleep();
+            assert!(poll(feed.acknowledgement()).is_pending());
+        }
+        assert_eq!(poll(source.next()), Poll::Ready(PowerEvent::Sleeping));
+        assert!(poll(feed.acknowledgement()).is_pending());
+        source.acknowledge_sleep();
+        assert!(poll(feed.acknowledgement()).is_ready());
     }
 
     #[test]

@@ -131,6 +131,7 @@ impl<'a> Sleeping<'a> {
         Ok(Counts {
             connects: now.connects - before.connects,
             hellos: now.hellos - before.hellos,
+            heartbeats: now.heartbeats - before.heartbeats,
             packets: now.packets - before.packets,
         })
     }
@@ -171,12 +172,16 @@ impl<'a> Sleeping<'a> {
         first_answer(self.lab.client(), to, woken, ended)?.context("the client has ended")
     }
 
-    /// A round trip now.
+    /// A round trip now: the longest of several, as the machine is busy.
     ///
     /// # Errors
     /// If there is none.
     pub fn round_trip(&self) -> Result<Duration> {
-        Ping::new(self.lab.client(), self.lab.site().plan.host_v4()).answered(PATIENCE)
+        let mut longest = Duration::ZERO;
+        for _ in 0..10 {
+            longest = longest.max(Ping::new(self.lab.client(), self.lab.site().plan.host_v4()).answered(PATIENCE)?);
+        }
+        Ok(longest)
     }
 
     /// Makes sure that the session is the same, that nobody speaks of an end, and that nobody logged in.

@@ -12,6 +12,9 @@ pub struct Counts {
     pub connects: u64,
     /// First messages of DTLS handshakes, repeated ones too.
     pub hellos: u64,
+    /// Frames with nothing in them on the control connection: what keeps it alive, questions whether anybody is there, and
+    /// answers to such. Only of a client that speaks TLS 1.3, and whose TCP has timestamps.
+    pub heartbeats: u64,
     /// Packets of whichever kind.
     pub packets: u64,
 }
@@ -44,10 +47,11 @@ impl<'a> Wires<'a> {
     /// If nft does not say.
     pub fn counts(&self) -> Result<Vec<Counts>> {
         let packets = self.0.packets()?;
-        let rows = packets.chunks_exact(3).map(|row| Counts {
+        let rows = packets.chunks_exact(4).map(|row| Counts {
             connects: row[0],
             hellos: row[1],
-            packets: row[2],
+            heartbeats: row[2],
+            packets: row[3],
         });
         Ok(rows.collect())
     }
@@ -61,12 +65,14 @@ impl<'a> Wires<'a> {
     }
 }
 
-fn rules((cable, gateway): (&str, Ipv4Addr)) -> [String; 3] {
+fn rules((cable, gateway): (&str, Ipv4Addr)) -> [String; 4] {
     let way = format!("iifname \"{cable}\" ip daddr {gateway}");
     [
         format!("{way} tcp flags & (syn | ack) == syn"),
         // A handshake record (22), and in it a ClientHello (1) behind 13 bytes of the record's header: bits behind UDP's.
         format!("{way} meta l4proto udp @th,64,8 22 @th,168,8 1"),
+        // One record of TLS (23) of 25 bytes, behind 32 bytes of TCP's header: a frame's 8, the record's type, and the seal's 16.
+        format!("{way} meta l4proto tcp meta length 82 @th,256,8 23 @th,280,16 25"),
         way,
     ]
 }

@@ -1,10 +1,11 @@
 //! What a sleep costs our ends, held to the figures of docs/decisions/0010: nothing before the first packet, and little after.
 //!
 //! ```text
-//!   A4   stopped or frozen, 8 h     same session, one park, no handshake before the first packet
-//!   A6   full wake, 100 ms away     same path 0 extra round trips, another address 1, a lost control connection 0
+//!   A4   stopped or frozen, 8 h     same session, one park, no handshake before the first packet, what waited is dropped
+//!   A6   full wake, 300 ms away     same path 0 extra round trips, another address 1, a lost control connection 0
 //!   A7   silent host, 8 h           goes on without a login; past the gateway's patience one clear reason
-//!   A11  clocks that jump           no reconnect
+//!   A11  clocks that jump, stops,   no reconnect
+//!        hardly any processor
 //! ```
 
 use std::net::Ipv4Addr;
@@ -12,10 +13,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use interop::{BESIDE, PARKED_WITHIN, Sleeping, only_connection};
+use interop::{BESIDE, PARKED_WITHIN, Sleeping, TO_DATA, only_connection};
 use lab::{
-    Delay, Forgetting, Freezer, Lab, Mark, Meter, Nat, PATIENCE, Ping, Pulse, Signal, client_interface, is_long,
-    move_client, ms, until,
+    Delay, Forgetting, Freezer, Lab, Mark, Meter, Nat, PATIENCE, Ping, Pulse, Signal, Starvation, client_interface,
+    is_long, move_client, ms, status, until,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,8 +24,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// What waits longer than this for its way is not forwarded any more.
 const STALE: Duration = Duration::from_secs(2);
 
-/// A round trip to the other side of an ocean.
-const FAR: Duration = Duration::from_millis(100);
+/// A round trip so long that one more stands out, whatever two busy cores do: to the other side of an ocean it is a third.
+const FAR: Duration = Duration::from_millis(300);
+
+/// For how long a client has no processor at a time.
+const STARVED: Duration = Duration::from_secs(5);
+
+/// How long it may take until it had none for so long.
+const STARVED_WITHIN: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     lab::run_scaled(
@@ -39,6 +46,8 @@ fn main() -> ExitCode {
             a_silence_past_the_gateways_patience_has_one_reason,
             a_clock_that_is_set_costs_nothing,
             five_seconds_without_the_processor_cost_nothing,
+            hardly_any_processor_costs_nothing,
+            hardly_any_processor_costs_nothing_where_the_client_asks,
         ],
     )
 }
@@ -79,23 +88,31 @@ fn stands_still(lab: &Lab, ends: &Sleeping<'_>, mut still: impl FnMut(bool) -> R
     let connection = only_connection(&ends.client)?;
     let round_trip = ends.round_trip()?;
     let address = tunnel_address(lab)?;
+    let dropped = stale(lab)?;
     ends.begin()?;
     let began = still(true)?;
-    ends.parked("frozen")?;
-    until("the end of a stop", stop() + PATIENCE, || Ok(began.elapsed() >= stop()))?;
-    // Some wait in the queue of the device, some in that of the socket; all are too old when it goes on.
     let meter = Meter::start(
         lab,
         &lab.site().lan,
         &[format!("icmp type echo-request ip saddr {address}")],
     )?;
+    // Some wait in the queue of the device all the time, some came late, and some wait in the queue of the socket; all are too
+    // old when it goes on.
+    let early = Pulse::start(lab.client(), plan.host_v4())?;
+    let queued = Instant::now();
+    until("packets that wait", PATIENCE, || Ok(queued.elapsed() >= STALE / 4))?;
+    let early = early.end()?;
+    ensure!(early.sent > 0 && early.lost == early.sent, "{early}");
+    ends.parked("frozen")?;
+    until("the end of a stop", stop() + PATIENCE, || Ok(began.elapsed() >= stop()))?;
     let up = Pulse::start(lab.client(), plan.host_v4())?;
     let down = Pulse::start(&lab.site().lan, address)?;
     let queued = Instant::now();
     until("packets that wait", PATIENCE, || Ok(queued.elapsed() >= STALE / 2))?;
     let (up, down) = (up.end()?, down.end()?);
     ensure!(up.lost == up.sent && down.lost == down.sent, "{up}; {down}");
-    let arrived = meter.packets()?[0];
+    ensure!(meter.packets()?[0] == 0, "it stands still");
+    let waited = early.sent + up.sent;
 
     let woken = still(false)?;
     let first = ends.first_packet(woken)?;
@@ -105,19 +122,21 @@ fn stands_still(lab: &Lab, ends: &Sleeping<'_>, mut still: impl FnMut(bool) -> R
         "nothing before the first packet: {sent:?}"
     );
     lab.note(&format!(
-        "first packet {} ms after the end, a round trip takes {} ms; {} and {} packets waited too long",
+        "first packet {} ms after the end, a round trip takes {} ms; {waited} and {} packets waited too long",
         ms(first),
         ms(round_trip),
-        up.sent,
         down.sent
     ));
     ensure!(first <= round_trip + BESIDE, "{first:?}");
     // New ones leave every 5 ms until the first is answered, and some more until that is seen.
-    let forwarded = meter.packets()?[0] - arrived;
+    let forwarded = meter.packets()?[0];
     ensure!(
         u128::from(forwarded) <= 10 + first.as_millis() / 5,
         "{forwarded} packets"
     );
+    until("the count of packets that waited too long", PATIENCE, || {
+        Ok(stale(lab)? - dropped >= waited)
+    })?;
     ensure!(ends.unparked()? == "same_path");
     let words = [ends.said(&["session.park"]).1, ends.said(&["session.unpark"]).1];
     ensure!(words == [1, 1], "parks and unparks: {words:?}");
@@ -125,6 +144,13 @@ fn stands_still(lab: &Lab, ends: &Sleeping<'_>, mut still: impl FnMut(bool) -> R
     ends.same_session()?;
     ensure!(only_connection(&ends.client)? == connection, "the same TCP connection");
     ends.nothing_begun()
+}
+
+/// Packets that the client dropped because they waited too long, as its status says.
+fn stale(lab: &Lab) -> Result<u64> {
+    let status = status(lab, lab.client(), "client")?;
+    let count = status["totals"]["stale_packets_dropped_total"].as_u64();
+    count.with_context(|| format!("no count in {status}"))
 }
 
 /// The client's IPv4 address in the tunnel.
@@ -261,4 +287,74 @@ fn five_seconds_without_the_processor_cost_nothing(lab: &Lab) -> Result<()> {
     }
     ends.same_session()?;
     ends.nothing_begun()
+}
+
+fn hardly_any_processor_costs_nothing(lab: &Lab) -> Result<()> {
+    let ends = Sleeping::on_datagrams(lab)?;
+    starved(lab, &ends)
+}
+
+/// Where no session is kept, the client asks its gateway on both channels, and must not take its own silence for the answer.
+fn hardly_any_processor_costs_nothing_where_the_client_asks(lab: &Lab) -> Result<()> {
+    let asked = STARVED.as_secs() as i64;
+    let ends = Sleeping::start(
+        lab,
+        |settings| {
+            let settings = settings.with("park.ttl_s", 0);
+            settings.with("session.dpd_s", asked).with("dtls.dpd_s", asked)
+        },
+        |settings| settings,
+    )?;
+    ends.client.wait_for(TO_DATA, PATIENCE)?;
+    starved(lab, &ends)
+}
+
+/// A client with packets to carry, and for seconds at a time without a processor.
+fn starved(lab: &Lab, ends: &Sleeping<'_>) -> Result<()> {
+    if let Some(reason) = Starvation::obstacle() {
+        return lab.skip(&reason);
+    }
+    let pulse = Pulse::start(lab.client(), lab.site().plan.host_v4())?;
+    pulse.wait_answered(10)?;
+    let (connection, before) = (only_connection(&ends.client)?, status(lab, lab.client(), "client")?);
+    ends.begin()?;
+    for _ in 0..if is_long() { 10 } else { 2 } {
+        let starvation = Starvation::of(lab, &ends.client)?;
+        nothing_answered(&pulse)?;
+        drop(starvation);
+        pulse.wait_answered(100)?;
+    }
+    let tally = pulse.end()?;
+    ensure!(tally.silence >= STARVED, "{tally}");
+    let after = status(lab, lab.client(), "client")?;
+    let (verdicts, _) = ends.said(&["nothing comes back"]);
+    lab.note(&format!("{tally}; {} gaps, {verdicts} verdicts", after["clock_gaps"]));
+    ensure!(verdicts == 0, "{verdicts} verdicts on a path that was well");
+    for same in ["sessions", "path_losses"] {
+        ensure!(
+            before[same] == after[same],
+            "{same}: {} and {}",
+            before[same],
+            after[same]
+        );
+    }
+    for same in ["disconnects_total", "reconnect_attempts_total"] {
+        let [before, after] = [&before, &after].map(|status| &status["totals"][same]);
+        ensure!(before == after, "{same}: {before} and {after}");
+    }
+    ensure!(ends.said(&["path.lost"]) == (0, 0) && ends.said(&["session detached"]).1 == 0);
+    ensure!(only_connection(&ends.client)? == connection, "the same TCP connection");
+    ends.same_session()?;
+    ends.nothing_begun()
+}
+
+/// Waits until nothing is answered for a while.
+fn nothing_answered(pulse: &Pulse) -> Result<()> {
+    let (mut answered, mut since) = (pulse.answered(), Instant::now());
+    until("a long silence", STARVED_WITHIN, || {
+        if pulse.answered() > answered {
+            (answered, since) = (pulse.answered(), Instant::now());
+        }
+        Ok(since.elapsed() >= STARVED)
+    })
 }

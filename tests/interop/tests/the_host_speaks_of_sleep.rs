@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use interop::ping_both;
 use lab::{
     Lab, Logind, Mark, PATIENCE, Process, Settings, client_settings, gateway_settings, marmot, start_gateway, until,
@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         ],
     )
 }
+
+/// How long logind waits for those who hold a sleep up (InhibitDelayMaxSec, by default): afterwards the host sleeps whatever
+/// they do. The client's own budget is a small part of it.
+const LOGIND_WAITS: Duration = Duration::from_secs(5);
 
 /// What the client says when it has heard a word.
 const HEARD: &str = "the host speaks of sleep";
@@ -72,7 +76,8 @@ fn a_sleep_does_not_wait_for_a_gateway_that_is_away(lab: &Lab) -> Result<()> {
     logind.prepare_for_sleep(true)?;
     let took = until_held(&logind, false)?;
     lab.note(&format!("the sleep went on within {} ms", took.as_millis()));
-    assert!(client.is_running());
+    ensure!(took < LOGIND_WAITS, "{took:?}");
+    ensure!(client.is_running());
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::systemd::cgroups::{self, Cgroups};
 use crate::{PATIENCE, Process, until};
@@ -25,7 +25,7 @@ impl Freezer {
         let home = home().context("there is no freezer among the control groups")?;
         let groups = Cgroups::create_in(std::slice::from_ref(&home))?;
         let group = groups.folders().first().context("a group was made")?.clone();
-        enter(&group, process)?;
+        cgroups::enter(&group, process)?;
         Ok(Self {
             group,
             home,
@@ -88,16 +88,6 @@ impl Drop for Freezer {
             eprintln!("{e:#}");
         }
     }
-}
-
-fn enter(group: &Path, process: &Process) -> Result<()> {
-    let pid = process.pid().as_raw_nonzero().to_string();
-    fs::write(group.join("cgroup.procs"), &pid).context("cannot put a program into a control group")?;
-    let members = fs::read_to_string(group.join("cgroup.procs")).context("cannot look at a control group")?;
-    if !members.lines().any(|line| line == pid) {
-        bail!("{} is not in its control group", process.name());
-    }
-    Ok(())
 }
 
 /// The unified hierarchy, or the freezer of the old ones.

@@ -14,7 +14,8 @@
 //!   logind    a bus with a logind that says what the test wants
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
-//!   delay     a long way to the gateway
+//!   delay     a long way to the gateway               starvation  a program without the processor
+//!                                                     machine   systemd as the first process, with a logind of its own
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
@@ -30,6 +31,7 @@ mod hole;
 mod host;
 mod logind;
 mod longjob;
+mod machine;
 mod marmot;
 mod meter;
 mod names;
@@ -46,6 +48,7 @@ mod roam;
 mod settings;
 mod sockets;
 mod spool;
+mod starvation;
 mod steady;
 mod systemd;
 mod topology;
@@ -64,9 +67,10 @@ pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together}
 pub use hole::Hole;
 pub use logind::{Inhibitor, Logind};
 pub use longjob::{LongJob, write_hook};
+pub use machine::{Machine, Sleep};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
-    start_client, start_gateway, users_file,
+    start_client, start_gateway, status, users_file,
 };
 pub use meter::Meter;
 pub use names::Names;
@@ -83,6 +87,7 @@ pub use rustix::process::Signal;
 pub use settings::Settings;
 pub use sockets::{Connection, send_queue};
 pub use spool::Spool;
+pub use starvation::Starvation;
 pub use steady::{Steady, Tally};
 pub use systemd::Systemd;
 pub use topology::{GATEWAY_NAME, Lab, SITE_A, SITE_B, Site, SitePlan};

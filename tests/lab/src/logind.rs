@@ -26,6 +26,21 @@ const PYTHON: &str = "/usr/bin/python3";
 /// Where Debian installs the module.
 const DBUSMOCK: &str = "/usr/lib/python3/dist-packages/dbusmock/__main__.py";
 
+/// What the mock does to its own `Inhibit`, in the table by which it finds its methods.
+const REFUSE: &str = "
+table = self.methods['org.freedesktop.login1.Manager']
+granted = table['Inhibit'][3]
+def inhibit(this, what, who, why, mode, granted=granted, left=[TIMES]):
+    if left[0] == 0:
+        return granted(this, what, who, why, mode)
+    left[0] -= 1
+    raise dbus.exceptions.DBusException('not now', name='org.freedesktop.DBus.Error.AccessDenied')
+for name in dir(granted):
+    if name.startswith('_dbus'):
+        setattr(inhibit, name, getattr(granted, name))
+table['Inhibit'] = table['Inhibit'][:3] + (inhibit,)
+";
+
 /// How long a question to a bus may take that answers within milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -50,6 +65,21 @@ pub struct Inhibitor {
     pub why: String,
     /// `delay` or `block`.
     pub mode: String,
+}
+
+impl Inhibitor {
+    /// Those of an answer of `ListInhibitors`.
+    pub(crate) fn list(answer: &Value) -> Result<Vec<Self>> {
+        let list = answer.as_array().context("a list of inhibitors")?;
+        let word = |entry: &Value, at: usize| entry[at].as_str().unwrap_or_default().to_owned();
+        let inhibitor = |entry| Self {
+            what: word(entry, 0),
+            who: word(entry, 1),
+            why: word(entry, 2),
+            mode: word(entry, 3),
+        };
+        Ok(list.iter().map(inhibitor).collect())
+    }
 }
 
 impl<'a> Logind<'a> {
@@ -194,21 +224,25 @@ impl<'a> Logind<'a> {
         self.set("Docked", docked)
     }
 
+    /// Refuses the next so many requests to hold a sleep up.
+    ///
+    /// # Errors
+    /// If logind is not there.
+    pub fn refuse_locks(&self, times: u32) -> Result<()> {
+        let code = REFUSE.replace("TIMES", &times.to_string());
+        self.mock(&["AddMethod", "sssss", MANAGER, "RefuseLocks", "", "", code.as_str()])?;
+        let mut command = self.busctl();
+        command.args(["call", NAME, PATH, MANAGER, "RefuseLocks"]);
+        output(command).map(drop)
+    }
+
     /// Whoever holds a sleep up now.
     ///
     /// # Errors
     /// If logind is not there.
     pub fn inhibitors(&self) -> Result<Vec<Inhibitor>> {
         let answer = self.ask(&["call", NAME, PATH, MANAGER, "ListInhibitors"])?;
-        let list = answer["data"][0].as_array().context("a list of inhibitors")?;
-        let word = |entry: &Value, at: usize| entry[at].as_str().unwrap_or_default().to_owned();
-        let inhibitor = |entry| Inhibitor {
-            what: word(entry, 0),
-            who: word(entry, 1),
-            why: word(entry, 2),
-            mode: word(entry, 3),
-        };
-        Ok(list.iter().map(inhibitor).collect())
+        Inhibitor::list(&answer["data"][0])
     }
 
     fn is_there(&self) -> bool {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, SaltString};
 use platform::netns::Namespace;
+use serde_json::Value;
 
 use crate::pki::write_private;
 use crate::{Clock, GATEWAY_NAME, Lab, Mark, PATIENCE, Process, Settings, Site};
@@ -177,6 +178,17 @@ pub fn client_settings(lab: &Lab, site: &Site) -> Result<Settings> {
         .with("login.user", USER)
         .with_path("login.password_file", &lab.file("password", PASSWORD)?)
         .with("log.level", "debug"))
+}
+
+/// What `marmot status --json` says of a client that was started under this name.
+///
+/// # Errors
+/// If it says nothing.
+pub fn status(lab: &Lab, host: &Namespace, name: &str) -> Result<Value> {
+    let config = lab.folder().join(format!("{name}.toml"));
+    let mut command = marmot(lab, host, &["status", "--json", "-c"])?;
+    let output = command.arg(config).output().context("cannot ask for the status")?;
+    serde_json::from_slice(&output.stdout).with_context(|| format!("this is no status: {output:?}"))
 }
 
 /// Name of the TUN device that a client of `site` makes.

@@ -17,10 +17,13 @@ fn main() -> ExitCode {
             words_may_be_doubled,
             the_end_of_a_sleep_that_nobody_told_is_seen_at_the_next_look,
             a_late_acknowledgement_is_not_one_for_the_next_sleep,
+            an_acknowledgement_is_not_one_for_a_sleep_that_was_not_heard_of,
+            a_lock_that_was_refused_once_is_asked_for_again,
             a_program_that_was_started_does_not_hold_a_sleep_up,
             a_sleep_in_progress_is_not_held_up,
             a_logind_that_restarts_is_met_again,
             a_bus_that_died_is_found_again,
+            a_bus_that_lets_in_and_drops_is_asked_less_and_less,
             without_a_bus_there_is_no_source_and_no_error,
             a_bus_without_logind_is_no_source,
         ],
@@ -191,6 +194,38 @@ fn a_late_acknowledgement_is_not_one_for_the_next_sleep(lab: &Lab) -> Result<()>
     })
 }
 
+fn an_acknowledgement_is_not_one_for_a_sleep_that_was_not_heard_of(lab: &Lab) -> Result<()> {
+    beside_logind(lab, async |logind, source| {
+        logind.prepare_for_sleep(true)?;
+        assert_eq!(word(source).await?, PowerEvent::Sleeping);
+        logind.prepare_for_sleep(false)?;
+        logind.prepare_for_sleep(true)?;
+        // A look ends when all that was said before it is known.
+        seen(source, facts(true)).await?;
+        source.acknowledge_sleep();
+        seen(source, facts(true)).await?;
+        assert!(held(logind)?, "released for the sleep before");
+        assert_eq!(word(source).await?, PowerEvent::Resumed);
+        assert_eq!(word(source).await?, PowerEvent::Sleeping);
+        source.acknowledge_sleep();
+        until("the lock is let go", || Ok(!held(logind)?)).await
+    })
+}
+
+fn a_lock_that_was_refused_once_is_asked_for_again(lab: &Lab) -> Result<()> {
+    beside_logind(lab, async |logind, source| {
+        logind.refuse_locks(1)?;
+        logind.prepare_for_sleep(true)?;
+        assert_eq!(word(source).await?, PowerEvent::Sleeping);
+        source.acknowledge_sleep();
+        until("the lock is let go", || Ok(!held(logind)?)).await?;
+        logind.prepare_for_sleep(false)?;
+        assert_eq!(word(source).await?, PowerEvent::Resumed);
+        // Nobody looks around meanwhile.
+        until("a lock for the next sleep", || held(logind)).await
+    })
+}
+
 fn a_program_that_was_started_does_not_hold_a_sleep_up(lab: &Lab) -> Result<()> {
     beside_logind(lab, async |logind, source| {
         // It ends with its input.
@@ -245,6 +280,25 @@ fn a_bus_that_died_is_found_again(lab: &Lab) -> Result<()> {
         logind.prepare_for_sleep(true)?;
         assert_eq!(word(source).await?, PowerEvent::Sleeping);
         assert!(held(logind)?);
+        Ok(())
+    })
+}
+
+fn a_bus_that_lets_in_and_drops_is_asked_less_and_less(lab: &Lab) -> Result<()> {
+    beside_logind(lab, async |logind, source| {
+        let mut waits = Vec::new();
+        for _ in 0..2 {
+            logind.kill_bus()?;
+            promised(source, Promise::None).await?;
+            let lost = Instant::now();
+            logind.start_bus()?;
+            logind.start_logind()?;
+            promised(source, Promise::Facts).await?;
+            waits.push(lost.elapsed());
+        }
+        lab.note(&format!("it was found again after {waits:?}"));
+        // The second wait is of 2 s, and was said to be over within the patience of a test.
+        ensure!(waits[1] >= Duration::from_millis(1900), "as soon as before: {waits:?}");
         Ok(())
     })
 }

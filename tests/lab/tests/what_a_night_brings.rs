@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{Clock, Delay, Flow, Forgetting, Freezer, Lab, Nat, PATIENCE, Ping, Process, Server, Sleeper, ms, until};
+use lab::{
+    Clock, Delay, Flow, Forgetting, Freezer, Lab, Nat, PATIENCE, Ping, Process, Server, Sleeper, Starvation, ms, until,
+};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
             time_that_passes_moves_all_clocks,
             a_timer_on_the_boot_clock_rings_at_the_end_of_a_sleep,
             a_frozen_program_stands_still,
+            a_starving_program_stands_still_for_seconds,
             a_long_way_delays_both_families_and_keeps_their_order,
             a_long_way_and_translation_go_together,
             a_way_that_reorders_lets_some_overtake,
@@ -205,19 +208,46 @@ fn a_frozen_program_stands_still(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+fn a_starving_program_stands_still_for_seconds(lab: &Lab) -> Result<()> {
+    if let Some(reason) = Starvation::obstacle() {
+        return lab.skip(&reason);
+    }
+    let process = part(lab, &Clock::new(lab)?, "clocks")?;
+    let starvation = Starvation::of(lab, &process)?;
+    let (mut said, mut since) = (process.mark(), Instant::now());
+    until("two seconds without a word", 3 * PATIENCE, || {
+        if process.mark() != said {
+            (said, since) = (process.mark(), Instant::now());
+        }
+        Ok(since.elapsed() >= Duration::from_secs(2))
+    })?;
+    drop(starvation);
+    for _ in 0..10 {
+        process.wait_for_line(process.mark(), &["clocks "], PATIENCE)?;
+    }
+    Ok(())
+}
+
 fn a_long_way_delays_both_families_and_keeps_their_order(lab: &Lab) -> Result<()> {
     let plan = lab.site().plan;
     let _server = Server::start(&lab.site().gateway)?;
     let far = Delay::on(lab, FAR)?;
+    // The quickest of some: a busy machine is late now and then.
+    let quickest = |to: IpAddr| -> Result<Duration> {
+        let times: Vec<Duration> = (0..5)
+            .map(|_| Ping::new(lab.client(), to).answered(PATIENCE))
+            .collect::<Result<_>>()?;
+        times.into_iter().min().context("there are five")
+    };
     for to in [IpAddr::from(plan.gateway_v4()), plan.gateway_v6().into()] {
-        let time = Ping::new(lab.client(), to).answered(PATIENCE)?;
+        let time = quickest(to)?;
         lab.note(&format!("{to}: {} ms", ms(time)));
         ensure!(time >= FAR && time < 2 * FAR, "{time:?}");
         let rates = lab::transfer(lab.client(), to, 1_000_000)?;
         lab.note(&format!("1 MB each way: {rates}"));
     }
     drop(far);
-    let time = Ping::new(lab.client(), plan.gateway_v4()).answered(PATIENCE)?;
+    let time = quickest(plan.gateway_v4().into())?;
     ensure!(time < FAR / 2, "{time:?} on the short way");
     Ok(())
 }

@@ -29,6 +29,7 @@ pub(crate) struct Attempt {
     g: Generation,
     mark: Mark,
     how: How,
+    trigger: Trigger,
     progress: Progress,
     epoch: Option<Epoch>,
     /// The session's number in the books.
@@ -50,6 +51,7 @@ impl World {
             g,
             mark,
             how,
+            trigger,
             progress: Progress::Dialling,
             epoch: None,
             record: None,
@@ -139,6 +141,14 @@ impl World {
     fn dial(self: &Rc<Self>, mut attempt: Attempt, life: u32) {
         let Attempt { g, mark, how, .. } = attempt;
         let weather = self.weather.get();
+        if self.is_stormy() && weather.gateway_errors > 0 && self.chance.once_in(8) {
+            self.never_left(attempt.trigger);
+            let stage = match how {
+                How::Login => Stage::Login,
+                How::Cookie => Stage::Connect,
+            };
+            return self.fail_attempt(g, FailClass::Offline, stage);
+        }
         let trouble = self.is_stormy() && weather.gateway_errors > 0 && self.chance.once_in(weather.gateway_errors);
         if trouble && self.chance.once_in(2) {
             let class = self

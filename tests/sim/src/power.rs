@@ -465,6 +465,14 @@ impl World {
         }
     }
 
+    /// The attempt that runs has left this host no more than one that was not made.
+    pub(crate) fn never_left(&self, trigger: Trigger) {
+        let mut nights = self.nights.borrow_mut();
+        if trigger != Trigger::User {
+            nights.wake.connects = nights.wake.connects.saturating_sub(1);
+        }
+    }
+
     pub(crate) fn check_awake_chore(&self) {
         if let Some(why) = self.nights.borrow().forbids(self.run_time()) {
             self.broke(Promise::L4ChoresLater, || format!("a chore {why}"));

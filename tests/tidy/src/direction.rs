@@ -96,12 +96,15 @@ const SYSTEM_LIBRARIES: &[&str] = &[
     "libc",
     "netlink-packet-route",
     "nix",
+    "objc2-core-foundation",
+    "objc2-io-kit",
     "rtnetlink",
     "rustix",
     "sd-notify",
     "signal-hook",
     "signal-hook-tokio",
     "tun-rs",
+    "windows-sys",
     "zbus",
 ];
 

@@ -32,6 +32,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "curl", package: "curl", used_by: "api: the local socket as people ask it" },
     Tool { program: "tcpdump", package: "tcpdump", used_by: "lab: what crosses the wire" },
     Tool { program: "systemctl", package: "systemd", used_by: "interop: units checked, and run by a real manager" },
+    Tool { program: "/usr/lib/systemd/system/dbus.service", package: "dbus", used_by: "lab and interop: a machine with a systemd and a logind of its own" },
+    Tool { program: "/usr/lib/systemd/system/polkit.service", package: "polkitd", used_by: "lab and interop: a machine with a systemd and a logind of its own" },
     Tool { program: "dbus-daemon", package: "dbus-daemon", used_by: "lab: a bus for a logind that tests speak for" },
     Tool { program: "/usr/lib/python3/dist-packages/dbusmock/__main__.py", package: "python3-dbusmock", used_by: "lab: a logind that tests speak for" },
     Tool { program: "strace", package: "strace", used_by: "crash: system calls killed and failed one by one" },

@@ -105,6 +105,8 @@ pub struct GatewaySession {
     pub began_unix_ms: u64,
     /// The number of its newest connection.
     pub epoch: u64,
+    /// By what that got the session: login, cookie, ticket, proof or rebuilt. Nothing of one from before the gateway's start.
+    pub entrance: Option<String>,
     /// Whether it has a control connection.
     pub control: bool,
     /// Whether the data channel carries its packets.

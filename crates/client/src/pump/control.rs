@@ -165,3 +165,100 @@ pub(super) fn lost(closed: Closed) -> Outcome {
     };
     Outcome::Lost(kind, closed.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+    use lifecycle::Mode;
+    use rustls::Connection;
+    use session::client::{Authenticated, Wants};
+    use tokio::net::{TcpListener, TcpStream};
+    use wire::Secret;
+
+    use super::*;
+    use crate::MemoryDevice;
+    use crate::device::Device;
+    use crate::pump::Pump;
+    use crate::secrets::Secrets;
+    use crate::setup::Setup;
+    use crate::testing::{Behaviour, Pki, client_config, handshake};
+
+    /// A link over which `received` came before anybody read of it, and the other end of its socket.
+    async fn link(setup: &Setup, pki: &Pki, received: &[u8]) -> (Link, TcpStream) {
+        let wants = Wants {
+            v4: true,
+            v6: false,
+            base_mtu: None,
+            previous: Vec::new(),
+            datagrams: false,
+        };
+        let cookie = Authenticated::from_cookie(Secret::from("cookie"));
+        let (requesting, _) = cookie.request(&setup.identity, &wants, None);
+        let grant = Behaviour::default().grant.encode();
+        let head = wire::http::parse_response(&grant, wire::limits::MAX_CONNECT_HEAD);
+        let (head, _) = head.expect("a reply").expect("whole");
+        let established = requesting.reply(&head, clock::now()).expect("granted");
+        let trust = &setup.trust;
+        let tls = handshake(trust.connector().config(), trust.name(), pki.server_config()).expect("trusted");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let socket = TcpStream::connect(listener.local_addr().expect("address")).await;
+        let (peer, _) = listener.accept().await.expect("a connection");
+        let channel = Channel::new(
+            socket.expect("loopback"),
+            Connection::Client(tls),
+            BytesMut::from(received),
+        );
+        let link = Link {
+            channel: Some(channel),
+            established,
+            granted: None,
+            data: None,
+            clamp_mss: true,
+            sleep: setup.config.sleep,
+            mark: None,
+        };
+        (link, peer)
+    }
+
+    /// A packet for this end of the tunnel in a frame.
+    fn framed_packet() -> Vec<u8> {
+        let mut packet = vec![0; 60];
+        packet[..4].copy_from_slice(&[0x45, 0, 0, 60]);
+        packet[12..16].copy_from_slice(&[10, 77, 0, 1]);
+        packet[16..20].copy_from_slice(&[10, 78, 0, 2]);
+        let mut frame = b"STF\x01\x00\x3c\x00\x00".to_vec();
+        frame.extend(packet);
+        frame
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_replaced_right_after_a_gap_delivers_nothing_old_and_tells_of_the_gap() {
+        let pki = Pki::new("vpn.test");
+        let setup = Setup::new(client_config(&pki, ""), Secrets::default()).expect("usable");
+        for gap in [Duration::ZERO, Duration::from_secs(60)] {
+            // Which of the two the pump takes first is left to chance.
+            for _ in 0..20 {
+                let (link, _peer) = link(&setup, &pki, &framed_packet().repeat(3)).await;
+                let (device, mut host) = MemoryDevice::pair(8);
+                let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false);
+                pump.stop(Stop::Silently);
+                clock::freeze(gap);
+                let finished = pump.finished().await.expect("whole");
+                let delivered = std::iter::from_fn(|| host.from_tunnel.try_recv().ok()).count();
+                let stale = finished.link.established.traffic().drops.of(DropReason::Stale);
+                if gap.is_zero() {
+                    assert_eq!((delivered, stale, finished.gap), (3, 0, None));
+                } else {
+                    assert_eq!((delivered, stale), (0, 3));
+                    assert!(
+                        finished
+                            .gap
+                            .is_some_and(|seen| seen.length >= gap - Duration::from_secs(1))
+                    );
+                }
+            }
+        }
+    }
+}

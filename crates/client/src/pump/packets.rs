@@ -120,7 +120,7 @@ impl Worker {
 
     fn segments(&mut self, segments: &mut Segments<'_>, rest: Rest, now: Now) -> Result<(), Outcome> {
         let packets = segments.left();
-        if self.drops() {
+        if self.drops(segments.whole()) {
             self.link.established.drop_packets(DropReason::Asleep, packets);
             return Ok(());
         }

@@ -15,8 +15,9 @@ use session::Received;
 use session::client::Ask;
 use wire::cstp::Kind;
 
+use super::mail::{Wanted, Word};
 use super::{MAX_STALE, Outcome, Worker, lost};
-use crate::datapath::{News, token};
+use crate::datapath::{DataPath, News, token};
 
 /// A process that stood still for less is one that had no processor: no gateway or router has drawn a conclusion from it. The
 /// first probe of a gateway's kernel comes after 45 s.
@@ -34,19 +35,23 @@ pub(crate) enum Command {
 }
 
 impl Worker {
-    pub(super) fn obey(&mut self, command: Command, now: Now) {
-        match command {
-            Command::Park => self.park(now),
-            Command::Mode(mode) => {
-                self.mode = mode;
-                self.demanded = false;
-                match mode {
-                    // What is to be asked for comes with `Woke`.
-                    Mode::Awake => {}
-                    Mode::Asleep | Mode::Maintenance | Mode::Unsure => self.be_quiet(),
-                }
+    pub(super) fn obey(&mut self, wanted: Wanted, now: Now) {
+        let word = wanted.word.filter(|(_, number)| *number != self.obeyed);
+        if let Some((word, number)) = word {
+            self.obeyed = number;
+            if word == Word::Park {
+                self.park(now);
             }
-            Command::Woke => self.wake(now),
+        }
+        self.mode = wanted.mode;
+        self.demanded = false;
+        match wanted.mode {
+            // What is to be asked for comes with `Woke`.
+            Mode::Awake => {}
+            Mode::Asleep | Mode::Maintenance | Mode::Unsure => self.be_quiet(),
+        }
+        if let Some((Word::Woke, _)) = word {
+            self.wake(now);
         }
     }
 
@@ -81,14 +86,19 @@ impl Worker {
     pub(super) fn after(&mut self, gap: &Gap, now: Now) {
         self.link.established.rebase(gap);
         if let Some(data) = &mut self.link.data {
-            data.rebase(gap);
+            data.rebase(gap, now);
         }
         match (gap.kind, self.mode) {
-            (GapKind::Freeze, Mode::Awake) if gap.length < LONG_FREEZE => {}
             (GapKind::Freeze, Mode::Awake) => {
-                self.link.established.go_on(now);
-                if let Some(data) = &mut self.link.data {
-                    data.wake(Ask::WhenSending, now);
+                if gap.length >= LONG_FREEZE {
+                    self.link.established.go_on(now);
+                    if let Some(data) = &mut self.link.data {
+                        data.wake(Ask::WhenSending, now);
+                    }
+                }
+                // Nobody else asks: where there is a data channel, its watch does.
+                if !self.link.data.as_ref().is_some_and(DataPath::is_up) {
+                    self.link.established.ask_soon(now);
                 }
             }
             (GapKind::Sleep, _) | (GapKind::Freeze, Mode::Asleep | Mode::Maintenance | Mode::Unsure) => self.be_quiet(),
@@ -124,10 +134,11 @@ impl Worker {
         self.policy() == Some(MaintenanceTraffic::Hold)
     }
 
-    /// Whether a packet of the host is to be dropped now. One that comes while nobody knows what kind of wake it is asks for the
-    /// tunnel.
-    pub(super) fn drops(&mut self) -> bool {
-        if self.mode == Mode::Unsure && !std::mem::replace(&mut self.demanded, true) {
+    /// Whether a packet of the host is to be dropped now. One that somebody could be waiting for asks for the tunnel while nobody
+    /// knows what kind of wake it is.
+    pub(super) fn drops(&mut self, packet: &[u8]) -> bool {
+        if self.mode == Mode::Unsure && !self.demanded && self.link.established.somebody_waits_for(packet) {
+            self.demanded = true;
             self.tell(News::Demand);
         }
         self.policy() == Some(MaintenanceTraffic::Drop)

@@ -49,6 +49,16 @@ impl SessionRoom {
         }
     }
 
+    /// Forgets sessions whose last ticket is over, some at a time, in the file too.
+    pub(super) fn forget_revoked(&self, now: Now) {
+        let forgotten = self.table.borrow_mut().forget_revoked(now);
+        for id in forgotten {
+            self.store.ended(id, None, now);
+            // One that was pushed out may have come back with its ticket meanwhile.
+            self.keep(id, now);
+        }
+    }
+
     /// Waits until all sessions are written, at most `limit`.
     pub(crate) async fn finish(&self, limit: Duration) {
         self.store.finish(limit).await;
@@ -70,7 +80,7 @@ impl SessionRoom {
         for (id, until) in &left.revoked {
             let until = until_of(until, now, &boot_id);
             if until > now.boot {
-                self.table.borrow_mut().revoke(*id, until, now);
+                self.table.borrow_mut().revoke(*id, until);
             } else {
                 self.store.ended(*id, None, now);
             }

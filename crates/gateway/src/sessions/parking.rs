@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use now::Now;
 use packet::DropCounters;
-use session::gateway::{Parked, SessionId};
+use session::gateway::{Entrance, Parked, SessionId};
 use session::park::{ParkKind, Via};
 use session::{EndReason, Traffic};
 use tracing::{debug, info};
@@ -68,15 +68,16 @@ impl SessionRoom {
     pub(crate) fn unparked(&self, id: SessionId, epoch: u64, via: Via, now: Now) {
         let parked = self.table.borrow_mut().unpark(id, epoch, now);
         if let Some(parked) = parked {
-            self.back(id, parked, via, now);
+            self.back(id, parked, (via, None), now);
             self.keep(id, now);
             self.changed.notify_one();
         }
     }
 
-    /// A parked client said something and stays parked: a maintenance wake. Its time begins anew.
-    pub(crate) fn stirred(&self, id: SessionId, epoch: u64, now: Now) {
-        if self.table.borrow_mut().stirred(id, epoch, now) {
+    /// A parked client said something and stays parked: a maintenance wake, that begins if it `is_new` or else goes on. Its
+    /// time begins anew.
+    pub(crate) fn stirred(&self, id: SessionId, epoch: u64, is_new: bool, now: Now) {
+        if self.table.borrow_mut().stirred(id, epoch, is_new, now) {
             self.keep(id, now);
             self.changed.notify_one();
         }
@@ -126,8 +127,8 @@ impl SessionRoom {
         }
     }
 
-    /// Says that a parked session is not parked any more.
-    pub(super) fn back(&self, id: SessionId, parked: Parked, via: Via, now: Now) {
+    /// Says that a parked session is not parked any more, and by what a new connection got it.
+    pub(super) fn back(&self, id: SessionId, parked: Parked, (via, entrance): (Via, Option<Entrance>), now: Now) {
         *self.counters.borrow_mut().unparks.entry(via.word()).or_default() += 1;
         let user = self.user_for_logs(id);
         info!(
@@ -135,6 +136,7 @@ impl SessionRoom {
             gap_s = parked.since.age(now.boot).as_secs(),
             wakes = parked.wakes,
             %via,
+            by = entrance.map(tracing::field::display),
             user = user.as_str(),
             "session.unpark"
         );

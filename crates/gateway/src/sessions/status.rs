@@ -121,6 +121,7 @@ fn session(id: SessionId, entry: &Entry, record: Option<&Record>, now: Now) -> G
         wakes: entry.parked().map_or(0, |parked| parked.wakes.into()),
         began_unix_ms: unix_ms(entry.began()),
         epoch: entry.epoch(),
+        entrance: record.and_then(|record| Some(record.entrance?.word().to_owned())),
         control: entry.presence() == Presence::Connected,
         data_channel: match entry.presence() {
             Presence::Connected => record.is_some_and(|record| record.report.data_channel),

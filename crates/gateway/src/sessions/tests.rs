@@ -182,7 +182,8 @@ fn a_session_is_counted_parked_once_and_back_once() {
     for kind in [ParkKind::Announced, ParkKind::Frozen] {
         room.parked(id, 1, kind, at(10));
     }
-    room.stirred(id, 1, at(20));
+    room.stirred(id, 1, true, at(20));
+    room.stirred(id, 1, false, at(30));
     room.unparked(id, 1, Via::Rebind, at(30));
     room.unparked(id, 1, Via::SamePath, at(31));
     let counters = room.counters();
@@ -207,6 +208,80 @@ fn a_session_without_a_connection_is_parked_after_a_while_unless_its_client_come
     let counters = room.counters();
     assert_eq!(counters.parks.into_iter().collect::<Vec<_>>(), [("unreachable", 1)]);
     assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("resume", 1)]);
+}
+
+#[test]
+fn a_login_that_pushes_a_parked_session_out_is_its_way_back() {
+    let room = room();
+    let gone = || Left::Detached("eof".to_owned());
+    let first = connect(&room, &login(&room), 1).connected.id;
+    room.left(first, 1, &Traffic::default(), gone(), at(2));
+    room.expire(at(62));
+    let _second = connect(&room, &login(&room), 63);
+    assert_eq!(room.counters().unparks.len(), 0, "two are allowed");
+    login(&room);
+    let counters = room.counters();
+    assert_eq!(counters.unparks.into_iter().collect::<Vec<_>>(), [("login", 1)]);
+    assert_eq!(counters.disconnects.into_iter().collect::<Vec<_>>(), [("replaced", 1)]);
+}
+
+#[test]
+fn status_says_by_what_each_connection_got_its_session() {
+    let room = room();
+    let cookie = login(&room);
+    let by = |room: &SessionRoom| room.describe(at(5)).sessions[0].entrance.clone();
+    assert_eq!(by(&room), None);
+    for (seconds, word) in [(1, "login"), (2, "cookie")] {
+        connect(&room, &cookie, seconds);
+        assert_eq!(by(&room).as_deref(), Some(word));
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_leaves_the_file_when_its_last_ticket_is_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let limits = Limits {
+        park_ttl: Some(Duration::from_secs(3600)),
+        session_timeout: None,
+        ..LIMITS
+    };
+    let (store, _) = Store::open(folder.path());
+    let room = SessionRoom {
+        store,
+        ..room_of("10.78.0.0/24", limits)
+    };
+    let mut until = at(0).boot;
+    for n in 0..2 {
+        let offer = Offer {
+            cookie: login(&room),
+            want_v4: true,
+            session: true,
+            park: Some(SessionKey::from_seed([7; SEED_BYTES]).public()),
+            ..Offer::default()
+        };
+        let id = try_with(&room, &offer, n * 100).expect("tunnel").connected.id;
+        room.left(
+            id,
+            1,
+            &Traffic::default(),
+            Left::Ended(EndReason::UserStop),
+            at(n * 100),
+        );
+        until = room
+            .table
+            .borrow()
+            .revoked()
+            .map(|(_, until)| until)
+            .min()
+            .expect("there are tickets");
+    }
+    let over = at(until.since_origin().as_secs());
+    let wakes = room.deadline(at(1000)).map(|deadline| deadline.at);
+    assert_eq!(wakes, Some(over.awake));
+    room.expire(over);
+    room.finish(Duration::from_secs(30)).await;
+    let (_store, left) = Store::open(folder.path());
+    assert_eq!(left.revoked.len(), 1, "the later one is refused still");
 }
 
 /// Bytes of this process that are in memory.

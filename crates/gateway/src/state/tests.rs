@@ -9,6 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use wire::offer::ParkKey;
 
+#[path = "../../../../tests/fuzz/src/rows.rs"]
+#[expect(unreachable_pub, reason = "the fuzzer includes the file as well")]
+mod rows;
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn now() -> Now {
@@ -222,4 +226,18 @@ async fn ten_thousand_sessions_are_kept_and_come_back() {
         size / u64::from(SESSIONS)
     );
     assert_eq!(left.sessions.len(), SESSIONS as usize);
+}
+
+#[test]
+fn every_row_of_the_corpus_runs_through_its_fuzz_target() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/session_row");
+    let files: Vec<_> = fs::read_dir(folder).expect("a corpus").collect();
+    assert!(files.len() >= 2, "{} inputs", files.len());
+    let mut read = 0;
+    for file in files {
+        let bytes = fs::read(file.expect("a readable corpus").path()).expect("a readable input");
+        read += u32::from(Row::parse(SessionId([1; 16]), &bytes).is_some());
+        rows::session_row(&bytes);
+    }
+    assert!(read >= 2, "{read} of them are rows");
 }

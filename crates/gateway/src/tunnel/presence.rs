@@ -68,12 +68,16 @@ impl Tunnel<'_> {
                 Attend::Look => self.attendance.sampled(self.sample(), now),
                 Attend::Park(kind) => self.park(kind, now),
                 Attend::Kind(kind) => self.shared.sessions.parked(self.id, self.epoch, kind, now),
-                Attend::Stir => self.shared.sessions.stirred(self.id, self.epoch, now),
+                Attend::Stir => self.shared.sessions.stirred(self.id, self.epoch, true, now),
+                Attend::StillStirs => self.shared.sessions.stirred(self.id, self.epoch, false, now),
                 Attend::Unpark(via) => {
                     self.shared.sessions.unparked(self.id, self.epoch, via, now);
+                    self.established.wake(now);
                     if let Some(data) = &mut self.data {
                         data.wake(now);
                     }
+                    // Given up before it slept, and asked for while it did: nobody else would ask now.
+                    self.question |= self.data_is_silent();
                 }
                 Attend::Keepalive(on) => {
                     if let Some(channel) = self.channel() {
@@ -119,6 +123,10 @@ impl Tunnel<'_> {
     /// Drops what is kept for the client, but for its keys and its lease.
     fn park(&mut self, kind: ParkKind, now: Now) {
         self.question = false;
+        // A stock client has no grant: only the idle timeout ends the session of one whose kernel answers for ever.
+        if self.parks {
+            self.established.rest(now);
+        }
         if let Some(data) = &mut self.data {
             data.rest(now);
         }

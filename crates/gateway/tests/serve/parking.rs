@@ -1,6 +1,7 @@
 //! Clients that sleep, and tunnels that outlive their control connection.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use channel::Response;
 use session::resume::SessionKey;
@@ -177,4 +178,71 @@ async fn a_connect_takes_over_from_a_tunnel_that_has_no_connection() {
     let up = packet(address, LAN, b"on the old keys");
     data.say(Kind::Data, &up).await;
     assert_eq!(house.packet().await, up, "they serve until new ones do");
+}
+
+#[tokio::test]
+async fn a_parked_client_is_not_idle() {
+    let change = |config: &mut config::gateway::GatewayConfig| {
+        config.session.idle_timeout = Some(Duration::from_secs(2));
+    };
+    let house = House::with(Wishes {
+        change: Some(change),
+        ..Wishes::default()
+    });
+    let mut alice = parking_tunnel(&house).await;
+    alice.send(Kind::Park, &WORD).await;
+    assert_eq!(alice.next().await.kind, Kind::ParkAnswer);
+    // What it does in a maintenance wake does not make it active either.
+    alice
+        .send(Kind::Data, &packet(alice.address, LAN, b"maintenance"))
+        .await;
+    let _bob = tunnel_of(&house, "bob").await;
+    let line = house.logged(&["session.end", "idle"]);
+    assert!(line.contains("bob"), "who is longer silent, but parked, stays: {line}");
+    alice.send(Kind::Awake, &WORD).await;
+    assert_eq!(alice.next().await.kind, Kind::AwakeAnswer);
+    let line = house.logged(&["session.end", "idle"]);
+    assert!(line.contains("alice"), "its time runs on: {line}");
+}
+
+/// A data channel that the gateway has given up: what was sent there brought nothing back.
+async fn silent_data_channel(house: &House, tunnel: &mut Tunnel) -> DataChannel {
+    let mut data = DataChannel::open(house, tunnel).await;
+    data.say(Kind::Keepalive, &[]).await;
+    house.logged(&["packets take the data channel"]);
+    let swallowed = packet(LAN, tunnel.address, b"swallowed");
+    assert!(house.device.send(swallowed.into()).await);
+    house.logged(&["packets take no channel"]);
+    assert_eq!(tunnel.next().await.kind, Kind::DpdRequest, "asked on the other one");
+    data
+}
+
+#[tokio::test]
+async fn a_client_that_is_back_is_asked_on_the_channel_that_is_left() {
+    let house = House::new();
+    let mut tunnel = parking_tunnel(&house).await;
+    let _data = silent_data_channel(&house, &mut tunnel).await;
+    tunnel.send(Kind::Park, &WORD).await;
+    assert_eq!(tunnel.next().await.kind, Kind::ParkAnswer);
+    tunnel.send(Kind::Awake, &WORD).await;
+    assert_eq!(tunnel.next().await.kind, Kind::AwakeAnswer);
+    assert_eq!(tunnel.next().await.kind, Kind::DpdRequest);
+    tunnel.send(Kind::DpdResponse, &[]).await;
+    house.logged(&["packets take the control channel"]);
+    let down = packet(LAN, tunnel.address, b"down");
+    assert!(house.device.send(down.clone().into()).await);
+    assert_eq!(tunnel.next().await.payload, down);
+}
+
+#[tokio::test]
+async fn a_client_whose_data_channel_is_silent_moves_its_packets_by_sending_on_the_other() {
+    let mut house = House::new();
+    let mut tunnel = parking_tunnel(&house).await;
+    let _data = silent_data_channel(&house, &mut tunnel).await;
+    let up = packet(tunnel.address, LAN, b"up");
+    tunnel.send(Kind::Data, &up).await;
+    assert_eq!(house.packet().await, up);
+    let down = packet(LAN, tunnel.address, b"down");
+    assert!(house.device.send(down.clone().into()).await);
+    assert_eq!(tunnel.next().await.payload, down);
 }

@@ -258,6 +258,26 @@ async fn a_gateway_that_lost_its_keys_too_sends_clients_to_log_in() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_lost_only_its_keys_goes_on_with_whoever_proves_a_session() {
+    let house = House::new();
+    let (sleeper, first) = Sleeper::new(&house, "alice", 1).await;
+    let house = house.restarted(|folder| {
+        fs::write(folder.join("state/_gateway/tickets.key"), "not keys").expect("written");
+    });
+    house.logged(&["ERROR", "keys of tickets", "tickets.key.damaged-1"]);
+    let other = SessionKey::from_seed([2; SEED_BYTES]);
+    let stolen = sleeper.asks(&house, &sleeper.ticket, &other, 2).await;
+    assert_eq!(status(stolen), 401, "the name alone is worth nothing");
+    let back = sleeper.back(&house, 2).await.expect("a tunnel");
+    assert_eq!(back.address, first.address);
+    let ticket = back.header("X-Marmot-Ticket").expect("one that can be read").to_owned();
+    assert_ne!(ticket, sleeper.ticket);
+    assert_eq!(status(sleeper.asks(&house, &ticket, &sleeper.key, 3).await), 200);
+    let lines = house.stop_and_read();
+    assert!(!lines.iter().any(|line| line.contains("session.start")), "{lines:?}");
+}
+
+#[tokio::test]
 async fn a_gateway_without_a_folder_ends_its_sessions_when_it_stops() {
     let house = House::with(Wishes {
         change: Some(|config| config.storage.state_dir = None),

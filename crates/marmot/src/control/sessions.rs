@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use api::{Attendance, Client, GatewayCounters, GatewaySession, GatewaySessions};
+use api::{Attendance, Client, ClientError, GatewayCounters, GatewaySession, GatewaySessions};
 
 use crate::cli::{GATEWAY_FILE, GatewayTarget, KickArgs, SessionsArgs};
 use crate::control::trouble::Trouble;
@@ -18,7 +18,7 @@ const DEFAULT_SOCKET: &str = "/run/marmot/_gateway.sock";
 const USER_WIDTH: usize = 24;
 
 pub(super) async fn list(client: &Client, args: &SessionsArgs) -> Result<(), Trouble> {
-    let sessions = client.sessions().await?;
+    let sessions = client.sessions().await.map_err(trouble)?;
     answer(&if args.json {
         api::line(&sessions)
     } else {
@@ -28,7 +28,7 @@ pub(super) async fn list(client: &Client, args: &SessionsArgs) -> Result<(), Tro
 }
 
 pub(super) async fn kick(client: &Client, args: &KickArgs) -> Result<(), Trouble> {
-    let kicked = client.kick(&args.id).await?;
+    let kicked = client.kick(&args.id).await.map_err(trouble)?;
     answer(&if args.json {
         api::line(&kicked)
     } else {
@@ -37,17 +37,36 @@ pub(super) async fn kick(client: &Client, args: &KickArgs) -> Result<(), Trouble
     Ok(())
 }
 
+/// What is wrong, said of a gateway and not of a tunnel.
+fn trouble(error: ClientError) -> Trouble {
+    match error {
+        ClientError::NotRunning(socket) => {
+            let message = format!(
+                "no gateway listens at {}; start it with `marmot gateway` or its service",
+                socket.display()
+            );
+            Trouble::new(Exit::NoDaemon, "not_running", message)
+        }
+        other => other.into(),
+    }
+}
+
 /// The socket of a gateway.
 pub(super) fn socket(target: &GatewayTarget) -> Result<PathBuf, Trouble> {
+    socket_with(target, Path::new(GATEWAY_FILE), Path::new(DEFAULT_SOCKET))
+}
+
+fn socket_with(target: &GatewayTarget, default_file: &Path, default_socket: &Path) -> Result<PathBuf, Trouble> {
     if let Some(socket) = &target.socket {
         return Ok(socket.clone());
     }
     if let Some(file) = &target.config {
         return configured(file);
     }
-    let default = Path::new(DEFAULT_SOCKET);
-    configured(Path::new(GATEWAY_FILE)).or_else(|trouble| match default.exists() {
-        true => Ok(default.to_owned()),
+    // A host without the file may run no gateway at all: nobody who listens is what is to be said then, and not the file.
+    let is_missing = |file: &Path| matches!(file.try_exists(), Ok(false));
+    configured(default_file).or_else(|trouble| match default_socket.exists() || is_missing(default_file) {
+        true => Ok(default_socket.to_owned()),
         false => Err(trouble),
     })
 }
@@ -71,6 +90,7 @@ fn text(sessions: &GatewaySessions, now_unix_ms: u64) -> String {
             "ADDRESSES",
             "STATE",
             "EPOCH",
+            "BY",
             "PATH",
             "IN",
             "OUT",
@@ -101,6 +121,7 @@ fn line(session: &GatewaySession, now_unix_ms: u64) -> String {
         &addresses.join(","),
         &state(session, now_unix_ms),
         &session.epoch.to_string(),
+        &session.entrance.as_deref().map_or("-".to_owned(), words::plain),
         path,
         &session.traffic.packets_in.to_string(),
         &session.traffic.packets_out.to_string(),
@@ -143,9 +164,9 @@ fn counters(counters: &GatewayCounters) -> String {
     .collect()
 }
 
-fn row([id, user, addresses, state, epoch, path, inward, outward, dropped]: [&str; 9]) -> String {
+fn row([id, user, addresses, state, epoch, by, path, inward, outward, dropped]: [&str; 10]) -> String {
     let line = format!(
-        "{id:<32}  {user:<12}  {addresses:<15}  {state:<28}  {epoch:>5}  {path:<9}  {inward:>9}  {outward:>9}  {dropped:>7}"
+        "{id:<32}  {user:<12}  {addresses:<15}  {state:<28}  {epoch:>5}  {by:<7}  {path:<9}  {inward:>9}  {outward:>9}  {dropped:>7}"
     );
     line.trim_end().to_owned() + "\n"
 }
@@ -154,6 +175,28 @@ fn row([id, user, addresses, state, epoch, path, inward, outward, dropped]: [&st
 mod tests {
     use super::*;
     use api::Traffic;
+
+    #[test]
+    fn a_host_without_a_gateway_is_told_what_was_tried() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, default) = (folder.path().join("gateway.toml"), folder.path().join("_gateway.sock"));
+        let find = |target: &GatewayTarget| socket_with(target, &file, &default);
+        let nothing = GatewayTarget::default();
+        assert_eq!(find(&nothing).expect("the default"), default);
+        let gone = trouble(ClientError::NotRunning(default.clone()));
+        for words in ["marmot gateway", "_gateway.sock"] {
+            assert!(gone.message.contains(words), "{}", gone.message);
+        }
+        std::fs::write(&file, "nonsense").expect("written");
+        assert_eq!(find(&nothing).expect_err("a broken file").exit, 3);
+        std::fs::write(&default, "").expect("written");
+        assert_eq!(find(&nothing).expect("somebody may listen"), default);
+        let named = GatewayTarget {
+            config: Some(folder.path().join("other.toml")),
+            ..GatewayTarget::default()
+        };
+        assert!(find(&named).is_err(), "a file that is named must be there");
+    }
 
     #[test]
     fn each_session_has_its_row_and_the_counters_follow() {
@@ -167,6 +210,7 @@ mod tests {
                     parked: Some("frozen".to_owned()),
                     parked_since_unix_ms: Some(1_800_000_000_000),
                     epoch: 3,
+                    entrance: Some("ticket".to_owned()),
                     control: true,
                     data_channel: true,
                     traffic: Traffic {
@@ -195,7 +239,7 @@ mod tests {
         assert!(!text.contains('\u{1b}'), "{text}");
         for words in [
             "parked frozen 3 h",
-            "tls, dtls",
+            "  3  ticket   tls, dtls",
             "waiting",
             "and 5 more\n",
             "parked       announced 2, frozen 1\n",

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info};
 use zbus::connection::Builder;
 use zbus::fdo::{DBusProxy, NameOwnerChangedStream};
@@ -29,11 +29,14 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Less than logind waits for a delay lock (5 s), so that a call that hangs does not eat the time that it should give.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The wait before a lost bus is looked for again; it doubles up to [`RETRY_MAX`].
+/// The wait before a lost bus is looked for again, or a lock that was refused is asked for; it doubles up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// Where there is no bus there will hardly be one soon, and nobody should wake for it.
 const RETRY_MAX: Duration = Duration::from_secs(300);
+
+/// A bus that was there for so long is worth a look after [`RETRY_FIRST`]. One that lets us in and drops us is not.
+const STEADY: Duration = Duration::from_secs(60);
 
 const LOGIND: &str = "org.freedesktop.login1";
 
@@ -76,21 +79,24 @@ enum End {
 }
 
 async fn serve(address: Option<String>, mut feed: Feed, mut looks: mpsc::Receiver<Look>) {
-    let mut wait = RETRY_FIRST;
+    let mut waits = Waits::default();
     loop {
         match timeout(JOIN_TIMEOUT, Bus::join(address.as_deref())).await {
             Ok(Ok(bus)) => {
-                wait = RETRY_FIRST;
+                let joined = Instant::now();
                 match bus.listen(&mut feed, &mut looks).await {
                     End::NotWanted => return,
                     End::Lost => info!("the system bus is lost; sleep is seen by the clocks alone until it is back"),
+                }
+                if joined.elapsed() >= STEADY {
+                    waits = Waits::default();
                 }
             }
             Ok(Err(error)) => debug!(%error, "no system bus"),
             Err(_) => debug!("the system bus does not answer"),
         }
         feed.know(Surroundings::default());
-        let over = sleep(wait);
+        let over = sleep(waits.take());
         tokio::pin!(over);
         loop {
             tokio::select! {
@@ -102,7 +108,23 @@ async fn serve(address: Option<String>, mut feed: Feed, mut looks: mpsc::Receive
                 },
             }
         }
-        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// Waits between tries, of which each is twice the one before.
+#[derive(Debug)]
+struct Waits(Duration);
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self(RETRY_FIRST)
+    }
+}
+
+impl Waits {
+    fn take(&mut self) -> Duration {
+        let next = (self.0 * 2).min(RETRY_MAX);
+        std::mem::replace(&mut self.0, next)
     }
 }
 
@@ -144,6 +166,7 @@ impl Bus {
         let connection = self.connection.clone();
         loop {
             feed.know(Logind::known(self.logind.as_ref()));
+            let ask_at = self.logind.as_ref().and_then(Logind::asks_at);
             tokio::select! {
                 biased;
                 () = connection.closed() => return End::Lost,
@@ -163,6 +186,11 @@ impl Bus {
                 () = feed.acknowledgement() => {
                     if let Some(logind) = &mut self.logind {
                         logind.let_sleep();
+                    }
+                }
+                () = sleep_until(ask_at.unwrap_or_else(Instant::now)), if ask_at.is_some() => {
+                    if let Some(logind) = &mut self.logind {
+                        logind.take_lock().await;
                     }
                 }
                 look = looks.recv() => {
@@ -194,6 +222,9 @@ struct Logind {
     preparing: bool,
     /// logind waits before a sleep while this is open. zbus makes it a copy that programs we start do not inherit.
     lock: Option<OwnedFd>,
+    /// When to ask for a lock that was refused.
+    ask_at: Option<Instant>,
+    waits: Waits,
 }
 
 impl Logind {
@@ -212,6 +243,8 @@ impl Logind {
             seen: Surroundings::default(),
             preparing: false,
             lock: None,
+            ask_at: None,
+            waits: Waits::default(),
         };
         // Nobody waits for this one.
         logind.read(CALL_TIMEOUT).await;
@@ -243,6 +276,11 @@ impl Logind {
                 None => return std::future::pending().await,
             }
         }
+    }
+
+    /// When to ask again for a lock; not during a sleep that is prepared, which would not wait for it.
+    fn asks_at(&self) -> Option<Instant> {
+        self.ask_at.filter(|_| !self.preparing)
     }
 
     async fn prepare(&mut self, preparing: bool, feed: &Feed) {
@@ -308,8 +346,33 @@ impl Logind {
         }
         let why = "tells the gateway before the host sleeps";
         match self.proxy.inhibit("sleep", "marmot", why, "delay").await {
-            Ok(lock) => self.lock = Some(lock),
-            Err(error) => debug!(%error, "logind grants no delay before a sleep"),
+            Ok(lock) => {
+                self.lock = Some(lock);
+                self.ask_at = None;
+                self.waits = Waits::default();
+            }
+            Err(error) => {
+                // Ordinary users need polkit for it. Said once.
+                match self.ask_at {
+                    None => {
+                        info!(%error, "logind grants no delay before a sleep: the gateway may not hear of it in time")
+                    }
+                    Some(_) => debug!(%error, "logind still grants no delay before a sleep"),
+                }
+                self.ask_at = Some(Instant::now() + self.waits.take());
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_limit() {
+        let mut waits = Waits::default();
+        let taken: Vec<u64> = std::iter::repeat_with(|| waits.take().as_secs()).take(11).collect();
+        assert_eq!(taken, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
     }
 }

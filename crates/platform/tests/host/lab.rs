@@ -41,6 +41,7 @@ impl Lab {
         host.settle().expect("settle");
         world.settle().expect("settle");
         wait_for_link_local(&host);
+        wait_for_link_local(&world);
         Self { host, world }
     }
 
@@ -55,10 +56,10 @@ impl Lab {
 }
 
 /// Waits until the kernel has added what it adds by itself when a cable is plugged in, so that it changes nothing later.
-fn wait_for_link_local(host: &Namespace) {
+fn wait_for_link_local(end: &Namespace) {
     let deadline = std::time::Instant::now() + PATIENCE;
     let there = |state: &HostState| state.lines().any(|line| line.starts_with("route local fe80:"));
-    while !there(&host.snapshot().expect("state")) {
+    while !there(&end.snapshot().expect("state")) {
         assert!(std::time::Instant::now() < deadline, "eth0 gets no link-local address");
         std::thread::yield_now();
     }

@@ -6,7 +6,9 @@
 //!
 //!             host  eth0 192.0.2.2/24, 2001:db8::2/64  ----  eth0 .1  world   (default route)
 //! ```
-//! Where namespaces are forbidden they are SKIPPED with the reason, or fail if `MARMOT_LAB=required`.
+//! Where namespaces are forbidden they are SKIPPED with the reason, or fail if `MARMOT_LAB=required`. They run one at a time:
+//! a program that a test starts holds, between fork and exec, the descriptors of all tests, and a device that one of them has
+//! closed stays until then.
 
 mod children;
 mod kept;
@@ -23,7 +25,8 @@ fn main() {
     if let Some(code) = children::run() {
         std::process::exit(code);
     }
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
     if let Err(reason) = unshare_process(false) {
         if std::env::var("MARMOT_LAB").as_deref() == Ok("required") {
             eprintln!("FAILED: MARMOT_LAB=required, but {reason}");

@@ -312,25 +312,25 @@ impl Datagrams {
 
     /// Waking time in which this process did not run does not count; `jump` records are left out, so that a restored machine
     /// cannot use a nonce twice.
-    pub fn rebase(&mut self, gap: &Gap, jump: u64) {
+    pub fn rebase(&mut self, gap: &Gap, jump: u64, now: Now) {
         let by = gap.awake;
         self.rebase_wake(by);
         self.grow_older(gap.length.saturating_sub(by));
         if let Some(Attempt::Shaking(_, client)) = &mut self.attempt {
             client.rebase(by);
         }
-        let fading = self.fading.as_mut().map(|(link, _)| link);
-        for link in self.link.iter_mut().chain(fading) {
-            link.watch.rebase(by);
-            link.sent = link.sent.plus(by);
-            // A key without room for the jump ends at its next record, as it should.
-            let _ = link.keys.seal.skip(jump);
-            if let Some(mtu) = &mut link.mtu {
-                mtu.rebase(by);
-            }
-        }
         for at in [&mut self.next_attempt, &mut self.last_attempt].into_iter().flatten() {
             *at = at.plus(by);
+        }
+        let Some(link) = &mut self.link else { return };
+        link.watch.rebase(by);
+        link.sent = link.sent.plus(by);
+        if let Some(mtu) = &mut link.mtu {
+            mtu.rebase(by);
+        }
+        // A key without room for the jump seals no more: a copy of this machine may use the next sequence.
+        if link.keys.seal.skip(jump).is_err() {
+            self.give_up("its key has no room for the records left out", now.awake);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Frames and packets of the client, from grant to end.
 
+mod demand;
 mod wake;
 
 use std::collections::VecDeque;
@@ -378,6 +379,86 @@ mod tests {
         session.received(&frame(Kind::DpdResponse, b""), now(3625));
         session.handle_timeout(now(3644));
         assert_eq!(session.poll(), None);
+    }
+
+    /// A gateway of ours: it keeps sessions, and nobody asks for want of traffic.
+    fn kept() -> Established {
+        let mut session = established(20);
+        session.grant.park = Some(Duration::from_secs(28_800));
+        session.set_dpd(None, now(0));
+        session.sent(now(0).awake);
+        session
+    }
+
+    fn freeze(session: &mut Established, length: u64) {
+        let length = Duration::from_secs(length);
+        session.rebase(&Gap {
+            length,
+            awake: length,
+            kind: now::GapKind::Freeze,
+        });
+    }
+
+    /// All it says until `end`, with the second in which it says it.
+    fn said(session: &mut Established, from: u64, end: u64) -> Vec<(u64, Kind)> {
+        let mut said = Vec::new();
+        for second in from..=end {
+            session.handle_timeout(now(second));
+            while let Some(output) = session.poll() {
+                match output {
+                    Output::Send(kind, _) => said.push((second, kind)),
+                    Output::Dead(_) | Output::Ended(_) => panic!("{output:?}"),
+                }
+            }
+        }
+        said
+    }
+
+    #[test]
+    fn an_idle_channel_is_asked_once_after_a_freeze_and_the_answer_is_proof_of_life() {
+        let mut session = kept();
+        freeze(&mut session, 10);
+        session.ask_soon(now(10));
+        assert_eq!(said(&mut session, 10, 13), [(12, Kind::DpdRequest)]);
+        session.received(&frame(Kind::DpdResponse, b""), now(13));
+        assert_eq!(session.word(), Some(Word::Alive));
+        assert_eq!(said(&mut session, 13, 4000), [], "once");
+        assert_eq!(session.deadline(), None);
+    }
+
+    #[test]
+    fn whoever_is_heard_after_a_freeze_is_not_asked() {
+        let mut session = kept();
+        session.ask_soon(now(1));
+        assert_eq!(session.deadline(), None, "nothing is in doubt");
+        freeze(&mut session, 10);
+        session.ask_soon(now(10));
+        session.received(&frame(Kind::Keepalive, b""), now(11));
+        assert_eq!(said(&mut session, 11, 100), []);
+    }
+
+    #[test]
+    fn a_question_for_its_own_sake_is_not_asked_in_quiet() {
+        let mut session = kept();
+        freeze(&mut session, 10);
+        session.ask_soon(now(10));
+        session.be_quiet();
+        session.ask_soon(now(11));
+        session.ask(now(11));
+        assert_eq!(said(&mut session, 11, 100), []);
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_answer_after_a_move_is_looked_for_on_another_connection() {
+        let mut session = kept();
+        session.ask(now(1));
+        assert_eq!(said(&mut session, 1, 2), [(1, Kind::DpdRequest)]);
+        session.handle_timeout(now(3));
+        let words: Vec<Word> = std::iter::from_fn(|| session.word()).collect();
+        assert!(matches!(words[..], [Word::Silent, Word::Renew(_)]), "{words:?}");
+        session.received(&frame(Kind::DpdResponse, b""), now(4));
+        assert_eq!(session.word(), Some(Word::Alive));
+        assert_eq!(session.deadline(), None);
     }
 
     #[test]

@@ -78,14 +78,16 @@ impl PathWatch {
         }
     }
 
-    /// Looks at the clock. A probe that this asks for counts as sent.
+    /// Looks at the clock. A probe that this asks for counts as sent. A look that comes late moves all that follows: each probe has its
+    /// time to be answered, however little this process runs.
     pub fn look(&mut self, now: Awake) -> PathVerdict {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        let Some(deadline) = self.deadline().filter(|deadline| now >= *deadline) else {
             return PathVerdict::Wait;
-        }
-        if self.asked.is_none() {
-            self.asked = Some(now);
-        }
+        };
+        self.asked = match self.asked {
+            Some(asked) => Some(asked.plus(now.since(deadline))),
+            None => Some(now),
+        };
         self.steps += 1;
         match self.steps {
             1 | 3 => PathVerdict::Probe,
@@ -150,16 +152,25 @@ mod tests {
     fn an_answer_begins_the_story_anew() {
         let mut watch = PathWatch::new(None, at(0));
         watch.sent(at(0));
-        assert_eq!(
-            watch.look(at(1250)),
-            PathVerdict::Probe,
-            "one step at a time, however late"
-        );
+        assert_eq!(watch.look(at(750)), PathVerdict::Probe);
         assert_eq!(watch.look(at(1250)), PathVerdict::Suspect);
         watch.heard(at(1300));
         assert_eq!(watch.deadline(), None);
         watch.sent(at(1400));
         assert_eq!(watch.deadline(), Some(at(2150)));
+    }
+
+    #[test]
+    fn a_look_that_comes_late_leaves_each_probe_its_time() {
+        let mut watch = PathWatch::new(None, at(0));
+        watch.sent(at(0));
+        assert_eq!(watch.look(at(2700)), PathVerdict::Probe);
+        assert_eq!(watch.look(at(2700)), PathVerdict::Wait);
+        assert_eq!(watch.deadline(), Some(at(3200)));
+        assert_eq!(watch.look(at(5000)), PathVerdict::Suspect);
+        assert_eq!(watch.look(at(5499)), PathVerdict::Wait);
+        assert_eq!(watch.look(at(5500)), PathVerdict::Probe);
+        assert_eq!(watch.look(at(6250)), PathVerdict::Dead);
     }
 
     #[test]

@@ -14,6 +14,15 @@ use crate::{EndReason, Output, Received, Traffic};
 /// Answers to probes that may wait to be sent. A client that probes faster than it reads gets no more.
 const MAX_ANSWERS: usize = 8;
 
+/// How much of its idle time a client has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    /// As the timer says.
+    Counts,
+    /// This much, once it is back: it is parked.
+    Rests { left: Duration },
+}
+
 /// Protocol numbers that keep no session alive, as at stock gateways: ICMP and ICMPv6 are mostly machines talking.
 const NO_ACTIVITY: [u8; 2] = [1, 58];
 
@@ -26,6 +35,7 @@ pub struct Established {
     lease: Lease,
     mtu: u16,
     idle: Option<Duration>,
+    count: Idle,
     timers: Timers,
     outputs: VecDeque<Output>,
     traffic: Traffic,
@@ -34,12 +44,13 @@ pub struct Established {
 
 impl Established {
     /// A session just connected. `mtu` is the granted tunnel MTU in bytes; `idle` ends the session after that much waking
-    /// time of the gateway without a packet from the client, ICMP not counted.
+    /// time of the gateway without a packet from the client, ICMP not counted, and without the time for which it is parked.
     pub fn new(lease: Lease, mtu: u16, idle: Option<Duration>, now: Now) -> Self {
         let mut this = Self {
             lease,
             mtu,
             idle,
+            count: Idle::Counts,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             traffic: Traffic::default(),
@@ -134,6 +145,25 @@ impl Established {
         }
     }
 
+    /// The client is parked: how long that may last is for the table of sessions, and none of it counts as idle.
+    pub fn rest(&mut self, now: Now) {
+        if let Some(deadline) = self.timers.earliest() {
+            self.count = Idle::Rests {
+                left: deadline.at.since(now.awake),
+            };
+            self.timers.set(Timer::Idle, None);
+        }
+    }
+
+    /// The client is back, and has as long as it had left.
+    pub fn wake(&mut self, now: Now) {
+        if let Idle::Rests { left } = self.count {
+            self.count = Idle::Counts;
+            self.timers
+                .set(Timer::Idle, Some(now.awake.plus(left)).filter(|_| !self.over));
+        }
+    }
+
     /// Time in which the gateway did not run does not count as idle.
     pub fn rebase(&mut self, gap: &Gap) {
         self.timers.rebase(gap.awake);
@@ -178,10 +208,13 @@ impl Established {
     }
 
     fn active(&mut self, now: Now) {
-        self.timers.set(
-            Timer::Idle,
-            self.idle.filter(|_| !self.over).map(|idle| now.awake.plus(idle)),
-        );
+        let Some(idle) = self.idle else { return };
+        match &mut self.count {
+            Idle::Rests { left } => *left = idle,
+            Idle::Counts => self
+                .timers
+                .set(Timer::Idle, Some(now.awake.plus(idle)).filter(|_| !self.over)),
+        }
     }
 
     fn over(&mut self, output: Output) {
@@ -252,6 +285,35 @@ mod tests {
         session.handle_timeout(now(90));
         assert_eq!(session.poll(), Some(Output::Ended(EndReason::Idle)));
         assert_eq!(session.deadline(), None);
+    }
+
+    #[test]
+    fn a_park_is_not_idle_and_what_was_left_is_left_afterwards() {
+        let mut session = session(Some(60));
+        session.rest(now(40));
+        session.rest(now(41));
+        assert_eq!(session.deadline(), None);
+        session.handle_timeout(now(30_000));
+        assert_eq!(session.poll(), None);
+        session.wake(now(30_000));
+        session.handle_timeout(now(30_019));
+        assert_eq!(session.poll(), None);
+        session.handle_timeout(now(30_020));
+        assert_eq!(session.poll(), Some(Output::Ended(EndReason::Idle)));
+    }
+
+    #[test]
+    fn a_packet_of_a_maintenance_wake_gives_all_of_the_idle_time_back_and_starts_no_timer() {
+        let mut session = session(Some(60));
+        session.rest(now(40));
+        session.received(&packet([10, 78, 0, 2], 6), now(1000));
+        assert_eq!(session.deadline(), None);
+        session.wake(now(2000));
+        assert_eq!(session.deadline().map(|deadline| deadline.at), Some(now(2060).awake));
+        let mut never = self::session(None);
+        never.rest(now(1));
+        never.wake(now(2));
+        assert_eq!(never.deadline(), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub use established::Established;
 pub use front::{Front, FrontOutput, FrontPolicy, MAX_TRIES, Verdict};
 pub use lease::{Lease, Leases, PoolExhausted, Reservation};
 pub use sessions::{
-    Claim, ConnectRefused, Connected, CookieHash, Ended, Entry, Kept, Limits, Login, LoginRefused, MAX_REVOKED, Parked,
-    Presence, Proof, SessionId, Sessions, Shown, Since, Standing, TokenHash, WrongToken,
+    Claim, ConnectRefused, Connected, CookieHash, Ended, Entrance, Entry, FORGOTTEN_AT_ONCE, Kept, Limits, Login,
+    LoginRefused, MAX_REVOKED, Parked, Presence, Proof, SessionId, Sessions, Shown, Since, Standing, TokenHash,
+    WrongToken,
 };

@@ -24,10 +24,14 @@ mod connect;
 mod entry;
 mod keep;
 mod parking;
+mod revoked;
 
-pub use connect::{Claim, ConnectRefused, Connected, Proof, Shown, Standing};
+use revoked::Revoked;
+
+pub use connect::{Claim, ConnectRefused, Connected, Entrance, Proof, Shown, Standing};
 pub use entry::{Entry, Parked, Presence, Since};
-pub use keep::{Kept, MAX_REVOKED};
+pub use keep::Kept;
+pub use revoked::{FORGOTTEN_AT_ONCE, MAX_REVOKED};
 
 /// Names a session in logs and between our own ends. Random, and no secret: it opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +129,8 @@ pub struct Ended {
     pub connected: Option<u64>,
     /// How long it lived, on the boot clock.
     pub age: Duration,
+    /// How it was parked, if it was.
+    pub parked: Option<Parked>,
     /// Until when its tickets are refused, if there may be any.
     pub revoked_until: Option<Boot>,
 }
@@ -156,7 +162,7 @@ pub struct Sessions {
     /// Sessions that ended in a call that failed all the same; [`Sessions::expire`] reports them.
     unreported: Vec<Ended>,
     /// Sessions that have ended, until their last ticket has.
-    revoked: BTreeMap<SessionId, Boot>,
+    revoked: Revoked,
     /// Until then a cookie that is not known may be one of a session that a damaged file has lost.
     lost_until: Option<Boot>,
 }
@@ -170,7 +176,7 @@ impl Sessions {
             entries: BTreeMap::new(),
             by_cookie: BTreeMap::new(),
             unreported: Vec::new(),
-            revoked: BTreeMap::new(),
+            revoked: Revoked::default(),
             lost_until: None,
         }
     }
@@ -287,7 +293,7 @@ impl Sessions {
         if let Some(cookie) = &entry.cookie {
             self.by_cookie.remove(cookie);
         }
-        let revoked_until = self.revoke_tickets(id, &entry, now);
+        let revoked_until = self.revoke_tickets(id, &entry);
         self.leases.release(entry.lease, now.boot);
         Some(Ended {
             id,
@@ -296,6 +302,7 @@ impl Sessions {
             reason,
             lease: entry.lease,
             age: entry.began.age(now.boot),
+            parked: entry.parked,
             revoked_until,
         })
     }
@@ -306,7 +313,6 @@ impl Sessions {
             .iter()
             .filter_map(|(id, entry)| self.is_over(entry, now.boot).map(|reason| (id, reason)))
             .collect();
-        self.revoked.retain(|_, until| *until > now.boot);
         let mut ended = std::mem::take(&mut self.unreported);
         ended.extend(
             over.into_iter()
@@ -328,14 +334,14 @@ impl Sessions {
             .collect()
     }
 
-    /// When to call [`Sessions::expire`].
+    /// When to call [`Sessions::expire`] and [`Sessions::forget_revoked`].
     pub fn deadline(&self, now: Now) -> Option<Deadline> {
         let ends = self
             .entries
             .values()
             .flat_map(|entry| [self.waits_until(entry), self.lives_until(entry), self.parks_at(entry)]);
         let reports = (!self.unreported.is_empty()).then_some(now.boot);
-        let next = ends.flatten().chain(reports).min()?;
+        let next = ends.flatten().chain(reports).chain(self.revoked.next(now.boot)).min()?;
         Some(Deadline {
             at: now.awake.plus(next.since(now.boot)),
             reason: "end of a session",

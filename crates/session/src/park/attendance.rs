@@ -22,7 +22,8 @@ use super::{ParkKind, Via};
 /// as often, and no path that is of use takes longer for an answer.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// How long a word opens the downlink of a client that said it sleeps: enough for what a maintenance wake fetches.
+/// How long a word opens the downlink of a client that said it sleeps: enough for what a maintenance wake fetches. As often
+/// is told that one goes on, so that its session lives as long as the client does.
 const STIR: Duration = Duration::from_secs(10);
 
 /// Keepalive probes or repetitions of a segment without an answer that make a client unreachable. One is lost now and then.
@@ -63,6 +64,8 @@ pub enum Attend {
     Kind(ParkKind),
     /// It said something, sleeps all the same, and may get answers for a while.
     Stir,
+    /// It still does, some time later.
+    StillStirs,
     /// It is back.
     Unpark(Via),
     /// Switch the kernel's keepalive on or off: a host that sleeps is not to be woken by it.
@@ -73,8 +76,16 @@ pub enum Attend {
 enum State {
     Active,
     Quiet { look: Awake, blind: u8 },
-    Announced { open_until: Option<Awake> },
+    Announced { open: Option<Open> },
     Parked { kind: ParkKind, look: Option<Awake> },
+}
+
+/// The downlink of a client that said it sleeps and says something all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Open {
+    until: Awake,
+    /// When that was told last.
+    told: Awake,
 }
 
 /// The presence of one client. See the module.
@@ -127,7 +138,7 @@ impl Attendance {
     pub fn downlink_open(&self, now: Now) -> bool {
         match self.state {
             State::Active | State::Quiet { .. } => true,
-            State::Announced { open_until } => open_until.is_some_and(|until| now.awake < until),
+            State::Announced { open } => open.is_some_and(|open| now.awake < open.until),
             State::Parked { .. } => false,
         }
     }
@@ -138,12 +149,17 @@ impl Attendance {
         match &mut self.state {
             State::Active => {}
             State::Quiet { .. } => self.state = State::Active,
-            State::Announced { open_until } => {
-                let closed = open_until.is_none_or(|until| until <= now.awake);
-                *open_until = Some(now.awake.plus(STIR));
-                if closed {
-                    self.outputs.push_back(Attend::Stir);
+            State::Announced { open } => {
+                let still = open.filter(|open| now.awake < open.until);
+                let told = still.map(|open| open.told).filter(|told| now.awake.since(*told) < STIR);
+                if told.is_none() {
+                    let word = still.map_or(Attend::Stir, |_| Attend::StillStirs);
+                    self.outputs.push_back(word);
                 }
+                *open = Some(Open {
+                    until: now.awake.plus(STIR),
+                    told: told.unwrap_or(now.awake),
+                });
             }
             State::Parked { .. } => self.unpark(via),
         }
@@ -155,7 +171,7 @@ impl Attendance {
         if self.returned.is_some_and(|at| now.awake.since(at) < SETTLED) {
             return;
         }
-        let before = std::mem::replace(&mut self.state, State::Announced { open_until: None });
+        let before = std::mem::replace(&mut self.state, State::Announced { open: None });
         match before {
             State::Active | State::Quiet { .. } => self.outputs.push_back(Attend::Park(ParkKind::Announced)),
             State::Parked { .. } => self.outputs.push_back(Attend::Kind(ParkKind::Announced)),
@@ -265,7 +281,12 @@ impl Attendance {
                 *look = later(*look);
                 *blind = 0;
             }
-            State::Announced { open_until } => *open_until = open_until.map(|until| until.plus(gap.awake)),
+            State::Announced { open } => {
+                *open = open.map(|Open { until, told }| Open {
+                    until: until.plus(gap.awake),
+                    told: told.plus(gap.awake),
+                });
+            }
             State::Parked { look, .. } => *look = look.map(later),
         }
     }

@@ -233,7 +233,19 @@ impl Net {
             awake: length,
             kind: GapKind::Freeze,
         };
-        self.client.rebase(&gap, 1 << 24);
+        self.client.rebase(&gap, 1 << 24, self.now);
+    }
+
+    /// The same, and a jump over so many records.
+    pub(crate) fn freeze_and_jump(&mut self, length: Duration, jump: u64) {
+        self.now = self.now.plus(length);
+        let gap = Gap {
+            length,
+            awake: length,
+            kind: GapKind::Freeze,
+        };
+        self.client.rebase(&gap, jump, self.now);
+        self.settle();
     }
 
     /// The client's host slept.
@@ -244,8 +256,14 @@ impl Net {
             awake: Duration::ZERO,
             kind: GapKind::Sleep,
         };
-        self.client.rebase(&gap, 1 << 24);
+        self.client.rebase(&gap, 1 << 24, self.now);
         self.client.be_quiet();
+    }
+
+    /// The client's host has a way to the gateway again.
+    pub(crate) fn ask_anew(&mut self) {
+        self.client.ask_anew(self.now);
+        self.settle();
     }
 
     /// The client's host is about to sleep. Whether the gateway was told.

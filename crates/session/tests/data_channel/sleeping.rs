@@ -48,6 +48,55 @@ fn a_night_of_forty_wakes_costs_nothing_and_the_first_packet_one_way() {
 }
 
 #[test]
+fn a_key_without_room_for_the_jump_after_a_gap_gives_way_to_a_new_one() {
+    let mut net = Net::new(true);
+    net.up();
+    net.run(10 * S);
+    net.freeze_and_jump(5 * S, (1 << 48) - 1000);
+    assert!(!net.told.iter().any(|line| line.contains("down")), "{:?}", net.told);
+    net.freeze_and_jump(5 * S, 1 << 24);
+    assert!(net.client.path().is_none(), "the old key seals nothing more");
+    let down = net.told.iter().filter(|line| line.contains("down")).count();
+    assert_eq!(down, 1, "{:?}", net.told);
+    net.run(5 * S);
+    assert!(net.up_packet(b"under a new key"));
+    net.run(S);
+    assert_eq!(net.at_gateway, [b"under a new key"]);
+}
+
+#[test]
+fn a_key_that_is_used_up_in_a_sleep_waits_for_somebody_before_there_is_another() {
+    let mut net = asleep();
+    net.freeze_and_jump(5 * S, (1 << 48) - 1000);
+    net.sleep_client(HOUR);
+    let sent = net.client_sent;
+    net.run(60 * S);
+    assert_eq!(net.client_sent, sent, "nothing in a maintenance wake");
+    net.wake(Ask::AtOnce);
+    net.run(5 * S);
+    assert!(net.up_packet(b"good morning"));
+    net.run(S);
+    assert_eq!(net.at_gateway, [b"good morning"]);
+}
+
+#[test]
+fn a_way_that_is_back_is_asked_at_once_and_not_after_the_pause() {
+    let mut net = asleep();
+    net.sleep_client(8 * HOUR);
+    net.blocked = true;
+    net.wake(Ask::AtOnce);
+    net.run(20 * S);
+    net.blocked = false;
+    net.ask_anew();
+    net.run(DELAY * 6 + MS);
+    assert!(
+        net.told.iter().any(|line| line.starts_with("unparked")),
+        "{:?}",
+        net.told
+    );
+}
+
+#[test]
 fn in_a_maintenance_wake_packets_pass_and_nothing_comes_of_it() {
     let mut net = asleep();
     net.sleep_client(HOUR);

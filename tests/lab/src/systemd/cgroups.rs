@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::Process;
+
 /// Where the hierarchies are.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
@@ -76,6 +78,19 @@ impl Drop for Cgroups {
             eprintln!("cannot remove the control group {}", folder.display());
         }
     }
+}
+
+/// Puts a program into a group, and makes sure that it is there.
+pub(crate) fn enter(group: &Path, process: &Process) -> Result<()> {
+    let pid = process.pid().as_raw_nonzero().to_string();
+    fs::write(group.join("cgroup.procs"), &pid).context("cannot put a program into a control group")?;
+    let members = fs::read_to_string(group.join("cgroup.procs")).context("cannot look at a control group")?;
+    ensure!(
+        members.lines().any(|line| line == pid),
+        "{} is not in its control group",
+        process.name()
+    );
+    Ok(())
 }
 
 /// Why no control group can be made here, if so.

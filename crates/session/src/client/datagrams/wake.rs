@@ -202,6 +202,17 @@ impl Datagrams {
         }
     }
 
+    /// This host has a way to the gateway again, from where it was: a question that waits for its pause is asked now.
+    pub fn ask_anew(&mut self, now: Now) {
+        if let Stance::Waking(waking) = &mut self.stance
+            && let Some(asked) = &mut waking.asked
+        {
+            asked.pauses = Pauses::new();
+            asked.next = now.awake.plus(self.round_trip.patience(LEAST_PATIENCE));
+            self.say_awake(now.awake);
+        }
+    }
+
     fn say_awake(&mut self, now: Awake) {
         let (Stance::Waking(waking), Some(link)) = (&mut self.stance, &mut self.link) else {
             return;

@@ -24,6 +24,10 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 /// that nothing answered.
 const CARRIED_ASKS_AFTER: Duration = Duration::from_secs(4);
 
+/// After a stretch in which this process stood still an idle channel is asked for its own sake, this long after it: whoever
+/// speaks first makes the question needless.
+const ASKS_AFTER_FREEZE: Duration = Duration::from_secs(2);
+
 /// And is given up this long after it, so that a person hears of it within 10 s.
 const CARRIED_DEAD_AFTER: Duration = Duration::from_secs(8);
 
@@ -50,6 +54,8 @@ pub(super) struct Watch {
     round_trip: RoundTrip,
     /// The first packet that took this channel since anything came, and whether it was asked for since.
     carried: Option<(Awake, bool)>,
+    /// When an idle channel is asked for its own sake.
+    asks_at: Option<Awake>,
     words: Vec<Word>,
 }
 
@@ -80,6 +86,7 @@ impl Watch {
             life: Life::Proven,
             round_trip: RoundTrip::default(),
             carried: None,
+            asks_at: None,
             words: Vec::new(),
         }
     }
@@ -91,6 +98,7 @@ impl Watch {
     /// Something came that is no older than the last gap.
     pub(super) fn heard(&mut self, now: Awake) {
         self.carried = None;
+        self.asks_at = None;
         if let Stance::Waking { token, since, next, .. } = &mut self.stance
             && next.take().is_some()
         {
@@ -132,6 +140,7 @@ impl Watch {
     pub(super) fn rebase(&mut self, by: Duration) {
         self.life = Life::Unverified;
         self.carried = None;
+        self.asks_at = self.asks_at.map(|at| at.plus(by));
         if let Stance::Waking { since, next, .. } = &mut self.stance {
             *since = since.plus(by);
             *next = next.map(|next| next.plus(by));
@@ -155,9 +164,11 @@ impl Watch {
             return None;
         }
         let at = |at: Option<Awake>, reason| at.map(|at| Deadline { at, reason });
+        let asks = at(self.asks_at, "a question for its own sake");
+        let carried = at(self.carried_due(), "an answer to packets on the control channel");
         Deadline::earliest(
             at(self.next(), "an answer after a sleep"),
-            at(self.carried_due(), "an answer to packets on the control channel"),
+            Deadline::earliest(asks, carried),
         )
     }
 }
@@ -182,6 +193,7 @@ impl Established {
         if !self.watch.is_quiet() {
             self.watch.stance = Stance::Quiet(None);
         }
+        self.watch.asks_at = None;
         self.timers.set(Timer::Keepalive, None);
         self.rearm();
     }
@@ -191,6 +203,7 @@ impl Established {
     pub fn wake(&mut self, awake: Option<Token>, now: Now) {
         let now = now.awake;
         let token = awake.filter(|_| self.parks());
+        self.watch.asks_at = None;
         self.watch.stance = Stance::Waking {
             token,
             since: now,
@@ -209,6 +222,37 @@ impl Established {
     pub fn go_on(&mut self, now: Now) {
         self.watch.stance = Stance::Active;
         self.restart(now.awake);
+    }
+
+    /// Asks in a moment whether the gateway is there, unless it is heard before: there is no other channel that would ask.
+    pub fn ask_soon(&mut self, now: Now) {
+        if !self.over && !self.watch.is_quiet() && self.watch.life != Life::Proven {
+            self.watch.asks_at.get_or_insert(now.awake.plus(ASKS_AFTER_FREEZE));
+        }
+    }
+
+    /// Asks now whether the gateway is there, because this host has moved. Without an answer another connection is asked for.
+    pub fn ask(&mut self, now: Now) {
+        self.ask_at(now.awake);
+    }
+
+    fn ask_at(&mut self, now: Awake) {
+        self.watch.asks_at = None;
+        if self.over || self.watch.is_quiet() {
+            return;
+        }
+        let token = match self.watch.stance {
+            Stance::Waking { token, .. } => token,
+            Stance::Active | Stance::Quiet(_) => None,
+        };
+        self.watch.stance = Stance::Waking {
+            token,
+            since: now,
+            next: Some(now.plus(self.watch.round_trip.patience(LEAST_PATIENCE))),
+            pauses: Pauses::new(),
+        };
+        self.outputs.push_back(Output::Send(Kind::DpdRequest, Vec::new()));
+        self.sent(now);
     }
 
     /// The control channel is gone and the session goes on without: what would be sent over it is dropped, and nothing more is
@@ -232,6 +276,9 @@ impl Established {
     }
 
     pub(super) fn handle_watch(&mut self, now: Awake) {
+        if self.watch.asks_at.is_some_and(|at| at <= now) {
+            self.ask_at(now);
+        }
         if let Stance::Waking {
             next: next @ Some(_),
             pauses,
@@ -243,7 +290,7 @@ impl Established {
             self.watch.silent();
             self.watch
                 .words
-                .push(Word::Renew("the control channel does not answer after a sleep"));
+                .push(Word::Renew("the control channel does not answer"));
         }
         if self.watch.carried_due().is_some_and(|due| due <= now)
             && !self.watch.is_quiet()

@@ -2,11 +2,15 @@
 //!
 //! ```text
 //!   cookie, or ticket of a session here --> certificate --> proof --> user and group --> epoch --> addresses
+//!   neither, but a session's name ------> proof --> as above
 //!   ticket of a session that is lost ----> not revoked, not expired, the same checks by the ticket --> a place --> as above
 //! ```
 //! While a session is in the table, the table decides; tickets are for the day it is lost. Who has no proof learns nothing: not
-//! whether the user is still welcome, and not the epoch.
+//! whether the user is still welcome, and not the epoch. A ticket that nobody can open any more is like an unknown cookie, and
+//! the name in the proof is enough to find the session. Names are no secrets, so that one without a good proof is answered as
+//! an unknown cookie is, after the same work, whether there is such a session or not.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -43,6 +47,48 @@ pub enum Shown<'a> {
     /// A ticket that has been opened.
     Ticket(&'a Ticket),
 }
+
+/// By what a connection got its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Entrance {
+    /// Its user has just logged in.
+    Login,
+    /// The cookie of a login that has had a connection before.
+    Cookie,
+    /// A ticket.
+    Ticket,
+    /// Its name and a proof alone: what the client showed beside it can be read by nobody any more.
+    Proof,
+    /// A ticket that told the gateway of a session it had lost.
+    Rebuilt,
+}
+
+impl Entrance {
+    /// The word used in logs and status.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Cookie => "cookie",
+            Self::Ticket => "ticket",
+            Self::Proof => "proof",
+            Self::Rebuilt => "rebuilt",
+        }
+    }
+}
+
+impl fmt::Display for Entrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// Stands for the key of a session that is not there, so that an unknown name takes as long as a wrong proof: the base point
+/// of the curve (RFC 8032, 5.1), which is a valid key. What it verifies is worth nothing.
+const NOBODY: ParkKey = {
+    let mut point = [0x66; 32];
+    point[0] = 0x58;
+    ParkKey(point)
+};
 
 /// A proof of possession, and the connection that it came over.
 #[derive(Clone, Copy, Debug)]
@@ -127,8 +173,8 @@ pub struct Connected {
     pub ticket: Option<Ticket>,
     /// How it was parked until now, if it was.
     pub parked: Option<Parked>,
-    /// Whether it was known here before: not at the first connection, nor when it was rebuilt from a ticket.
-    pub rebuilt: bool,
+    /// By what its client got it.
+    pub entrance: Entrance,
     /// Sessions that gave way.
     pub ended: Vec<Ended>,
 }
@@ -146,19 +192,15 @@ impl Sessions {
         now: Now,
     ) -> Result<Connected, ConnectRefused> {
         let mut ended = Vec::new();
-        let known = match claim.shown {
-            Shown::Cookie(cookie) => Some(self.of_cookie(&cookie, now)?),
-            Shown::Ticket(ticket) => Some(ticket.session).filter(|id| self.entries.contains_key(id)),
-        };
-        let (id, rebuilt) = match (known, claim.shown) {
-            (Some(id), _) => (id, false),
-            (None, Shown::Ticket(ticket)) => {
+        let (id, entrance) = match claim.shown {
+            Shown::Cookie(cookie) => self.of_cookie(&cookie, claim, now)?,
+            Shown::Ticket(ticket) if self.entries.contains_key(&ticket.session) => (ticket.session, Entrance::Ticket),
+            Shown::Ticket(ticket) => {
                 let entry = self.check_lost(ticket, claim, &standing, now)?;
                 ended = self.make_room(&ticket.user, now).map_err(ConnectRefused::NoPlace)?;
                 self.rebuild(ticket.session, entry, now);
-                (ticket.session, true)
+                (ticket.session, Entrance::Rebuilt)
             }
-            (None, Shown::Cookie(_)) => return Err(ConnectRefused::UnknownCookie),
         };
         let entry = self.entries.get(&id).expect("known, or just rebuilt");
         if self.is_over(entry, now.boot).is_some() {
@@ -167,14 +209,16 @@ impl Sessions {
         let epoch = entry.admits(id, claim, &standing)?;
         match self.seat(id, epoch, claim, now) {
             Ok((mut connected, gave_way)) => {
-                connected.rebuilt = rebuilt;
+                connected.entrance = entrance;
                 connected.ended = ended;
                 connected.ended.extend(gave_way);
                 Ok(connected)
             }
             Err(refused) => {
                 self.unreported.extend(ended);
-                if rebuilt && let Some(entry) = self.entries.remove(&id) {
+                if entrance == Entrance::Rebuilt
+                    && let Some(entry) = self.entries.remove(&id)
+                {
                     self.leases.release(entry.lease, now.boot);
                 }
                 Err(refused)
@@ -182,13 +226,32 @@ impl Sessions {
         }
     }
 
-    /// The session of a cookie.
-    fn of_cookie(&self, cookie: &CookieHash, now: Now) -> Result<SessionId, ConnectRefused> {
+    /// The session of a cookie, or else the one that the client names and proves to be its own.
+    fn of_cookie(
+        &self,
+        cookie: &CookieHash,
+        claim: &Claim<'_>,
+        now: Now,
+    ) -> Result<(SessionId, Entrance), ConnectRefused> {
+        if let Some(id) = self.by_cookie.get(cookie) {
+            let is_first = self.entries.get(id).is_some_and(|entry| entry.epoch == 0);
+            let entrance = if is_first { Entrance::Login } else { Entrance::Cookie };
+            return Ok((*id, entrance));
+        }
         let lost = self.lost_until.is_some_and(|until| now.boot < until);
-        self.by_cookie.get(cookie).copied().ok_or(match lost {
+        let named = claim.proof.and_then(|proof| self.named(proof));
+        named.map(|id| (id, Entrance::Proof)).ok_or(match lost {
             true => ConnectRefused::StateLost,
             false => ConnectRefused::UnknownCookie,
         })
+    }
+
+    /// The session that a good proof names. One signature is verified whatever is wrong.
+    fn named(&self, proof: Proof<'_>) -> Option<SessionId> {
+        let id = SessionId::parse(&proof.resume.session.id);
+        let key = id.and_then(|id| self.entries.get(&id)?.key);
+        let verified = resume::verify(&key.unwrap_or(NOBODY), &proof.binding, proof.resume).is_ok();
+        id.filter(|_| verified && key.is_some())
     }
 
     /// Everything that a session which is not in the table any more must show before it is again.
@@ -199,7 +262,7 @@ impl Sessions {
         standing: &impl Fn(&str, Option<&str>) -> Standing,
         now: Now,
     ) -> Result<Entry, ConnectRefused> {
-        if self.revoked.contains_key(&ticket.session) {
+        if self.revoked.contains(ticket.session) {
             return Err(ConnectRefused::Revoked);
         }
         if ticket.is_expired(now.wall) {
@@ -310,7 +373,7 @@ impl Sessions {
             park: park.map(within_login),
             ticket,
             parked: entry.parked.take(),
-            rebuilt: false,
+            entrance: Entrance::Cookie,
             ended: Vec::new(),
         };
         Ok((connected, ended))

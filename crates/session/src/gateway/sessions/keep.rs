@@ -9,10 +9,6 @@ use super::{CookieHash, Entry, Parked, Presence, SessionId, Sessions, Since, Tok
 use crate::gateway::{Lease, Reservation};
 use crate::park::ParkKind;
 
-/// Sessions whose tickets are refused although they are authentic. One takes 50 bytes; more than this within the life of a
-/// ticket is ten times the sessions of a large gateway. Beyond it those are forgotten whose tickets are over first.
-pub const MAX_REVOKED: usize = 65_536;
-
 /// How much longer than its tickets live a session is remembered: tickets end by the wall clock, which can be set back.
 const BEYOND_TICKETS: Duration = Duration::from_secs(86_400);
 
@@ -110,28 +106,25 @@ impl Sessions {
     }
 
     /// Refuses the tickets of a session that has ended, until then.
-    pub fn revoke(&mut self, id: SessionId, until: Boot, now: Now) {
-        if self.revoked.len() >= MAX_REVOKED {
-            self.revoked.retain(|_, until| *until > now.boot);
-        }
-        if self.revoked.len() >= MAX_REVOKED
-            && let Some(first) = self.revoked.iter().min_by_key(|(_, until)| **until)
-        {
-            let first = *first.0;
-            self.revoked.remove(&first);
-        }
+    pub fn revoke(&mut self, id: SessionId, until: Boot) {
         self.revoked.insert(id, until);
+    }
+
+    /// Forgets sessions whose last ticket is over, a few at a time, and those for which there was no room. Whoever keeps them
+    /// over a restart is to forget these, too.
+    pub fn forget_revoked(&mut self, now: Now) -> Vec<SessionId> {
+        self.revoked.forget(now.boot)
     }
 
     /// Sessions whose tickets are refused, until when.
     pub fn revoked(&self) -> impl Iterator<Item = (SessionId, Boot)> {
-        self.revoked.iter().map(|(id, until)| (*id, *until))
+        self.revoked.iter()
     }
 
     /// Remembers a session that has just ended, if there may be tickets of it. Returns until when.
-    pub(super) fn revoke_tickets(&mut self, id: SessionId, entry: &Entry, now: Now) -> Option<Boot> {
+    pub(super) fn revoke_tickets(&mut self, id: SessionId, entry: &Entry) -> Option<Boot> {
         let until = entry.tickets_until?.plus(BEYOND_TICKETS);
-        self.revoke(id, until, now);
+        self.revoke(id, until);
         Some(until)
     }
 }

@@ -38,15 +38,16 @@ impl Sessions {
         entry.parked.take()
     }
 
-    /// The client of `epoch` said something and is parked all the same: its time begins anew. `true` if it is parked.
-    pub fn stirred(&mut self, id: SessionId, epoch: u64, now: Now) -> bool {
+    /// The client of `epoch` said something and is parked all the same: its time begins anew. `is_new` if it had been silent
+    /// before, which makes it another wake. `true` if it is parked.
+    pub fn stirred(&mut self, id: SessionId, epoch: u64, is_new: bool, now: Now) -> bool {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.epoch == epoch) else {
             return false;
         };
         entry.last_word = Since::now(now.boot);
         match &mut entry.parked {
             Some(parked) => {
-                parked.wakes = parked.wakes.saturating_add(1);
+                parked.wakes = parked.wakes.saturating_add(u32::from(is_new));
                 true
             }
             None => false,

@@ -106,7 +106,7 @@ fn a_session_is_parked_once_and_keeps_the_time_of_its_first_kind() {
     );
     assert_eq!(table.park(id, 1, ParkKind::Frozen, now(20)), None);
     assert_eq!(table.park(id, 7, ParkKind::Frozen, now(20)), None, "another epoch");
-    assert!(table.stirred(id, 1, now(30)));
+    assert!(table.stirred(id, 1, true, now(30)));
     assert!(table.control_lost(id, 1) && !table.control_lost(id, 1));
     assert!(table.detach(id, 1, now(40)));
     let expected = Parked {

@@ -157,6 +157,21 @@ fn a_maintenance_wake_opens_the_downlink_for_ten_seconds_and_counts_once() {
 }
 
 #[test]
+fn a_maintenance_wake_that_never_ends_is_told_every_ten_seconds() {
+    let mut client = client("announced");
+    let mut told = Vec::new();
+    for second in (2000..2100).step_by(4) {
+        client.heard(Via::SamePath, at(second));
+        told.extend(std::iter::from_fn(|| client.poll()).map(|attend| (second, attend)));
+    }
+    let (first, again) = told.split_first().expect("it stirs");
+    assert_eq!(*first, (2000, Attend::Stir));
+    let expected = [2012, 2024, 2036, 2048, 2060, 2072, 2084, 2096].map(|second| (second, Attend::StillStirs));
+    assert_eq!(again, expected);
+    assert_eq!(client.parked(), Some(ParkKind::Announced));
+}
+
+#[test]
 fn a_segment_that_is_repeated_in_vain_is_no_answer() {
     let mut client = client("quiet");
     let in_flight = Sample {
@@ -271,7 +286,7 @@ proptest! {
             while let Some(attend) = client.poll() {
                 count += 1;
                 match attend {
-                    Attend::Ask | Attend::Look | Attend::Stir => {}
+                    Attend::Ask | Attend::Look | Attend::Stir | Attend::StillStirs => {}
                     Attend::Park(kind) => {
                         prop_assert_eq!(parked.replace(kind), None);
                         if kind != ParkKind::Announced {

@@ -71,12 +71,13 @@ fn a_cookie_or_a_ticket_without_the_key_opens_nothing() {
     ] {
         assert_eq!(table.connect(&claim, welcome, now(2)), Err(ConnectRefused::NoProof));
     }
-    for (shown, epoch) in [(claim(1), 2), (by_ticket(&ticket), 3)] {
+    for (shown, epoch, by) in [
+        (claim(1), 2, Entrance::Cookie),
+        (by_ticket(&ticket), 3, Entrance::Ticket),
+    ] {
         let good = proof(&key(1), 1, epoch);
-        assert_eq!(
-            table.connect(&with(shown, &good), welcome, now(3)).map(|it| it.epoch),
-            Ok(epoch)
-        );
+        let back = table.connect(&with(shown, &good), welcome, now(3));
+        assert_eq!(back.map(|it| (it.epoch, it.entrance)), Ok((epoch, by)));
     }
 }
 
@@ -143,9 +144,11 @@ fn a_word_of_a_parked_client_begins_its_time_anew() {
     let mut table = table();
     let id = parking_client(&mut table, "alice", 1).id;
     table.park(id, 1, ParkKind::Frozen, now(10));
-    assert!(table.stirred(id, 1, now(5000)));
-    assert!(table.expire(now(10 + 28_800)).is_empty());
-    assert_eq!(table.expire(now(5000 + 28_800)).len(), 1);
+    assert!(table.stirred(id, 1, true, now(5000)) && table.stirred(id, 1, false, now(5010)));
+    assert!(table.expire(now(5000 + 28_800)).is_empty());
+    let wakes = |table: &Sessions| table.iter().next().and_then(|(_, entry)| Some(entry.parked()?.wakes));
+    assert_eq!(wakes(&table), Some(1), "one wake, however long");
+    assert_eq!(table.expire(now(5010 + 28_800)).len(), 1);
 }
 
 #[test]
@@ -207,6 +210,81 @@ fn who_may_not_be_here_any_more_does_not_come_back() {
     }
 }
 
+/// A client whose ticket nobody can open any more: it shows what nobody knows, names its session, and proves that it is its own.
+fn by_name(resume: &Resume) -> Claim<'_> {
+    with(claim(99), resume)
+}
+
+#[test]
+fn a_client_whose_ticket_is_unreadable_goes_on_with_the_session_that_it_names_and_proves() {
+    let mut table = table();
+    let granted = parking_client(&mut table, "alice", 1);
+    let good = proof(&key(1), 1, 2);
+    let claim = Claim {
+        key: Some(key(1).public()),
+        ..by_name(&good)
+    };
+    let back = table.connect(&claim, welcome, now(2)).expect("its own");
+    assert_eq!((back.id, back.epoch, back.lease), (granted.id, 2, granted.lease));
+    assert_eq!(back.entrance, Entrance::Proof);
+    let ticket = back.ticket.expect("one that can be read");
+    let next = proof(&key(1), 1, 3);
+    let back = table.connect(&with(by_ticket(&ticket), &next), welcome, now(3));
+    assert_eq!(back.map(|it| (it.epoch, it.entrance)), Ok((3, Entrance::Ticket)));
+    assert_eq!(
+        table.connect(&by_name(&good), welcome, now(4)),
+        Err(ConnectRefused::Stale(granted.id, 3))
+    );
+}
+
+#[test]
+fn the_name_of_a_session_alone_gives_nothing_away() {
+    let mut table = table();
+    parking_client(&mut table, "alice", 1);
+    login(&mut table, "bob", 2, 0).expect("room");
+    connect(&mut table, 2, 1).expect("a stock client, without a key");
+    let unknown = proof(&key(1), 5, 2);
+    let wrong = proof(&key(7), 1, 2);
+    let keyless = proof(&key(1), 2, 2);
+    let mut no_name = proof(&key(1), 1, 2);
+    no_name.session.id = "alice".to_owned();
+    let good = proof(&key(1), 1, 2);
+    let elsewhere = Claim {
+        proof: Some(Proof {
+            resume: &good,
+            binding: [8; BINDING_BYTES],
+        }),
+        ..by_name(&good)
+    };
+    let never = |_: &str, _: Option<&str>| -> Standing { panic!("nobody is looked up without a proof") };
+    for claim in [
+        by_name(&unknown),
+        by_name(&wrong),
+        by_name(&keyless),
+        by_name(&no_name),
+        elsewhere,
+    ] {
+        assert_eq!(table.connect(&claim, never, now(2)), Err(ConnectRefused::UnknownCookie));
+    }
+    table.state_is_lost(now(2));
+    for resume in [&unknown, &wrong] {
+        let refused = table.connect(&by_name(resume), never, now(3));
+        assert_eq!(refused, Err(ConnectRefused::StateLost), "nor when some may be lost");
+    }
+}
+
+#[test]
+fn a_session_that_is_named_is_checked_as_by_its_cookie() {
+    let mut table = table();
+    let id = parking_client(&mut table, "alice", 1).id;
+    let good = proof(&key(1), 1, 2);
+    let bad = table.connect(&by_name(&good), |_, _| Standing::Bad, now(2));
+    assert_eq!(bad, Err(ConnectRefused::NotAdmitted));
+    table.end(id, None, EndReason::Admin("kicked".to_owned()), now(3));
+    let ended = table.connect(&by_name(&good), welcome, now(4));
+    assert_eq!(ended, Err(ConnectRefused::UnknownCookie));
+}
+
 /// Two tables: `before` is lost.
 fn lost() -> (Ticket, Sessions) {
     let mut before = table();
@@ -222,7 +300,7 @@ fn a_session_that_is_lost_is_rebuilt_from_its_ticket_with_its_addresses() {
     let back = table
         .connect(&with(by_ticket(&ticket), &good), welcome, now(50))
         .expect("rebuilt");
-    assert!(back.rebuilt);
+    assert_eq!(back.entrance, Entrance::Rebuilt);
     assert_eq!(
         (back.id, back.epoch, back.user.as_str(), back.lease),
         (SessionId([1; 16]), 2, "alice", ticket.lease)
@@ -296,27 +374,17 @@ fn the_ticket_of_a_session_that_has_ended_is_refused_until_it_expires() {
     let good = proof(&key(1), 1, 2);
     let refused = table.connect(&with(by_ticket(&ticket), &good), welcome, now(6));
     assert_eq!(refused, Err(ConnectRefused::Revoked));
-    table.expire(now(until.since_origin().as_secs()));
-    assert_eq!(table.revoked().count(), 0);
+    let over = now(until.since_origin().as_secs());
+    let wakes = table.deadline(now(6)).map(|deadline| deadline.at);
+    assert_eq!(wakes, Some(over.awake), "without any other reason to wake");
+    assert_eq!(table.forget_revoked(over), [granted.id]);
+    assert_eq!((table.revoked().count(), table.deadline(over)), (0, None));
     let refused = table.connect(
         &with(by_ticket(&ticket), &good),
         welcome,
         now(until.since_origin().as_secs()),
     );
     assert_eq!(refused, Err(ConnectRefused::Expired));
-}
-
-#[test]
-fn revocations_do_not_fill_the_memory() {
-    let mut table = table();
-    for n in 0..u32::try_from(MAX_REVOKED).expect("small") + 10 {
-        let mut id = [0; 16];
-        id[..4].copy_from_slice(&n.to_be_bytes());
-        table.revoke(SessionId(id), now(1000 + u64::from(n)).boot, now(1));
-    }
-    assert_eq!(table.revoked().count(), MAX_REVOKED);
-    let first = table.revoked().map(|(_, until)| until).min();
-    assert_eq!(first, Some(now(1010).boot), "those that are over first were forgotten");
 }
 
 #[test]
