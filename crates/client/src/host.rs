@@ -51,6 +51,8 @@ struct Kernel {
     lock: SlotLock,
     network: Network,
     interface: String,
+    /// Make the device with offloads.
+    offload: bool,
     on_host: Mutex<OnHost>,
 }
 
@@ -93,6 +95,7 @@ impl Host {
                 lock,
                 network,
                 interface: config.tunnel.interface.clone(),
+                offload: config.tunnel.offload,
                 on_host: Mutex::default(),
             }),
             closing: None,
@@ -307,7 +310,7 @@ impl Kernel {
         let tun = Tun::create(&TunOptions {
             name: self.interface.clone(),
             mtu: plan.mtu,
-            offloads: true,
+            offloads: self.offload,
         })
         .map_err(clean)?;
         self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;

@@ -51,6 +51,8 @@ pub struct Tunnel {
     pub interface: String,
     /// Upper bound for the device MTU in bytes, 576 to 9000; `None` takes what the gateway grants.
     pub mtu: Option<u16>,
+    /// Let the device hand over several packets of a flow at once, where the system can.
+    pub offload: bool,
     /// Folder for what must survive a restart.
     pub state_dir: PathBuf,
     /// Folder for locks and sockets of running tunnels.
@@ -255,6 +257,7 @@ fn tunnel(document: &Document<'_>) -> Option<Tunnel> {
     let name = section.parsed("name", "marmot", names::TUNNEL, names::tunnel);
     let interface = section.optional("interface", names::INTERFACE, names::interface);
     let mtu = section.integer_or_zero("mtu", 576..=MAX_MTU);
+    let offload = section.boolean("offload", true);
     let state_dir = section.path("state_dir", "/var/lib/marmot");
     let runtime_dir = section.path("runtime_dir", "/run/marmot");
     let starts = [("up", Start::Up), ("down", Start::Down), ("last", Start::Last)];
@@ -264,6 +267,7 @@ fn tunnel(document: &Document<'_>) -> Option<Tunnel> {
         interface: interface.unwrap_or_else(|| format!("mm-{name}")),
         name,
         mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+        offload,
         state_dir: state_dir?,
         runtime_dir: runtime_dir?,
         start: start?,

@@ -159,6 +159,8 @@ pub struct Network {
     pub interface: String,
     /// MTU of the device and of grants, in bytes. 576 to 9000, at least 1280 with an IPv6 pool; default 1406.
     pub mtu: u16,
+    /// Let the device hand over several packets of a flow at once, where the system can.
+    pub offload: bool,
     /// Networks pushed to clients, at most 1000; empty pushes a default route (the protocol says it by naming none).
     pub routes: Vec<IpNet>,
     /// Networks that clients keep outside of the tunnel, at most 1000.

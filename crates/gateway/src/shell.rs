@@ -396,7 +396,7 @@ async fn open_device(
             let tun = Tun::create(&TunOptions {
                 name: network.interface.clone(),
                 mtu: network.mtu,
-                offloads: true,
+                offloads: network.offload,
             })?;
             Network::open()
                 .await?

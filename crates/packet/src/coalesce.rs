@@ -23,6 +23,10 @@ const PACKETS_MAX: usize = 128;
 /// The longest packet an IP header can announce. IPv6 could carry 40 bytes more.
 const LENGTH_MAX: usize = 65_535;
 
+/// Bytes of payload in each packet from which they are put together: Linux drops what is to be cut smaller (`TCP_MIN_GSO_SIZE`; seen by the
+/// test `packets_put_together_come_out_of_the_kernel_as_they_were`).
+const SIZE_MIN: usize = 8;
+
 /// Flows that grow at the same time. With more, the one that began first is done: packets of a batch are likely to be of few.
 const OPEN_MAX: usize = 16;
 
@@ -127,7 +131,7 @@ impl Coalescer {
     }
 
     fn open(&mut self, place: Place, candidate: Candidate) {
-        let grows = candidate.grows();
+        let grows = candidate.grows() && candidate.payload_length() >= SIZE_MIN;
         self.start(place, Some(candidate));
         if !grows {
             return;

@@ -98,6 +98,7 @@ const SYSTEM_LIBRARIES: &[&str] = &[
     "nix",
     "objc2-core-foundation",
     "objc2-io-kit",
+    "quinn-udp",
     "rtnetlink",
     "rustix",
     "sd-notify",

@@ -231,6 +231,7 @@ fn network(document: &Document<'_>, pool: &Pool, listen: &Listen) -> Option<Netw
     let section = document.section("network");
     let interface = section.parsed("interface", "marmot-gw", names::INTERFACE, names::interface);
     let mtu = section.integer("mtu", 1406, 576..=9000);
+    let offload = section.boolean("offload", true);
     let what = "networks, such as 10.0.0.0/8";
     let routes = section.list("routes", &[], MAX_ROUTES, what, routes::network);
     let exclude_routes = section.list("exclude_routes", &[], MAX_ROUTES, what, routes::network);
@@ -256,6 +257,7 @@ fn network(document: &Document<'_>, pool: &Pool, listen: &Listen) -> Option<Netw
     check_excludes(&section, &exclude_routes, &routes, pool);
     Some(Network {
         interface: interface?,
+        offload,
         mtu: u16::try_from(mtu).ok()?,
         routes,
         exclude_routes,

@@ -272,6 +272,13 @@ fn more_flows_than_may_grow_are_still_in_order() {
 }
 
 #[test]
+fn payloads_that_the_kernel_would_not_cut_stay_alone() {
+    for (size, expected) in [(7, vec![1, 1]), (8, vec![2])] {
+        assert_eq!(counts(&[udp(0, size), udp(1, size)]), expected, "{size}");
+    }
+}
+
+#[test]
 fn padding_is_left_out_and_garbage_is_handed_on() {
     let padded = [&tcp(0)[..], &[0; 6]].concat();
     let packets = [padded, tcp(1), b"no packet".to_vec(), Vec::new()];

@@ -14,6 +14,7 @@ mod children;
 mod kept;
 mod lab;
 mod ledgers;
+mod offload;
 mod routing;
 mod tunnel;
 mod udp;
@@ -41,6 +42,7 @@ fn main() {
         kept::tests(),
         ledgers::tests(),
         routing::tests(),
+        offload::tests(),
         children::tests(),
     ];
     let tests: Vec<Trial> = tests
