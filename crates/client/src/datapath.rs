@@ -159,6 +159,13 @@ impl DataPath {
 
     /// Takes everything that waited while this process did not run. Its packets go to `deliver`: they are old.
     pub(crate) fn receive_late(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+        if let Some(from) = self.stuck.take() {
+            // What could not be sent before is as old.
+            let left = (self.batch.bytes().len() - from).div_ceil(self.batch.each());
+            self.lost.count_many(DropReason::Stale, left as u64);
+            self.gathered_for = None;
+            self.batch.clear();
+        }
         let Self {
             machine,
             sockets,
