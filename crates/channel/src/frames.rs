@@ -107,6 +107,12 @@ impl Channel {
         self.outgoing.len() < MAX_PENDING
     }
 
+    /// Whether one more of the frames that were at hand when there was room may be queued: one read of a device is at most 64 KiB, and more in
+    /// records.
+    pub fn takes_more(&self) -> bool {
+        self.outgoing.len() < MAX_PENDING + MAX_PENDING / 2
+    }
+
     /// Queues one frame as one TLS record; [`Channel::next`] and [`Channel::flush`] send it.
     ///
     /// # Errors

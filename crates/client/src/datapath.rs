@@ -60,6 +60,8 @@ pub(crate) enum Fate {
     Sent,
     /// It is to take the control channel.
     NotHere,
+    /// The socket takes nothing more for now: it is to be sent again later.
+    Stuck,
 }
 
 /// See the module.
@@ -159,13 +161,6 @@ impl DataPath {
 
     /// Takes everything that waited while this process did not run. Its packets go to `deliver`: they are old.
     pub(crate) fn receive_late(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
-        if let Some(from) = self.stuck.take() {
-            // What could not be sent before is as old.
-            let left = (self.batch.bytes().len() - from).div_ceil(self.batch.each());
-            self.lost.count_many(DropReason::Stale, left as u64);
-            self.gathered_for = None;
-            self.batch.clear();
-        }
         let Self {
             machine,
             sockets,
@@ -277,8 +272,7 @@ impl DataPath {
             self.send_gathered(now);
         }
         if self.is_stuck() {
-            self.lost.count(DropReason::QueueFull);
-            return Fate::Sent;
+            return Fate::Stuck;
         }
         match self.machine.seal(length, &mut self.batch, write, now) {
             Some(path) => {
@@ -307,12 +301,12 @@ impl DataPath {
     pub(crate) fn flush(&mut self, now: Now) -> DropCounters {
         self.send_gathered(now);
         self.carry_out(now);
-        std::mem::take(&mut self.lost)
+        self.lost()
     }
 
     fn send_gathered(&mut self, now: Now) {
         let Some(mut path) = self.gathered_for else { return };
-        let mut from = self.stuck.take().unwrap_or(0);
+        let (mut from, mut roamed) = (self.stuck.take().unwrap_or(0), false);
         let each = self.batch.each();
         while from < self.batch.bytes().len() {
             let sent = match self.socket(path) {
@@ -326,24 +320,26 @@ impl DataPath {
             from += unsent.from;
             let left = (self.batch.bytes().len() - from).div_ceil(each) as u64;
             match unsent.fault {
-                SendFault::Full => {
+                // On a path that is left anyway nobody waits.
+                SendFault::Full if self.machine.path() == Some(path) => {
                     self.stuck = Some(from);
                     return;
                 }
+                SendFault::Full => self.lost.count_many(DropReason::QueueFull, left),
                 // The records are sealed: a link that roams carries them from the new address.
-                SendFault::SourceGone(_) => match self.roam(now) {
-                    Some(new) if new != path => {
-                        path = new;
+                SendFault::SourceGone(_) if !roamed => match self.roam(now) {
+                    Some(new) => {
+                        (path, roamed) = (new, true);
                         self.gathered_for = Some(new);
                         continue;
                     }
-                    Some(_) | None => self.lost.count_many(DropReason::ChannelDown, left),
+                    None => self.lost.count_many(DropReason::ChannelDown, left),
                 },
                 SendFault::TooBig => {
                     self.machine.refused(each, now);
                     self.lost.count_many(DropReason::TooBig, left);
                 }
-                SendFault::Unreachable(_) | SendFault::Other(_) => {
+                SendFault::SourceGone(_) | SendFault::Unreachable(_) | SendFault::Other(_) => {
                     self.lost.count_many(DropReason::QueueFull, left);
                 }
             }
@@ -351,6 +347,21 @@ impl DataPath {
         }
         self.gathered_for = None;
         self.batch.clear();
+    }
+
+    /// Drops what could not be sent.
+    pub(crate) fn forget_stuck(&mut self, reason: DropReason) {
+        if let Some(from) = self.stuck.take() {
+            let left = (self.batch.bytes().len() - from).div_ceil(self.batch.each());
+            self.lost.count_many(reason, left as u64);
+            self.gathered_for = None;
+            self.batch.clear();
+        }
+    }
+
+    /// What was lost, once.
+    pub(crate) fn lost(&mut self) -> DropCounters {
+        std::mem::take(&mut self.lost)
     }
 
     fn socket(&self, path: PathId) -> Option<&Udp> {

@@ -25,6 +25,7 @@ use bytes::BytesMut;
 use channel::{Channel, Closed};
 use lifecycle::{LossKind, Mode};
 use now::{Awake, Boot, Gap, GapDetector, Now};
+use packet::DropReason;
 use platform::clock::Ticker;
 use platform::udp;
 use session::client::{PathId, Word};
@@ -271,6 +272,7 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         };
+        self.forget_stuck(DropReason::ChannelDown);
         let (gap, news) = self.outbox.rest();
         Box::new(Finished {
             outcome,
@@ -287,9 +289,6 @@ impl Worker {
             self.control_lost(outcome)?;
         }
         self.arm();
-        if let Err(outcome) = self.go_on(clock::now()) {
-            self.control_lost(outcome)?;
-        }
         let room = self.has_room() && !self.holds();
         let Self {
             timer,
@@ -338,7 +337,7 @@ impl Worker {
             // What waits there is taken below.
             Woken::Datagram(_) if gap => {}
             Woken::Datagram(path) => self.datagrams(path, now)?,
-            // What is stuck is sent at the next turn.
+            // What is stuck is sent below.
             Woken::Writable => {}
             Woken::Packet(Ok(length)) if gap => self.discard(length),
             Woken::Packet(packet) => {
@@ -360,6 +359,9 @@ impl Worker {
         if let Some(seen) = seen {
             // Whoever hears of it may count on being carried from now on.
             self.outbox.tell_gap(seen);
+        }
+        if !gap && let Err(outcome) = self.go_on(now) {
+            self.control_lost(outcome)?;
         }
         if !gap && self.is_late(now) {
             // The answer that a deadline is about may wait to be read. As above, the runtime has to ask first.

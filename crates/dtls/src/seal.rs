@@ -77,6 +77,20 @@ impl SealHalf {
         self.seal_as(ContentType::Data, record)
     }
 
+    /// Whether a plaintext of `length` bytes would be sealed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, length: usize) -> Result<(), SealError> {
+        if length > MAX_PLAINTEXT {
+            return Err(SealError::TooLong);
+        }
+        if self.sealed >= self.protection.suite().seal_limit() || self.next > MAX_SEQUENCE {
+            return Err(SealError::Exhausted);
+        }
+        Ok(())
+    }
+
     /// A sealed close_notify; `None` if the key is used up.
     pub fn seal_close(&mut self) -> Option<Vec<u8>> {
         self.sealed_record(ContentType::Alert, &CLOSE_NOTIFY)
@@ -107,12 +121,7 @@ impl SealHalf {
 
     fn seal_as(&mut self, content: ContentType, record: &mut [u8]) -> Result<(), SealError> {
         let length = record.len().checked_sub(self.overhead()).ok_or(SealError::TooShort)?;
-        if length > MAX_PLAINTEXT {
-            return Err(SealError::TooLong);
-        }
-        if self.sealed >= self.protection.suite().seal_limit() || self.next > MAX_SEQUENCE {
-            return Err(SealError::Exhausted);
-        }
+        self.check(length)?;
         let sequence = self.next;
         let inner = length + usize::from(self.connection_id.is_some());
         let inner_length = u16::try_from(inner).expect("at most 2^14 + 1");

@@ -122,10 +122,12 @@ impl Switch {
             places,
             coalescer,
         } = &mut *outlet;
-        for place in places.drain(..) {
+        for mut place in places.drain(..) {
             let bytes = &buffers[place.buffer][place.range.clone()];
             let sent = IpPacket::parse(bytes).and_then(|packet| {
                 let (packet, destination) = (packet.as_bytes(), packet.destination());
+                // What follows the packet in its frame is none of the receiver's business.
+                place.range.end = place.range.start + packet.len();
                 match (self.is_client(destination), &mut *coalescer) {
                     (true, _) => self.to_client(destination, packet),
                     (false, Some(coalescer)) => {

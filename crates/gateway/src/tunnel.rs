@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use channel::{Channel, Closed};
 use now::{Awake, Deadline, Now};
+use packet::DropReason;
 use platform::tcp::limit_unsent;
 use session::gateway::{Established, SessionId};
 use session::park::Attendance;
@@ -331,6 +332,9 @@ impl Tunnel<'_> {
         };
         if let Some(data) = self.data.take() {
             data.close();
+        }
+        if let Some(rest) = self.rest.take() {
+            self.established.drop_packets(DropReason::ChannelDown, rest.count());
         }
         let (traffic, now) = (self.established.traffic(), self.shared.clock.now());
         self.shared.sessions.left(self.id, self.epoch, traffic, left, now);

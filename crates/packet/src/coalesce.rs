@@ -30,6 +30,12 @@ const SIZE_MIN: usize = 8;
 /// Flows that grow at the same time. With more, the one that began first is done: packets of a batch are likely to be of few.
 const OPEN_MAX: usize = 16;
 
+/// Runs whose memory is kept for the next batch: four buffers of usual packets, none of which belongs to another.
+const RUNS_KEPT: usize = 256;
+
+/// UDP datagrams in one write: kernels before 6.9 send no more at once (`UDP_MAX_SEGMENTS`), and some of them refuse to cut more.
+const DATAGRAMS_MAX: usize = 64;
+
 /// IP and upper headers of whatever is put together: 60 bytes of TCP behind 40 of IPv6.
 const HEADERS_MAX: usize = 100;
 
@@ -123,6 +129,9 @@ impl Coalescer {
         }
         self.used = 0;
         self.open.clear();
+        // What one batch of very small packets needed is not kept for ever.
+        self.runs.truncate(RUNS_KEPT);
+        self.runs.shrink_to(RUNS_KEPT);
     }
 
     /// Writes to be made.
@@ -149,7 +158,7 @@ impl Coalescer {
             self.runs.push(Run {
                 first: first.clone(),
                 candidate: None,
-                others: Vec::with_capacity(PACKETS_MAX),
+                others: Vec::new(),
                 payload: 0,
                 push: false,
             });
@@ -184,7 +193,11 @@ impl Run {
     /// Whether nothing may come behind `last`.
     fn is_full(&self, last: &Candidate) -> bool {
         let size = self.candidate.as_ref().map_or(0, Candidate::payload_length);
-        last.push || last.payload_length() < size || self.others.len() + 1 == PACKETS_MAX
+        let most = match last.payload {
+            Payload::Tcp(_) => PACKETS_MAX,
+            Payload::Udp(_) => DATAGRAMS_MAX,
+        };
+        last.push || last.payload_length() < size || self.others.len() + 1 == most
     }
 
     fn write<B: AsRef<[u8]>>(&self, arena: &[B], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {

@@ -165,6 +165,11 @@ impl<'a> Segments<'a> {
         self.header + self.size.min(self.payload())
     }
 
+    /// Whether none has been written or left out.
+    pub fn is_untouched(&self) -> bool {
+        self.count == 0
+    }
+
     /// Leaves out the first `segments` of those that are left.
     pub fn skip(&mut self, segments: usize) {
         let skipped = segments.min(self.left());

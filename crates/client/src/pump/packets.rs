@@ -9,7 +9,7 @@ use std::io;
 
 use channel::Channel;
 use now::Now;
-use packet::{DropReason, Segments};
+use packet::{DropReason, IpPacket, Segments};
 use session::Fit;
 use session::client::PathId;
 use wire::cstp::Kind;
@@ -27,6 +27,19 @@ pub(super) struct Rest {
     length: usize,
     /// Packets that have gone.
     done: usize,
+    /// They all count as sent.
+    counted: bool,
+}
+
+impl Rest {
+    /// All of a read.
+    fn of(length: usize) -> Self {
+        Self {
+            length,
+            done: 0,
+            counted: false,
+        }
+    }
 }
 
 impl Worker {
@@ -58,7 +71,7 @@ impl Worker {
             self.flush(now);
         }
         match self.rest {
-            Some(rest) if self.has_way() => {
+            Some(rest) if self.has_way() && !self.holds() => {
                 let sent = self.read(rest, now);
                 self.flush(now);
                 sent
@@ -80,7 +93,7 @@ impl Worker {
             match received {
                 Ok(length) => {
                     taken += self.device.segments(&self.buffer[..length]).map_or(1, |all| all.left());
-                    self.read(Rest { length, done: 0 }, now)?;
+                    self.read(Rest::of(length), now)?;
                 }
                 Err(error) if Device::is_gone(&error) => return Err(Outcome::DeviceGone(error)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -118,30 +131,25 @@ impl Worker {
         sent
     }
 
-    fn segments(&mut self, segments: &mut Segments<'_>, rest: Rest, now: Now) -> Result<(), Outcome> {
-        let packets = segments.left();
+    fn segments(&mut self, segments: &mut Segments<'_>, mut rest: Rest, now: Now) -> Result<(), Outcome> {
+        let (packets, longest) = (segments.left(), segments.longest());
         if self.drops(segments.whole()) {
             self.link.established.drop_packets(DropReason::Asleep, packets);
             return Ok(());
         }
         self.last_traffic = now.awake;
-        if packets == 1 && rest.done == 0 {
+        if packets == 1 && !rest.counted {
             return match segments.as_is() {
                 Some(packet) => self.packet(packet, now),
                 None => self.first(segments, now),
             };
         }
-        let longest = segments.longest();
         if longest > usize::from(self.link.mtu()) {
-            // The first is answered like any other; its sender makes smaller ones of all.
-            self.link.established.drop_packets(DropReason::TooBig, packets - 1);
-            return self.first(segments, now);
+            return self.too_long(segments, now);
         }
         let all = (packets, segments.bytes());
-        // What is left of a read has been counted.
-        let counted = rest.done > 0;
         let link = &mut self.link;
-        if !counted
+        if !rest.counted
             && link
                 .established
                 .outgoing_many(segments.whole(), longest, all, now)
@@ -149,20 +157,39 @@ impl Worker {
         {
             return Ok(());
         }
+        rest.counted = true;
         while let Some(length) = segments.next_length() {
-            if link.data.as_ref().is_some_and(DataPath::is_stuck) {
-                self.rest = Some(Rest {
-                    length: rest.length,
-                    done: rest.done + packets - segments.left(),
-                });
-                break;
+            let before = segments.left();
+            match carry(link, length, |place| _ = segments.write_next(place), now) {
+                Ok(Carried::Later) => {
+                    rest.done += packets - before;
+                    self.rest = Some(rest);
+                    break;
+                }
+                // One that was dropped was not written.
+                Ok(Carried::Done) if segments.left() == before => segments.skip(1),
+                Ok(Carried::Done) => {}
+                Err(outcome) => {
+                    link.established.drop_packets(DropReason::ChannelDown, segments.left());
+                    return Err(outcome);
+                }
             }
-            carry(link, length, |place| _ = segments.write_next(place), now)?;
         }
         Ok(())
     }
 
-    /// The first of several packets, or one that is not complete yet, by itself.
+    /// Several packets that do not fit. What may be split is, each of them; else the first is answered, and its sender makes smaller ones
+    /// of all.
+    fn too_long(&mut self, segments: &mut Segments<'_>, now: Now) -> Result<(), Outcome> {
+        let may_split = IpPacket::parse(segments.whole()).is_ok_and(|packet| packet.may_fragment());
+        while segments.left() > 0 && (may_split || segments.is_untouched()) {
+            self.first(segments, now)?;
+        }
+        self.link.established.drop_packets(DropReason::TooBig, segments.left());
+        Ok(())
+    }
+
+    /// The next of these packets by itself, completed.
     fn first(&mut self, segments: &mut Segments<'_>, now: Now) -> Result<(), Outcome> {
         let mut packet = std::mem::take(&mut self.scratch);
         packet.resize(segments.next_length().unwrap_or(0), 0);
@@ -192,8 +219,21 @@ impl Worker {
         }
     }
 
+    /// Drops what could not be sent.
+    pub(super) fn forget_stuck(&mut self, reason: DropReason) {
+        if let Some(data) = &mut self.link.data {
+            data.forget_stuck(reason);
+            self.link.established.add_drops(&data.lost());
+        }
+        if let Some(rest) = self.rest.take() {
+            let packets = self.device.segments(&self.buffer[..rest.length]);
+            let left = packets.map_or(1, |all| all.left().saturating_sub(rest.done));
+            self.link.established.drop_packets(reason, left);
+        }
+    }
+
     /// Hands the kernel what was gathered.
-    fn flush(&mut self, now: Now) {
+    pub(super) fn flush(&mut self, now: Now) {
         if let Some(data) = &mut self.link.data {
             let lost = data.flush(now);
             self.link.established.add_drops(&lost);
@@ -215,9 +255,7 @@ impl Worker {
 
     /// Throws away what waits in the device.
     pub(super) fn discard_waiting(&mut self) {
-        if let Some(rest) = self.rest.take() {
-            self.discard(rest.length);
-        }
+        self.forget_stuck(DropReason::Stale);
         for _ in 0..MAX_STALE {
             match self.device.try_recv(&mut self.buffer) {
                 Ok(length) => self.discard(length),
@@ -233,16 +271,29 @@ impl Worker {
     }
 }
 
-/// Sends a packet that fits.
+/// What became of a packet that was to be carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    /// It is on its way, or was dropped and counted.
+    Done,
+    /// The socket takes nothing more for now.
+    Later,
+}
+
+/// Sends a packet that fits. A single one that the socket does not take is dropped: TCP does not send singles when it has many.
 fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
     if link.established.outgoing(packet, now).is_err() {
         return Ok(());
     }
-    carry(link, packet.len(), |place| place.copy_from_slice(packet), now)
+    match carry(link, packet.len(), |place| place.copy_from_slice(packet), now)? {
+        Carried::Done => {}
+        Carried::Later => link.established.drop_packet(DropReason::QueueFull),
+    }
+    Ok(())
 }
 
 /// Sends a packet that counts as sent over the channel that packets take now. It has `length` bytes, which `write` puts into its place.
-fn carry(link: &mut Link, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Result<(), Outcome> {
+fn carry(link: &mut Link, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Result<Carried, Outcome> {
     let Link {
         channel,
         established,
@@ -260,14 +311,15 @@ fn carry(link: &mut Link, length: usize, write: impl FnOnce(&mut [u8]), now: Now
         None => Fate::NotHere,
     };
     match (fate, channel) {
-        (Fate::Sent, _) => Ok(()),
-        (Fate::NotHere, Some(channel)) => {
+        (Fate::Sent, _) => {}
+        (Fate::Stuck, _) => return Ok(Carried::Later),
+        (Fate::NotHere, Some(channel)) if channel.takes_more() => {
             established.carried(now);
-            channel.queue_with(Kind::Data, length, once).map_err(lost)
+            channel.queue_with(Kind::Data, length, once).map_err(lost)?;
         }
-        (Fate::NotHere, None) => {
-            established.drop_packet(DropReason::ChannelDown);
-            Ok(())
-        }
+        // Very small segments: more than a whole read of others.
+        (Fate::NotHere, Some(_)) => established.drop_packet(DropReason::QueueFull),
+        (Fate::NotHere, None) => established.drop_packet(DropReason::ChannelDown),
     }
+    Ok(Carried::Done)
 }

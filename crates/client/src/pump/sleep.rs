@@ -56,6 +56,9 @@ impl Worker {
     }
 
     fn park(&mut self, now: Now) {
+        // Nothing comes behind the word.
+        self.flush(now);
+        self.forget_stuck(DropReason::Asleep);
         let said = self.link.data.as_mut().is_some_and(|data| data.park(now));
         if said || self.link.channel.is_none() {
             self.link.established.be_quiet();

@@ -2,7 +2,7 @@
 
 use channel::Closed;
 use now::Now;
-use packet::{DropReason, Segments};
+use packet::{DropReason, IpPacket, Segments};
 use session::{Fit, Fitter};
 use wire::cstp::Kind;
 
@@ -51,8 +51,12 @@ impl Tunnel<'_> {
                 Ok(mut segments) => {
                     let packets = segments.left();
                     taken += packets;
-                    self.load(&mut segments, fitter, now)?;
+                    let sent = self.load(&mut segments, fitter, now);
                     let left = segments.left();
+                    if sent.is_err() {
+                        self.established.drop_packets(DropReason::ChannelDown, left);
+                        return sent;
+                    }
                     if left > 0 {
                         self.rest = Some(load.gone(packets - left));
                         break;
@@ -90,11 +94,7 @@ impl Tunnel<'_> {
                     segments.skip(1);
                     self.packet(packet, fitter, now)
                 }
-                None => {
-                    let mut packet = vec![0; longest];
-                    segments.write_next(&mut packet);
-                    self.packet(&packet, fitter, now)
-                }
+                None => self.first(segments, fitter, now),
             };
         }
         if let Way::Nowhere(reason) = self.way(now) {
@@ -103,21 +103,44 @@ impl Tunnel<'_> {
             return Ok(());
         }
         if longest > usize::from(self.mtu()) {
-            // The first is answered like any other; its sender makes smaller ones of all.
-            let mut packet = vec![0; longest];
-            segments.write_next(&mut packet);
-            segments.skip(packets);
-            self.established.drop_packets(DropReason::TooBig, packets - 1);
-            return self.packet(&packet, fitter, now);
+            return self.too_long(segments, fitter, now);
         }
         while let Some(length) = segments.next_length() {
-            let write = |place: &mut [u8]| _ = segments.write_next(place);
-            self.send(length, write, now)?;
+            let before = segments.left();
+            let sent = self.send(length, |place| _ = segments.write_next(place), now);
+            // One that was dropped was not written.
+            if segments.left() == before {
+                segments.skip(1);
+            }
+            sent?;
             if !self.takes_packets() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Several packets that do not fit. What may be split is, each of them; else the first is answered, and its sender makes smaller ones
+    /// of all.
+    fn too_long(&mut self, segments: &mut Segments<'_>, fitter: &mut Fitter, now: Now) -> Result<(), Closed> {
+        let may_split = IpPacket::parse(segments.whole()).is_ok_and(|packet| packet.may_fragment());
+        while segments.left() > 0 && (may_split || segments.is_untouched()) {
+            self.first(segments, fitter, now)?;
+            if !self.takes_packets() {
+                return Ok(());
+            }
+        }
+        let left = segments.left();
+        segments.skip(left);
+        self.established.drop_packets(DropReason::TooBig, left);
+        Ok(())
+    }
+
+    /// The next of these packets by itself.
+    fn first(&mut self, segments: &mut Segments<'_>, fitter: &mut Fitter, now: Now) -> Result<(), Closed> {
+        let mut packet = vec![0; segments.next_length().unwrap_or(0)];
+        segments.write_next(&mut packet);
+        self.packet(&packet, fitter, now)
     }
 
     fn mtu(&self) -> u16 {

@@ -255,6 +255,8 @@ fn what_is_too_much_for_one_write_is_more() {
         summed(packet)
     };
     assert_eq!(counts(&[long(0), long(1), long(2)]), [2, 1]);
+    let datagrams: Vec<_> = (0..100).map(|index| udp(index, 50)).collect();
+    assert_eq!(counts(&datagrams), [64, 36]);
 }
 
 #[test]

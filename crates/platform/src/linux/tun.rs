@@ -1,12 +1,15 @@
-//! The TUN device through tun-rs, behind our own type.
+//! The TUN device: made by tun-rs, read and written by ourselves, because tun-rs adopts no device with offloads and copies what it puts together.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
-use tun_rs::{AsyncDevice, DeviceBuilder, Layer};
+use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tun_rs::{DeviceBuilder, Layer};
 
 use super::capabilities::{NET_ADMIN_HINT, TUN_DEVICE, tun_device_fault};
 use super::network::index_of;
@@ -16,7 +19,7 @@ use crate::tun::{Identity, Offloads, TunOptions, name_fault};
 /// A TUN device of our own. Dropping it removes the device with its addresses and routes (about 20 ms in the kernel,
 /// whatever their number).
 pub struct Tun {
-    device: AsyncDevice,
+    device: AsyncFd<OwnedFd>,
     name: String,
     index: u32,
     offloads: Option<Offloads>,
@@ -53,7 +56,7 @@ impl Tun {
             .with(|builder| {
                 builder.packet_information(false).offload(*offloads);
             })
-            .build_async();
+            .build_sync();
         let device = device.map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM) => PlatformError::NotPermitted {
                 what: format!("create the TUN device {name}"),
@@ -65,6 +68,10 @@ impl Tun {
         })?;
         let index =
             index_of(&name).map_err(|source| PlatformError::io(format!("find the TUN device {name}"), source))?;
+        // SAFETY: tun-rs gives up the descriptor, which is open and has no other owner.
+        let device = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
+        let device =
+            watch(device).map_err(|source| PlatformError::io(format!("watch the TUN device {name}"), source))?;
         let offloads = match offloads {
             true => Some(
                 offload(device.as_fd()).map_err(|source| PlatformError::io(format!("offload to {name}"), source))?,
@@ -102,10 +109,7 @@ impl Tun {
             true => Some(offload(descriptor.as_fd()).map_err(|source| PlatformError::io(what(), source))?),
             false => None,
         };
-        // SAFETY: an open descriptor of a TUN device, whose only owner we are; that it has no packet information cannot be
-        // asked, but every device of ours is made so. It is closed if this fails.
-        let device = unsafe { AsyncDevice::from_fd(descriptor.into_raw_fd()) };
-        let device = device.map_err(|source| PlatformError::io(what(), source))?;
+        let device = watch(descriptor).map_err(|source| PlatformError::io(what(), source))?;
         Ok(Self {
             device,
             name: expected_name.to_owned(),
@@ -116,7 +120,7 @@ impl Tun {
 
     /// Another descriptor of the device. As long as one is open, anywhere, the device stays.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.device.as_fd().try_clone_to_owned()
+        self.device.get_ref().try_clone()
     }
 
     /// Name of the interface.
@@ -137,34 +141,71 @@ impl Tun {
     /// Waits for one packet of the host; a packet larger than the buffer is cut off. Cancel safe. Of the errors only those
     /// of [`is_gone`] are final, the others cost one packet.
     pub async fn recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.device.recv(packet).await
+        loop {
+            // A device that is removed has nothing to read, only an error.
+            let mut ready = self.device.ready(Interest::READABLE | Interest::ERROR).await?;
+            match self.try_recv(packet) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Takes a packet if one is waiting, [`io::ErrorKind::WouldBlock`] otherwise.
     pub fn try_recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.device.try_recv(packet)
+        // SAFETY: the kernel writes at most as many bytes as the slice has, which lives for the duration of the call.
+        let length = unsafe { libc::read(self.number(), packet.as_mut_ptr().cast(), packet.len()) };
+        usize::try_from(length).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Hands one packet to the host. Cancel safe. A device that is down refuses it (EIO).
-    pub async fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        self.device.send(packet).await
-    }
-
-    /// Hands one packet to the host if it takes it at once, [`io::ErrorKind::WouldBlock`] otherwise.
+    /// Hands one packet to the host, now or never: a device has no queue in this direction. One that is down refuses it (EIO).
     pub fn try_send(&self, packet: &[u8]) -> io::Result<usize> {
-        self.device.try_send(packet)
+        // SAFETY: the kernel reads as many bytes as the slice has, which lives for the duration of the call.
+        let length = unsafe { libc::write(self.number(), packet.as_ptr().cast(), packet.len()) };
+        usize::try_from(length).map_err(|_| io::Error::last_os_error())
     }
 
-    /// As [`Tun::try_send`], with the packet in pieces.
+    /// As [`Tun::try_send`], with the packet in at most 1,024 pieces.
     pub fn try_send_pieces(&self, packet: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.device.try_send_vectored(packet)
+        let count = libc::c_int::try_from(packet.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: an `IoSlice` is an `iovec` (the standard library says so), and there are as many as are said to be; the kernel
+        // only reads.
+        let length = unsafe { libc::writev(self.number(), packet.as_ptr().cast(), count) };
+        usize::try_from(length).map_err(|_| io::Error::last_os_error())
     }
 
     /// Changes the MTU, in bytes, of a device in use too: addresses, routes and state stay. To be called in the network
     /// namespace of the device. Below 1280 the kernel takes all IPv6 addresses and routes off, and does not bring them back.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
-        self.device.set_mtu(mtu)
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        // With the name that it has now.
+        let mut request = request(self.device.get_ref().as_fd())?;
+        request.ifr_ifru.ifru_mtu = libc::c_int::from(mtu);
+        // SAFETY: SIOCSIFMTU reads one ifreq, and `request` is one with a name that the kernel wrote.
+        match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU as _, &request) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
+
+    fn number(&self) -> RawFd {
+        self.device.get_ref().as_raw_fd()
+    }
+}
+
+/// Has the runtime watch a device.
+fn watch(device: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let number = device.as_raw_fd();
+    // SAFETY: F_GETFL and F_SETFL take numbers and touch no memory of ours.
+    unsafe {
+        let flags = libc::fcntl(number, libc::F_GETFL);
+        if flags < 0 || libc::fcntl(number, libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: the descriptor stays open for as long as the runtime watches it: both are owned by what is returned.
+    let watched = unsafe { AsyncFd::register_with_interest(device, Interest::READABLE | Interest::ERROR) };
+    watched.map_err(|error| error.into_parts().1)
 }
 
 impl fmt::Debug for Tun {
@@ -226,12 +267,7 @@ struct Device {
 }
 
 fn ask(descriptor: BorrowedFd<'_>) -> io::Result<Device> {
-    // SAFETY: an all-zero ifreq is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // SAFETY: TUNGETIFF writes one ifreq, and `request` is one. Devices of other kinds answer with an error.
-    if unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNGETIFF as _, &mut request) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let request = request(descriptor)?;
     let name: Vec<u8> = request
         .ifr_name
         .iter()
@@ -244,6 +280,17 @@ fn ask(descriptor: BorrowedFd<'_>) -> io::Result<Device> {
         name: String::from_utf8_lossy(&name).into_owned(),
         flags: libc::c_int::from(flags),
     })
+}
+
+/// Name and flags, as the kernel has them.
+fn request(descriptor: BorrowedFd<'_>) -> io::Result<libc::ifreq> {
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, and `request` is one. Devices of other kinds answer with an error.
+    if unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNGETIFF as _, &mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(request)
 }
 
 /// Whether the device is known to be in another network namespace than this thread. Kernels before 5.2 cannot say.

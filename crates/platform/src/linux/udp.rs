@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::udp::batch::Batches;
-use crate::udp::{BUFFER, BYTES_MAX, Inbox, SendFault, Unsent, canonical};
+use crate::udp::{BUFFER, BYTES_MAX, Inbox, SEGMENTS_MAX, SendFault, Unsent, canonical};
 
 pub use self::listener::UdpListener;
 
@@ -81,18 +81,31 @@ impl Udp {
     /// # Errors
     /// Where it stopped, and why; see [`Udp::try_send`].
     pub fn try_send_many(&self, datagrams: &[u8], segment: usize) -> Result<(), Unsent> {
-        send_many(&self.batches, &self.socket, datagrams, segment, |part| {
-            let sent = match part.len() <= segment {
-                true => return self.try_send(part),
-                false => send_at_once(&self.socket, || {
-                    self.batches
-                        .send(&self.socket, (self.peer, None), part, segment)
-                        .map(|()| part.len())
-                }),
+        let at_once = |part: &[u8]| {
+            let mut send = || {
+                self.batches
+                    .send(&self.socket, (self.peer, None), part, segment)
+                    .map(|()| part.len())
             };
-            sent.map(drop)
-                .map_err(|error| fault(error, || Ok(self.local_addr()?.ip())))
-        })
+            match send_at_once(&self.socket, &mut send) {
+                // That was said of an earlier datagram, and is said once.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => send_at_once(&self.socket, send),
+                outcome => outcome,
+            }
+        };
+        send_many(
+            (&self.batches, &self.socket),
+            datagrams,
+            (segment, SEGMENTS_MAX),
+            |part| {
+                if part.len() <= segment {
+                    return self.try_send(part);
+                }
+                at_once(part)
+                    .map(drop)
+                    .map_err(|error| fault(error, || Ok(self.local_addr()?.ip())))
+            },
+        )
     }
 
     /// Takes what is waiting, [`io::ErrorKind::WouldBlock`] if nothing is. Other errors are about datagrams sent before, as in
@@ -128,24 +141,45 @@ impl Udp {
     }
 }
 
-/// Sends datagrams with as few calls as there can be. One call takes all or nothing; if what it was given is too large for the first link, a
-/// shorter last one may still pass.
+/// Sends datagrams of `segment` bytes, at most `most` in a call. One call takes all or nothing. One that is refused for anything but want of room
+/// is made again one by one: a card may not cut, and then quinn-udp has given that up; memory for one datagram is found where there is none for many.
 fn send_many(
-    batches: &Batches,
-    socket: &UdpSocket,
+    (batches, socket): (&Batches, &UdpSocket),
     datagrams: &[u8],
-    segment: usize,
+    (segment, most): (usize, usize),
     mut send: impl FnMut(&[u8]) -> Result<(), SendFault>,
 ) -> Result<(), Unsent> {
-    let mut from = 0;
+    let (mut from, mut singly, mut doubted) = (0, false, false);
     while from < datagrams.len() {
-        let at_once = batches.segments(socket).min(BYTES_MAX / segment).max(1) * segment;
-        let part = &datagrams[from..datagrams.len().min(from + at_once)];
+        let at_once = match singly {
+            true => 1,
+            false => batches
+                .segments(socket)
+                .min(most)
+                .min(BYTES_MAX / segment.max(1))
+                .max(1),
+        };
+        let part = &datagrams[from..datagrams.len().min(from + at_once * segment)];
         match send(part) {
-            Ok(()) => from += part.len(),
-            // Segmentation was given up just now: the same again, one at a time.
-            Err(_) if part.len() > segment && batches.segments(socket) == 1 => {}
-            Err(fault) => return Err(Unsent { from, fault }),
+            Ok(()) => {
+                from += part.len();
+                doubted = false;
+            }
+            Err(SendFault::Full) => {
+                let fault = SendFault::Full;
+                return Err(Unsent { from, fault });
+            }
+            Err(_) if part.len() > segment => {
+                singly = true;
+                doubted = batches.segments(socket) == 1;
+            }
+            Err(fault) => {
+                // One alone fails as well: cutting was not to blame.
+                if doubted {
+                    batches.resume(socket);
+                }
+                return Err(Unsent { from, fault });
+            }
         }
     }
     Ok(())
@@ -209,7 +243,7 @@ fn set_option(number: RawFd, level: libc::c_int, option: libc::c_int, value: lib
 /// a route into nowhere (and that changed between its versions), so we look.
 fn fault(error: io::Error, local: impl FnOnce() -> io::Result<IpAddr>) -> SendFault {
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS) => SendFault::Full,
+        Some(libc::EAGAIN) => SendFault::Full,
         Some(libc::EMSGSIZE) => SendFault::TooBig,
         Some(libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL) => match local() {
             Ok(local) if !is_ours(local) => SendFault::SourceGone(error),

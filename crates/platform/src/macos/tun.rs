@@ -80,11 +80,6 @@ impl Tun {
         self.device.try_recv(packet)
     }
 
-    /// Hands one packet to the host. Cancel safe.
-    pub async fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        self.device.send(packet).await
-    }
-
     /// Hands one packet to the host if it takes it at once, [`io::ErrorKind::WouldBlock`] otherwise.
     pub fn try_send(&self, packet: &[u8]) -> io::Result<usize> {
         self.device.try_send(packet)

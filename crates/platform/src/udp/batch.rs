@@ -5,7 +5,9 @@
 //!   receive | datagram | datagram | datagram | end |    one of BUFFERS buffers, put together by the kernel (UDP_GRO)
 //! ```
 //! A kernel or a card without segmentation says so when it is asked to do it, with EIO or EINVAL; quinn-udp then gives it up for the life of
-//! its state. EINVAL is also what a `blackhole` route says, so the state is made anew after [`AGAIN`].
+//! its state. EINVAL is also what a `blackhole` route says, so the state is made anew after [`AGAIN`], or at once if one datagram alone fails as well.
+//!
+//! The control data that quinn-udp takes (96 bytes) is full with the time of arrival, the length of the datagrams and the address of IPv6: the marks of ECN would be cut off.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -151,7 +153,7 @@ impl Batches {
             let local = meta.dst_ip.map_or(IpAddr::from([0; 16]), |ip| ip.to_canonical());
             inbox.arrivals.push(Arrival {
                 length: meta.len,
-                stride: meta.stride,
+                stride: if meta.stride == 0 { meta.len } else { meta.stride },
                 from: Endpoint {
                     peer: canonical(meta.addr),
                     local,
@@ -172,6 +174,13 @@ impl Batches {
             *state = State { quinn, halted: None };
         }
         state.quinn.max_gso_segments().min(SEGMENTS_MAX)
+    }
+
+    /// Goes on cutting.
+    pub(crate) fn resume(&self, socket: &UdpSocket) {
+        if let Ok(quinn) = UdpSocketState::new(UdpSockRef::from(socket)) {
+            *self.state() = State { quinn, halted: None };
+        }
     }
 
     /// One call: all datagrams or none.

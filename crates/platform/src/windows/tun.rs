@@ -1,7 +1,7 @@
 //! TUN: not supported yet. Wintun wants blocking calls on a thread of its own. Never run on this system yet.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, IoSlice};
 
 use crate::PlatformError;
 use crate::service::Descriptor;
@@ -42,17 +42,22 @@ impl Tun {
     }
 
     /// See [`Tun::create`].
+    pub fn offloads(&self) -> Option<Offloads> {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
+    pub fn try_send_pieces(&self, _packet: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// See [`Tun::create`].
     pub async fn recv(&self, _packet: &mut [u8]) -> io::Result<usize> {
         match self.0 {}
     }
 
     /// See [`Tun::create`].
     pub fn try_recv(&self, _packet: &mut [u8]) -> io::Result<usize> {
-        match self.0 {}
-    }
-
-    /// See [`Tun::create`].
-    pub async fn send(&self, _packet: &[u8]) -> io::Result<usize> {
         match self.0 {}
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::PlatformError;
-use crate::udp::{Endpoint, SendFault};
+use crate::udp::{Endpoint, Inbox, SendFault, Unsent};
 
 /// There is none on this system: [`Udp::connect`] says so.
 #[derive(Debug)]
@@ -34,12 +34,17 @@ impl Udp {
     }
 
     /// See [`Udp::connect`].
-    pub fn try_recv(&self, _datagram: &mut [u8]) -> io::Result<usize> {
+    pub fn try_send_many(&self, _datagrams: &[u8], _segment: usize) -> Result<(), Unsent> {
         match self.0 {}
     }
 
     /// See [`Udp::connect`].
-    pub async fn recv(&self, _datagram: &mut [u8]) -> io::Result<usize> {
+    pub fn try_recv(&self, _inbox: &mut Inbox) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    /// See [`Udp::connect`].
+    pub async fn recv(&self, _inbox: &mut Inbox) -> io::Result<()> {
         match self.0 {}
     }
 
@@ -85,7 +90,12 @@ impl UdpListener {
     }
 
     /// See [`UdpListener::bind`].
-    pub fn try_recv(&self, _datagram: &mut [u8]) -> io::Result<(usize, Endpoint)> {
+    pub fn try_recv(&self, _inbox: &mut Inbox) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    /// See [`UdpListener::bind`].
+    pub fn try_send_many(&self, _datagrams: &[u8], _segment: usize, _to: Endpoint) -> Result<(), Unsent> {
         match self.0 {}
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ::plan::{Route, RouteKind, Undo};
 use platform::network::Network;
-use platform::tun::{Identity, Tun, identify, is_gone};
+use platform::tun::{Identity, Tun, TunOptions, identify, is_gone};
 
 use crate::lab::{Lab, Test, assert_same, full_plan, ip, net, plan, slot, tun};
 
@@ -36,35 +36,50 @@ fn undo(number: u8, plan: ::plan::NetworkPlan) -> Undo {
 }
 
 fn kept_device() {
-    let lab = Lab::new();
-    lab.on_host(|| async {
-        let network = Network::open().await.expect("network");
-        let device = tun("marmot0");
-        let index = device.index();
-        network.apply(&slot(0), index, &full_plan()).await.expect("apply");
-        let state = network.snapshot().await.expect("state");
-        let kept = device.descriptor().expect("descriptor");
-        drop(device);
-        assert_same(&state, &network.snapshot().await.expect("state"));
+    for offloads in [false, true] {
+        let lab = Lab::new();
+        lab.on_host(|| kept_with(offloads));
+    }
+}
 
-        let device = Tun::adopt(kept, "marmot0").expect("adopted");
-        assert_eq!((device.name(), device.index()), ("marmot0", index));
-        let socket = tokio::net::UdpSocket::bind("10.78.0.5:0").await.expect("socket");
-        socket.send_to(b"hello", "10.1.2.3:9").await.expect("sent");
-        let mut packet = [0; 1500];
-        let sent = loop {
-            // The kernel speaks too (router solicitations).
-            let length = device.recv(&mut packet).await.expect("packet");
-            if packet[0] >> 4 == 4 {
-                break &packet[..length];
-            }
-        };
-        assert!(sent.ends_with(b"hello"), "{sent:?}");
-        // And back: the same packet with its addresses exchanged reaches the socket's host, which has no use for it.
-        device.send(sent).await.expect("taken");
-        let restored = network.release(&slot(0), index).await;
-        assert!(restored.is_complete(), "{restored:?}");
-    });
+async fn kept_with(offloads: bool) {
+    let network = Network::open().await.expect("network");
+    let options = TunOptions {
+        name: "marmot0".into(),
+        mtu: 1400,
+        offloads,
+    };
+    let device = Tun::create(&options).expect("TUN");
+    let (index, made) = (device.index(), device.offloads());
+    assert_eq!(made.is_some(), offloads);
+    network.apply(&slot(0), index, &full_plan()).await.expect("apply");
+    let state = network.snapshot().await.expect("state");
+    let kept = device.descriptor().expect("descriptor");
+    drop(device);
+    assert_same(&state, &network.snapshot().await.expect("state"));
+
+    let device = Tun::adopt(kept, "marmot0").expect("adopted");
+    assert_eq!(
+        (device.name(), device.index(), device.offloads()),
+        ("marmot0", index, made)
+    );
+    let socket = tokio::net::UdpSocket::bind("10.78.0.5:0").await.expect("socket");
+    socket.send_to(b"hello", "10.1.2.3:9").await.expect("sent");
+    let header = if offloads { packet::virtio::LENGTH } else { 0 };
+    let mut read = [0; 1500];
+    let sent = loop {
+        // The kernel speaks too (router solicitations).
+        let length = device.recv(&mut read).await.expect("packet");
+        if read[header] >> 4 == 4 {
+            break &read[..length];
+        }
+    };
+    assert!(sent.ends_with(b"hello"), "{sent:?}");
+    // And back: the kernel gets its own packet, and has no use for it.
+    device.try_send(sent).expect("taken");
+    device.set_mtu(1350).expect("an mtu");
+    let restored = network.release(&slot(0), index).await;
+    assert!(restored.is_complete(), "{restored:?}");
 }
 
 fn wrong_descriptors() {

@@ -34,13 +34,14 @@ pub(crate) fn seal_into(
 }
 
 /// Seals one packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of this
-/// length ([`record_length`]). On failure the batch is what it was.
+/// length ([`record_length`]). On failure the batch is what it was, and `write` was not called.
 pub(crate) fn seal_at_the_end(
     seal: &mut SealHalf,
     length: usize,
     batch: &mut Batch,
     write: impl FnOnce(&mut [u8]),
 ) -> Result<(), SealError> {
+    seal.check(length + 1)?;
     let whole = record_length(seal, length);
     let start = seal.prefix() + 1;
     let record = batch.add(whole);

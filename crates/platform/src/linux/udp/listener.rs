@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use super::{configure, fault, passing_over_reports, send_at_once, send_many};
 use crate::PlatformError;
 use crate::udp::batch::Batches;
-use crate::udp::{Endpoint, Inbox, SendFault, Unsent};
+use crate::udp::{Endpoint, Inbox, SEGMENTS_MAX, SendFault, Unsent};
 
 /// An unconnected socket that answers from the address it was asked at, never fragmenting.
 #[derive(Debug)]
@@ -84,7 +84,9 @@ impl UdpListener {
         } else {
             local
         };
-        send_many(&self.batches, &self.socket, datagrams, segment, |part| {
+        // What is sent at once cannot name an interface.
+        let most = if to.interface == 0 { SEGMENTS_MAX } else { 1 };
+        send_many((&self.batches, &self.socket), datagrams, (segment, most), |part| {
             if part.len() <= segment {
                 return self.try_send(part, to);
             }
