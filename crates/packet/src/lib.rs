@@ -22,5 +22,5 @@ pub use drop::{DropCounters, DropReason};
 pub use fragment::{Fragments, fragment};
 pub use ip::{IpPacket, Version};
 pub use mss::clamp_mss;
-pub use segment::Segments;
+pub use segment::{Segments, Step};
 pub use too_big::{TooBigLimit, too_big};

@@ -39,6 +39,17 @@ pub struct Segments<'a> {
     finished: bool,
 }
 
+/// What became of a segment that was handed to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is gone, written or not: on with the next.
+    On,
+    /// It is gone, written or not, and no more can be taken for now.
+    Enough,
+    /// It could not be taken, and was not written: it is the next one later.
+    Later,
+}
+
 /// What is done to each segment.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
@@ -230,6 +241,24 @@ impl<'a> Segments<'a> {
         self.count = self.count.wrapping_add(1);
         self.finished = is_last;
         Some(length)
+    }
+
+    /// Hands the segments to `carry` one after the other, with their length and what writes them into their place, until there are no more or it
+    /// has enough. Whoever drops one need not write it.
+    pub fn each(&mut self, mut carry: impl FnMut(usize, &mut dyn FnMut(&mut [u8])) -> Step) {
+        while let Some(length) = self.next_length() {
+            let before = self.left();
+            let step = carry(length, &mut |place| _ = self.write_next(place));
+            if step == Step::Later {
+                return;
+            }
+            if self.left() == before {
+                self.skip(1);
+            }
+            if step == Step::Enough {
+                return;
+            }
+        }
     }
 
     fn payload(&self) -> usize {

@@ -9,7 +9,7 @@ use std::io;
 
 use channel::Channel;
 use now::Now;
-use packet::{DropReason, IpPacket, Segments};
+use packet::{DropReason, IpPacket, Segments, Step};
 use session::Fit;
 use session::client::PathId;
 use wire::cstp::Kind;
@@ -158,24 +158,28 @@ impl Worker {
             return Ok(());
         }
         rest.counted = true;
-        while let Some(length) = segments.next_length() {
-            let before = segments.left();
-            match carry(link, length, |place| _ = segments.write_next(place), now) {
-                Ok(Carried::Later) => {
-                    rest.done += packets - before;
-                    self.rest = Some(rest);
-                    break;
-                }
-                // One that was dropped was not written.
-                Ok(Carried::Done) if segments.left() == before => segments.skip(1),
-                Ok(Carried::Done) => {}
-                Err(outcome) => {
-                    link.established.drop_packets(DropReason::ChannelDown, segments.left());
-                    return Err(outcome);
-                }
+        let mut sent = Ok(Carried::Done);
+        segments.each(|length, write| {
+            sent = carry(link, length, write, now);
+            match sent {
+                Ok(Carried::Done) => Step::On,
+                Ok(Carried::Later) => Step::Later,
+                Err(_) => Step::Enough,
+            }
+        });
+        let left = segments.left();
+        match sent {
+            Ok(Carried::Done) => Ok(()),
+            Ok(Carried::Later) => {
+                rest.done += packets - left;
+                self.rest = Some(rest);
+                Ok(())
+            }
+            Err(outcome) => {
+                link.established.drop_packets(DropReason::ChannelDown, left);
+                Err(outcome)
             }
         }
-        Ok(())
     }
 
     /// Several packets that do not fit. What may be split is, each of them; else the first is answered, and its sender makes smaller ones
@@ -293,21 +297,15 @@ fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
 }
 
 /// Sends a packet that counts as sent over the channel that packets take now. It has `length` bytes, which `write` puts into its place.
-fn carry(link: &mut Link, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Result<Carried, Outcome> {
+fn carry(link: &mut Link, length: usize, mut write: impl FnMut(&mut [u8]), now: Now) -> Result<Carried, Outcome> {
     let Link {
         channel,
         established,
         data,
         ..
     } = link;
-    let mut write = Some(write);
-    let mut once = |place: &mut [u8]| {
-        if let Some(write) = write.take() {
-            write(place);
-        }
-    };
     let fate = match data {
-        Some(data) => data.send(length, &mut once, now),
+        Some(data) => data.send(length, &mut write, now),
         None => Fate::NotHere,
     };
     match (fate, channel) {
@@ -315,7 +313,7 @@ fn carry(link: &mut Link, length: usize, write: impl FnOnce(&mut [u8]), now: Now
         (Fate::Stuck, _) => return Ok(Carried::Later),
         (Fate::NotHere, Some(channel)) if channel.takes_more() => {
             established.carried(now);
-            channel.queue_with(Kind::Data, length, once).map_err(lost)?;
+            channel.queue_with(Kind::Data, length, write).map_err(lost)?;
         }
         // Very small segments: more than a whole read of others.
         (Fate::NotHere, Some(_)) => established.drop_packet(DropReason::QueueFull),

@@ -2,7 +2,7 @@
 
 use channel::Closed;
 use now::Now;
-use packet::{DropReason, IpPacket, Segments};
+use packet::{DropReason, IpPacket, Segments, Step};
 use session::{Fit, Fitter};
 use wire::cstp::Kind;
 
@@ -105,19 +105,15 @@ impl Tunnel<'_> {
         if longest > usize::from(self.mtu()) {
             return self.too_long(segments, fitter, now);
         }
-        while let Some(length) = segments.next_length() {
-            let before = segments.left();
-            let sent = self.send(length, |place| _ = segments.write_next(place), now);
-            // One that was dropped was not written.
-            if segments.left() == before {
-                segments.skip(1);
+        let mut sent = Ok(());
+        segments.each(|length, write| {
+            sent = self.send(length, write, now);
+            match sent.is_ok() && self.takes_packets() {
+                true => Step::On,
+                false => Step::Enough,
             }
-            sent?;
-            if !self.takes_packets() {
-                break;
-            }
-        }
-        Ok(())
+        });
+        sent
     }
 
     /// Several packets that do not fit. What may be split is, each of them; else the first is answered, and its sender makes smaller ones
@@ -176,26 +172,21 @@ impl Tunnel<'_> {
     }
 
     /// Sends a packet that fits, of `length` bytes, which `write` puts into its place.
-    fn send(&mut self, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Result<(), Closed> {
+    fn send(&mut self, length: usize, write: impl FnMut(&mut [u8]), now: Now) -> Result<(), Closed> {
         if self.established.outgoing(length).is_err() {
             // Counted by the session.
             return Ok(());
         }
-        let mut write = Some(write);
-        let mut once = |place: &mut [u8]| {
-            if let Some(write) = write.take() {
-                write(place);
-            }
-        };
+        let mut write = write;
         let fate = match &mut self.data {
-            Some(data) => data.send(length, &mut once, now),
+            Some(data) => data.send(length, &mut write, now),
             None => Fate::NotHere,
         };
         let dropped = match fate {
             Fate::Sent => return Ok(()),
             Fate::NotHere => match self.beside_data() {
                 Way::Control => match self.channel() {
-                    Some(channel) => return channel.queue_with(Kind::Data, length, once),
+                    Some(channel) => return channel.queue_with(Kind::Data, length, write),
                     None => DropReason::ChannelDown,
                 },
                 Way::Nowhere(reason) => reason,

@@ -202,6 +202,44 @@ fn segments_may_be_left_out() {
     }
 }
 
+#[test]
+fn whoever_drops_a_segment_need_not_write_it_and_whoever_waits_gets_it_again() {
+    let whole = sample::v4(6, &[], 0x4000, &tcp(1, 0x18, &[7; 500]));
+    let mut segments = Segments::new(&offload(TCP_V4, 100, 20), &whole).expect("valid");
+    let mut seen = Vec::new();
+    let mut steps = [Step::On, Step::Later].into_iter();
+    segments.each(|length, write| {
+        seen.push(length);
+        match steps.next().expect("asked once more") {
+            Step::On => Step::On,
+            step => {
+                let _ = write;
+                step
+            }
+        }
+    });
+    assert_eq!(
+        (seen.len(), segments.left()),
+        (2, 4),
+        "the first is gone without being written"
+    );
+    let mut place = [0; 140];
+    segments.each(|length, write| {
+        write(&mut place[..length]);
+        Step::Enough
+    });
+    assert_eq!(segments.left(), 3);
+    assert_eq!(place[24..28], 101_u32.to_be_bytes(), "the second");
+    segments.each(|_, _| Step::Enough);
+    assert_eq!(segments.left(), 2);
+    let mut dropped = 0;
+    segments.each(|_, _| {
+        dropped += 1;
+        Step::On
+    });
+    assert_eq!((dropped, segments.left()), (2, 0));
+}
+
 proptest! {
     #[test]
     fn segments_together_are_the_packet(
