@@ -325,7 +325,7 @@ fn attach_client(internet: &Namespace, port: &str, number: u8) -> Result<Namespa
     };
     let v6 = |host| Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, host);
     let client = host()?;
-    cable(
+    wire(
         internet,
         port,
         &[net(v4(1), 24), net(v6(1), 64)],
@@ -342,7 +342,7 @@ fn attach_site(internet: &Namespace, port: &str, plan: SitePlan) -> Result<Site>
     let (gateway, lan) = (host()?, host()?);
     let (router_v4, router_v6) = (plan.wan_host_v4(254), plan.wan_host_v6(0xfe));
     let wan = [net(plan.gateway_v4(), 24), net(plan.gateway_v6(), 64)];
-    cable(
+    wire(
         internet,
         port,
         &[net(router_v4, 24), net(router_v6, 64)],
@@ -367,6 +367,21 @@ fn attach_site(internet: &Namespace, port: &str, plan: SitePlan) -> Result<Site>
     lan.default_route(first_v6.into())?;
     gateway.forwarding(true)?;
     Ok(Site { gateway, lan, plan })
+}
+
+/// A cable through the internet: it carries single packets, as real ones do. By itself a pair of veth devices hands over super-packets whole, and a
+/// rule of nftables that drops long packets or a share of them would drop all of one.
+fn wire(a: &Namespace, a_name: &str, a_nets: &[IpNet], b: &Namespace, b_name: &str, b_nets: &[IpNet]) -> Result<()> {
+    cable(a, a_name, a_nets, b, b_name, b_nets)?;
+    for (end, name) in [(a, a_name), (b, b_name)] {
+        let mut command = end.command("ip")?;
+        let set = command.args(["link", "set", "dev", name, "gso_max_segs", "1"]).status();
+        ensure!(
+            set.context("run ip")?.success(),
+            "cannot make {name} carry single packets"
+        );
+    }
+    Ok(())
 }
 
 fn cable(a: &Namespace, a_name: &str, a_nets: &[IpNet], b: &Namespace, b_name: &str, b_nets: &[IpNet]) -> Result<()> {
