@@ -34,22 +34,45 @@ impl Sum {
     }
 
     /// With `bytes` added. An odd last byte is filled up with a zero, so only the last piece may have an odd length.
+    ///
+    /// The words are added as this machine reads them, four at a time: swapping the bytes of every word swaps those of the
+    /// folded sum (RFC 1071 section 2 (B)), so one swap at the end is enough.
     #[must_use]
     pub fn plus(self, bytes: &[u8]) -> Self {
-        let (words, last) = bytes.as_chunks::<2>();
-        let sum: u64 = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum();
-        let last = last.first().map_or(0, |byte| u64::from(*byte) << 8);
-        // A slice has fewer than 2^63 bytes, and a packet at most 2^16: 2^15 words of 16 bits stay far from 64 bits.
-        Self(self.0.wrapping_add(sum).wrapping_add(last))
+        let (groups, rest) = bytes.as_chunks::<8>();
+        let halves = |group: u64| (group & 0xffff_ffff) + (group >> 32);
+        let sum: u64 = groups.iter().map(|group| halves(u64::from_ne_bytes(*group))).sum();
+        let (words, last) = rest.as_chunks::<2>();
+        let tail: u64 = words.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum();
+        let last = last.first().map_or(0, |byte| u64::from(u16::from_ne_bytes([*byte, 0])));
+        // A packet has at most 2^16 bytes: 2^13 groups of twice 32 bits stay far from 64 bits.
+        Self(self.0.wrapping_add(sum).wrapping_add(tail).wrapping_add(last))
     }
 
-    /// The checksum: the complement of the folded sum. Zero if the checksum was part of what was added and is right.
-    pub fn checksum(self) -> u16 {
+    /// With one word added.
+    #[must_use]
+    pub fn plus_word(self, word: u16) -> Self {
+        Self(self.0.wrapping_add(u64::from(word.to_be())))
+    }
+
+    /// With one word taken out that was added before.
+    #[must_use]
+    pub fn minus_word(self, word: u16) -> Self {
+        self.plus_word(!word)
+    }
+
+    /// The folded sum itself: what stands in a checksum field that somebody else is to complete.
+    pub fn partial(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        !u16::try_from(sum).expect("folded to 16 bits")
+        u16::from_be(u16::try_from(sum).expect("folded to 16 bits"))
+    }
+
+    /// The checksum: the complement of the folded sum. Zero if the checksum was part of what was added and is right.
+    pub fn checksum(self) -> u16 {
+        !self.partial()
     }
 }
 

@@ -71,6 +71,11 @@ impl DropCounters {
         self.0[reason as usize] += 1;
     }
 
+    /// Counts several packets.
+    pub fn count_many(&mut self, reason: DropReason, packets: u64) {
+        self.0[reason as usize] += packets;
+    }
+
     /// Packets dropped for `reason`.
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]

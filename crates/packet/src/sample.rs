@@ -42,3 +42,22 @@ pub(crate) fn v6(next_header: u8, payload: &[u8]) -> Vec<u8> {
     packet.extend(payload);
     packet
 }
+
+/// A TCP segment from port 1000 to port 2000 with a right acknowledgement and no checksum.
+pub(crate) fn tcp(sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = vec![0x03, 0xe8, 0x07, 0xd0];
+    segment.extend(sequence.to_be_bytes());
+    segment.extend([0, 0, 0, 77, 5 << 4, flags, 0x20, 0, 0, 0, 0, 0]);
+    segment.extend(payload);
+    segment
+}
+
+/// A UDP datagram from port 1000 to port 2000 with a checksum that is not zero, and not right.
+pub(crate) fn udp(payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).expect("a test packet");
+    let mut datagram = vec![0x03, 0xe8, 0x07, 0xd0];
+    datagram.extend(length.to_be_bytes());
+    datagram.extend([1, 1]);
+    datagram.extend(payload);
+    datagram
+}
