@@ -315,7 +315,7 @@ proptest! {
         v6 in any::<bool>(),
         is_tcp in any::<bool>(),
         push in any::<bool>(),
-        size in 200u16..1500,
+        size in 320u16..1500,
         payload in proptest::collection::vec(any::<u8>(), 1501..20_000),
     ) {
         let (packet, start) = whole(v6, is_tcp, &payload, push);
