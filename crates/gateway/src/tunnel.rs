@@ -40,7 +40,7 @@ use crate::queue::Receiver;
 use crate::sessions::{Left, Order, Report, Seat};
 use crate::shell::Shared;
 
-/// Frames or packets handled before the other direction, and after as many frames the other tasks, get their turn.
+/// Frames handled before the other direction and the other tasks get their turn.
 const BATCH: usize = 64;
 
 /// How long a last frame may take to reach the kernel's send buffer.

@@ -116,9 +116,12 @@ fn run_on(threads: usize, needs: &[&str], tests: impl IntoIterator<Item = Test>,
     conclusion.exit_code()
 }
 
+/// What the cables of every lab are made with.
+const CABLES: &[&str] = &["ip", "ethtool"];
+
 /// Why the tests cannot run here, if so.
 fn obstacle(needs: &[&str]) -> Option<String> {
-    for program in needs {
+    for program in CABLES.iter().chain(needs) {
         if host::find(program).is_none() {
             return Some(format!("{program} is not installed"));
         }

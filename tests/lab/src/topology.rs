@@ -369,18 +369,31 @@ fn attach_site(internet: &Namespace, port: &str, plan: SitePlan) -> Result<Site>
     Ok(Site { gateway, lan, plan })
 }
 
-/// A cable through the internet: it carries single packets, as real ones do. By itself a pair of veth devices hands over super-packets whole, and a
-/// rule of nftables that drops long packets or a share of them would drop all of one.
-fn wire(a: &Namespace, a_name: &str, a_nets: &[IpNet], b: &Namespace, b_name: &str, b_nets: &[IpNet]) -> Result<()> {
-    cable(a, a_name, a_nets, b, b_name, b_nets)?;
-    for (end, name) in [(a, a_name), (b, b_name)] {
-        let mut command = end.command("ip")?;
-        let set = command.args(["link", "set", "dev", name, "gso_max_segs", "1"]).status();
-        ensure!(
-            set.context("run ip")?.success(),
-            "cannot make {name} carry single packets"
-        );
+/// A cable between the internet and a host. It carries single packets, as real ones do, and the host puts together what arrives in one go, as one with a real
+/// device does. By itself a pair of veth devices hands over super-packets whole: a rule of nftables that drops long packets, or a share
+/// of them, would drop all of one. It puts together nothing that comes from a device with segmentation of its own.
+fn wire(
+    internet: &Namespace,
+    port: &str,
+    port_nets: &[IpNet],
+    host: &Namespace,
+    device: &str,
+    nets: &[IpNet],
+) -> Result<()> {
+    cable(internet, port, port_nets, host, device, nets)?;
+    for (end, name) in [(internet, port), (host, device)] {
+        set(end, "ip", &["link", "set", "dev", name, "gso_max_segs", "1"])?;
     }
+    set(internet, "ethtool", &["-K", port, "tso", "off"])?;
+    set(host, "ethtool", &["-K", device, "gro", "on"])
+}
+
+fn set(host: &Namespace, program: &str, arguments: &[&str]) -> Result<()> {
+    let mut command = host.command(program)?;
+    let output = command.args(arguments).output();
+    let output = output.with_context(|| format!("run {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
     Ok(())
 }
 

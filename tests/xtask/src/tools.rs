@@ -27,6 +27,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "gnutls-cli", package: "gnutls-bin", used_by: "interop: the bare dtls crate beside GnuTLS" },
     Tool { program: "gnutls-serv", package: "gnutls-bin", used_by: "interop: the bare dtls crate beside GnuTLS" },
     Tool { program: "ip", package: "iproute2", used_by: "lab and interop: the host's addresses, routes and rules before and after" },
+    Tool { program: "ethtool", package: "ethtool", used_by: "lab and interop: devices that put packets together, as real ones do" },
     Tool { program: "nft", package: "nftables", used_by: "lab: lost packets, translated addresses" },
     Tool { program: "iperf3", package: "iperf3", used_by: "lab: throughput" },
     Tool { program: "curl", package: "curl", used_by: "api: the local socket as people ask it" },

@@ -7,10 +7,13 @@ use session::{Fit, Fitter};
 use wire::cstp::Kind;
 
 use super::presence::is_idle;
-use super::{BATCH, Line, SEALED_MAX, Tunnel};
+use super::{Line, SEALED_MAX, Tunnel};
 use crate::datapath::{DataPath, Fate};
 use crate::load::Load;
 use crate::queue::Receiver;
+
+/// Packets sent before the other direction gets its turn: more than the switch reads in one of its own, so that none waits for the next.
+const PACKETS: usize = 256;
 
 /// Where a packet for the client goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,7 @@ impl Tunnel<'_> {
 
     fn gather(&mut self, first: Load, queue: &mut Receiver<Load>, fitter: &mut Fitter, now: Now) -> Result<(), Closed> {
         let (mut next, mut taken) = (Some(first), 0);
-        while let Some(load) = next.filter(|_| taken < BATCH) {
+        while let Some(load) = next {
             match load.segments() {
                 Ok(mut segments) => {
                     let packets = segments.left();
@@ -67,7 +70,7 @@ impl Tunnel<'_> {
                     self.established.drop_packet(reason);
                 }
             }
-            if !self.takes_packets() {
+            if taken >= PACKETS || !self.takes_packets() {
                 break;
             }
             next = queue.try_recv();
