@@ -129,7 +129,7 @@ pub fn gateway_settings(lab: &Lab, site: &Site) -> Result<Settings> {
     let identity = lab.pki().server()?;
     let users = lab.folder().join(format!("users-{}.toml", plan.name()));
     Users::alice()?.write(&users)?;
-    let settings = match std::env::var(WORKERS) {
+    let settings = match env::var(WORKERS) {
         Ok(workers) => Settings::default().with("network.workers", workers.parse::<i64>().context(WORKERS)?),
         Err(_) => Settings::default(),
     };
