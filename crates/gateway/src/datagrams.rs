@@ -633,3 +633,6 @@ pub(crate) struct Granted {
     pub(crate) terms: DatagramTerms,
     pub(crate) port: Port,
 }
+
+#[cfg(test)]
+mod tests;

@@ -242,10 +242,13 @@ impl Switch {
     fn put(&self, place: &Place, load: Load) -> Result<(), DropReason> {
         match place {
             Place::Here(queue) => put(queue, load),
-            Place::There(worker) => match self.team.hand_load(*worker, load.into_freight()) {
-                true => Ok(()),
-                false => Err(DropReason::QueueFull),
-            },
+            Place::There(worker) => {
+                let packets = load.count();
+                match self.team.hand_load(*worker, load.into_freight(), packets) {
+                    true => Ok(()),
+                    false => Err(DropReason::QueueFull),
+                }
+            }
             Place::Nowhere => Err(DropReason::ChannelDown),
         }
     }

@@ -141,8 +141,8 @@ impl Team {
     }
 
     /// Hands packets to another worker, or says that it cannot take them now.
-    pub(crate) fn hand_load(&self, worker: usize, load: LoadFreight) -> bool {
-        self.hand(worker, Parcel::Load(load), &self.handed.packets, 1)
+    pub(crate) fn hand_load(&self, worker: usize, load: LoadFreight, packets: usize) -> bool {
+        self.hand(worker, Parcel::Load(load), &self.handed.packets, packets as u64)
     }
 
     /// Hands datagrams to another worker, or says that it cannot take them now.
