@@ -161,6 +161,8 @@ pub struct Network {
     pub mtu: u16,
     /// Let the device hand over several packets of a flow at once, where the system can.
     pub offload: bool,
+    /// Threads that carry packets, each with a queue of the device and a UDP socket of each address. 1 to 16; default 1.
+    pub workers: usize,
     /// Networks pushed to clients, at most 1000; empty pushes a default route (the protocol says it by naming none).
     pub routes: Vec<IpNet>,
     /// Networks that clients keep outside of the tunnel, at most 1000.

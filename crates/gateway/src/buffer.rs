@@ -69,7 +69,47 @@ pub(crate) struct Large {
 
 impl Drop for Large {
     fn drop(&mut self) {
-        self.pool.back(std::mem::take(&mut self.bytes));
+        let bytes = std::mem::take(&mut self.bytes);
+        // It may have gone to another worker.
+        if !bytes.is_empty() {
+            self.pool.back(bytes);
+        }
+    }
+}
+
+/// A buffer on its way to another worker, which has a pool of its own.
+#[derive(Debug)]
+pub(crate) enum Freight {
+    /// A large buffer, and how much of it is of use.
+    Large(Box<[u8]>, usize),
+    Own(Vec<u8>),
+    Frame(BytesMut),
+    Shared(Bytes),
+}
+
+impl Freight {
+    /// Bytes of memory that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Self::Large(bytes, _) => bytes.len(),
+            Self::Own(bytes) => bytes.len(),
+            Self::Frame(bytes) => bytes.len(),
+            Self::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// The buffer, where it has arrived.
+    pub(crate) fn unload(self, pool: &Pool) -> Buffer {
+        match self {
+            Self::Large(bytes, length) => Buffer::Large(Large {
+                bytes,
+                length,
+                pool: pool.clone(),
+            }),
+            Self::Own(bytes) => Buffer::Own(bytes),
+            Self::Frame(bytes) => Buffer::Frame(bytes),
+            Self::Shared(bytes) => Buffer::Shared(bytes),
+        }
     }
 }
 
@@ -81,6 +121,16 @@ impl Buffer {
             Self::Own(bytes) => bytes.len(),
             Self::Frame(bytes) => bytes.len(),
             Self::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// For another worker: nothing is copied.
+    pub(crate) fn into_freight(self) -> Freight {
+        match self {
+            Self::Large(mut large) => Freight::Large(std::mem::take(&mut large.bytes), large.length),
+            Self::Own(bytes) => Freight::Own(bytes),
+            Self::Frame(bytes) => Freight::Frame(bytes),
+            Self::Shared(bytes) => Freight::Shared(bytes),
         }
     }
 
@@ -135,5 +185,17 @@ mod tests {
         drop(much);
         assert_eq!(pool.0.borrow().len(), 1);
         assert_eq!(pool.take()[0], 7, "the same again");
+    }
+    #[test]
+    fn a_large_buffer_goes_to_another_pool_and_stays_there() {
+        let (here, there) = (Pool::default(), Pool::default());
+        let mut whole = Inbox::buffer();
+        whole[0] = 7;
+        let freight = here.part(40_000, &mut whole).into_freight();
+        assert!(freight.kept() > 65_535);
+        let unloaded = freight.unload(&there);
+        assert_eq!((unloaded.len(), unloaded[0]), (40_000, 7));
+        drop(unloaded);
+        assert_eq!((here.0.borrow().len(), there.0.borrow().len()), (0, 1));
     }
 }

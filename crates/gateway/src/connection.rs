@@ -1,7 +1,7 @@
 //! One TCP connection, from accept to its tunnel or its end.
 //!
 //! ```text
-//!   accept -> TLS handshake -> requests and replies -> CONNECT -> tunnel::carry
+//!   accept -> TLS handshake -> requests and replies -> CONNECT -> the worker of the session
 //!             handshake        login deadline, number of
 //!             deadline         requests, sizes
 //! ```
@@ -13,14 +13,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use channel::{Channel, Exchange, ExchangeError, Limits, Request};
+use channel::{Exchange, ExchangeError, Limits, Request};
 use now::Now;
 use rustls::Connection;
-use session::Traffic;
 use session::gateway::{ConnectRefused, Front, FrontOutput, Verdict};
 use session::resume::BINDING_BYTES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -32,14 +32,14 @@ use wire::text::escape;
 
 use crate::admission::{LINGER, Refused, Source};
 use crate::authentication::{Admitted, Answer, Question};
-use crate::datagrams::Port;
 use crate::grant::Secrets;
 use crate::listener::Guest;
-use crate::sessions::{Caller, Left, Seat};
+use crate::sessions::{Booking, Caller};
 use crate::settings::Settings;
 use crate::shell::Shared;
-use crate::tunnel::{Line, Terms};
-use crate::{certificate, grant, tunnel};
+use crate::tunnel::{Manners, Terms};
+use crate::worker::Carriage;
+use crate::{certificate, grant};
 
 /// How long the reply that grants a tunnel may take to leave. It is a few KiB; who does not read that is not there.
 const GRANT_TIME: Duration = Duration::from_secs(10);
@@ -47,9 +47,9 @@ const GRANT_TIME: Duration = Duration::from_secs(10);
 /// What a client hears whose connection was overtaken by a reload.
 const RECONFIGURED: &str = "the gateway has been reconfigured, try again";
 
-/// Serves one connection to its end.
-pub(crate) async fn serve(guest: Guest, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
-    let shared = &*Rc::clone(guest.shared());
+/// Serves one connection until a worker carries it, or to its end.
+pub(crate) async fn serve(shared: Rc<Shared>, guest: Guest, socket: TcpStream, peer: SocketAddr, accepted: Instant) {
+    let shared = &*shared;
     let mut stopping = shared.stopping.clone();
     // One and the same from the handshake to the grant, whatever is reloaded meanwhile.
     let settings = shared.settings();
@@ -65,32 +65,51 @@ pub(crate) async fn serve(guest: Guest, socket: TcpStream, peer: SocketAddr, acc
         return;
     };
     let Tunnel {
-        seat,
+        booking,
         grant,
         mtu,
         parks,
         port,
     } = tunnel;
-    // From here on the session counts as connected, until this task says otherwise.
-    let sent = timeout(GRANT_TIME, exchange.send(&grant)).await;
-    if !matches!(sent, Ok(Ok(()))) {
-        let (id, epoch) = (seat.connected.id, seat.connected.epoch);
-        let left = Left::Detached("the client did not take its grant".to_owned());
-        return shared
-            .sessions
-            .left(id, epoch, &Traffic::default(), left, shared.clock.now());
+    // From here on the session counts as connected, until its tunnel says otherwise.
+    let ours = port.as_ref().map(|(_, ours)| *ours);
+    let granted = async {
+        if let Some((open, _)) = port {
+            // A client may be quick with its first datagram.
+            let _ = open.await;
+        }
+        exchange.send(&grant).await
+    };
+    if !matches!(timeout(GRANT_TIME, granted).await, Ok(Ok(()))) {
+        let why = "the client did not take its grant";
+        return shared.sessions.nobody_came(&booking, why, shared.clock.now());
     }
     let (stream, received) = exchange.into_parts();
     let (socket, tls) = stream.into_inner();
     let tls = Connection::Server(tls);
-    let data = port.and_then(|(port, ours)| {
-        grant::data_channel(&settings.config, &seat.connected, &tls, port, (ours, parks), mtu)
-    });
-    let line = Line {
-        channel: Channel::new(socket, tls, received),
-        guest,
+    let data =
+        ours.and_then(|ours| grant::data_channel(&settings.config, &booking.connected, &tls, (ours, parks), mtu));
+    // The worker's runtime watches it from now on.
+    let socket = match socket.into_std() {
+        Ok(socket) => socket,
+        Err(error) => {
+            return shared
+                .sessions
+                .nobody_came(&booking, &error.to_string(), shared.clock.now());
+        }
     };
-    tunnel::carry(shared, seat, line, data, Terms { mtu, parks }).await;
+    let carriage = Carriage {
+        session: booking.connected.id,
+        epoch: booking.connected.epoch,
+        socket,
+        tls,
+        received,
+        guest,
+        terms: Terms { mtu, parks },
+        manners: Manners::of(&settings.config),
+        data,
+    };
+    shared.sessions.crew().carry(booking.worker, carriage);
 }
 
 /// The TLS handshake. `None` if it came to nothing.
@@ -159,14 +178,14 @@ type Stream = TlsStream<TcpStream>;
 
 /// A tunnel that the session room has given, and the reply that says so.
 struct Tunnel {
-    seat: Seat,
+    booking: Booking,
     grant: Vec<u8>,
     /// The largest packet that is granted, in bytes.
     mtu: u16,
     /// Whether parking is granted.
     parks: bool,
-    /// Where datagrams arrive if a data channel is granted, and whether the client is one of ours.
-    port: Option<(Port, bool)>,
+    /// If a data channel is granted: ready when datagrams arrive, and whether the client is one of ours.
+    port: Option<(oneshot::Receiver<()>, bool)>,
 }
 
 /// The HTTP part of a connection.
@@ -315,30 +334,29 @@ impl Dialogue<'_> {
     /// Grants or refuses a tunnel.
     async fn connect(&mut self, offer: &Offer) -> Option<Tunnel> {
         let now = self.shared.clock.now();
-        let seat = match self.take_seat(offer, now) {
-            Ok(seat) => seat,
+        let booking = match self.take_seat(offer, now) {
+            Ok(booking) => booking,
             Err(refusal) => {
                 let _ = self.exchange.send(&refusal.encode()).await;
                 return None;
             }
         };
-        let (id, epoch) = (seat.connected.id, seat.connected.epoch);
+        let (id, epoch) = (booking.connected.id, booking.connected.epoch);
         let token = offer.session.then(|| self.shared.sessions.logout_token(id, epoch, now));
         let secrets = Secrets {
             logout: token,
-            ticket: seat.ticket.clone(),
+            ticket: booking.ticket.clone(),
         };
-        let mut grant = grant::grant(&self.settings.config, &seat.connected, offer, secrets, self.peer.ip());
-        let port = grant::datagrams(
-            &self.settings.config,
-            &self.shared.datagrams,
-            offer,
-            self.tcp_port(),
-            &mut grant,
-        );
+        let config = &self.settings.config;
+        let crew = self.shared.sessions.crew();
+        let mut grant = grant::grant(config, &booking.connected, offer, secrets, self.peer.ip());
+        let udp_port = crew.port_beside(self.tcp_port());
+        let app_id = || crew.app_id(booking.worker).to_vec();
+        let app_id = grant::datagrams(config, (udp_port, app_id), offer, &mut grant);
+        let port = app_id.map(|app_id| crew.open_port(booking.worker, (id, epoch), app_id));
         // Not sent here: this future can be dropped at its deadline, and then nobody would give the seat back.
         Some(Tunnel {
-            seat,
+            booking,
             grant: grant.encode(),
             mtu: grant.mtu,
             parks: grant.park.is_some(),
@@ -348,7 +366,7 @@ impl Dialogue<'_> {
 
     /// A place for whoever may go on with the session that it shows. Only what is wrong counts as an attempt of its source: a
     /// good proof is not held up by others who guess from the same address.
-    fn take_seat(&self, offer: &Offer, now: Now) -> Result<Seat, Refusal> {
+    fn take_seat(&self, offer: &Offer, now: Now) -> Result<Booking, Refusal> {
         let current = self.shared.settings();
         if self.certificate_user.is_some() && !Arc::ptr_eq(&self.settings.tls, &current.tls) {
             // Who vouched for the certificate is known only for the settings of the handshake.

@@ -7,6 +7,10 @@
 //!                         record with an id? --> by id ---------------+--> queue of the session (bounded; full = dropped)
 //!                         other record?      --> by where it is from -+
 //! ```
+//! Each worker has a room of its own, with one socket of each address, and the kernel gives a datagram to the worker that its first bytes name
+//! (`platform::udp`). One that comes to another worker is handed on once: an App-ID and a connection id name their worker, and where records
+//! without an id are at home the workers tell each other ([`crate::team`]).
+//!
 //! Nothing is kept for an address that has not proven itself: the App-ID is 32 random bytes that only its client was told,
 //! over TLS, and the cookie shows that whoever sends it also receives. A reply is never longer than what it replies to.
 
@@ -16,19 +20,19 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::Poll;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use dtls::{ConnectionId, CookieCheck, Cookies, Peek, ProvenHello, peek};
 use now::{Awake, Now};
 use packet::Batch;
-use platform::udp::{Arrival as Bulk, Inbox, SendFault, UdpListener, Unsent};
+use platform::udp::{Inbox, SendFault, UdpListener, Unsent};
 use session::gateway::{DatagramTerms, Datagrams, Key};
-use socket2::SockRef;
-use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
-use crate::GatewayError;
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{Buffer, Freight, Pool};
 use crate::queue::{Receiver, Sender, Weighs, queue};
+use crate::team::{Team, Word};
 
 /// Bytes of a connection id of ours: nobody guesses one, and 2^32 sessions would not collide.
 const ID_BYTES: usize = 8;
@@ -151,13 +155,6 @@ impl Drop for Port {
     }
 }
 
-impl Port {
-    /// What the client is to begin its hello with.
-    pub(crate) fn app_id(&self) -> &[u8] {
-        &self.app_id
-    }
-}
-
 /// What a tunnel leaves to the one that takes its session over.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
@@ -185,9 +182,12 @@ pub(crate) struct Strays {
 /// See the module.
 pub(crate) struct DatagramRoom {
     sockets: Vec<UdpListener>,
-    ports: Vec<u16>,
+    team: Rc<Team>,
     by_app_id: AppIds,
     by_key: RefCell<HashMap<Key<Endpoint>, Route>>,
+    /// Where records without an id come from that are for a session of another worker.
+    elsewhere: RefCell<HashMap<Endpoint, usize>>,
+    words: RefCell<mpsc::Receiver<(usize, Word)>>,
     cookies: RefCell<(Cookies, Awake)>,
     pool: Pool,
     /// Records that a tunnel is about to send. Each leaves it empty.
@@ -197,40 +197,40 @@ pub(crate) struct DatagramRoom {
     random: SystemRandom,
 }
 
+/// Whose a datagram is.
+enum Owner {
+    /// A session of this worker.
+    Here(Route),
+    /// One of another worker.
+    There(usize),
+    Nobody,
+}
+
 impl DatagramRoom {
-    /// Opens a UDP socket beside each listening TCP socket, at `port` or at the same one. `None` opens nothing.
-    ///
-    /// # Errors
-    /// Which address cannot be had.
-    pub(crate) fn open(listeners: &[TcpListener], port: Option<Option<u16>>) -> Result<Self, GatewayError> {
-        let mut sockets = Vec::new();
-        let mut ports = Vec::new();
-        for listener in listeners.iter().filter(|_| port.is_some()) {
-            let mut address = listener.local_addr().map_err(|source| GatewayError::Io {
-                what: "ask for the address of a listening socket",
-                source,
-            })?;
-            if let Some(port) = port.flatten() {
-                address.set_port(port);
-            }
-            let dual_stack = address.is_ipv6() && !SockRef::from(listener).only_v6().unwrap_or(true);
-            let socket = UdpListener::bind(address, dual_stack)?;
-            ports.push(address.port());
-            sockets.push(socket);
-        }
+    /// A room with these sockets, one for each address that the gateway listens on.
+    pub(crate) fn new(sockets: Vec<UdpListener>, team: Rc<Team>, words: mpsc::Receiver<(usize, Word)>) -> Self {
         let random = SystemRandom::new();
-        Ok(Self {
+        Self {
             sockets,
-            ports,
+            team,
             by_app_id: Rc::default(),
             by_key: RefCell::default(),
+            elsewhere: RefCell::default(),
+            words: RefCell::new(words),
             cookies: RefCell::new((Cookies::new(bytes(&random)), Awake::default())),
             pool: Pool::default(),
             batch: RefCell::default(),
             numbers: Cell::new(0),
             strays: Cell::default(),
             random,
-        })
+        }
+    }
+
+    /// One without sockets, of a gateway with one worker.
+    #[cfg(test)]
+    pub(crate) fn alone() -> Self {
+        let (team, post) = crate::team::assemble(1, &std::sync::Arc::default()).pop().expect("one");
+        Self::new(Vec::new(), Rc::new(team), post.words)
     }
 
     /// Large buffers for whoever reads.
@@ -243,21 +243,11 @@ impl DatagramRoom {
         self.sockets.len()
     }
 
-    /// The UDP port for a client that came to this TCP port.
-    pub(crate) fn port_beside(&self, tcp: u16) -> Option<u16> {
-        self.ports
-            .iter()
-            .copied()
-            .find(|port| *port == tcp)
-            .or(self.ports.first().copied())
-    }
-
-    /// A port for a new connection of a session, with an App-ID of its own.
-    pub(crate) fn port(&self) -> Port {
+    /// A port for a new connection of a session, with the App-ID that its client is told.
+    pub(crate) fn port(&self, app_id: Vec<u8>) -> Port {
         let (sender, arrivals) = queue(QUEUE, QUEUE_BYTES);
         let number = self.numbers.get();
         self.numbers.set(number + 1);
-        let app_id = bytes::<APP_ID_BYTES>(&self.random).to_vec();
         let route = Route {
             port: number,
             queue: sender.clone(),
@@ -279,6 +269,12 @@ impl DatagramRoom {
             queue: port.sender.clone(),
         };
         self.by_key.borrow_mut().insert(key, route);
+        if let Key::From(endpoint) = key
+            && !self.team.is_alone()
+        {
+            self.elsewhere.borrow_mut().remove(&endpoint);
+            self.team.tell(|| Word::Mine(endpoint));
+        }
     }
 
     /// They do not any more, unless they have gone to somebody else meanwhile.
@@ -286,6 +282,13 @@ impl DatagramRoom {
         let mut keys = self.by_key.borrow_mut();
         if keys.get(&key).is_some_and(|route| route.port == port.number) {
             keys.remove(&key);
+            self.tell_of_release(key);
+        }
+    }
+
+    fn tell_of_release(&self, key: Key<Endpoint>) {
+        if let Key::From(endpoint) = key {
+            self.team.tell(|| Word::NotMine(endpoint));
         }
     }
 
@@ -304,7 +307,8 @@ impl DatagramRoom {
 
     /// Random bytes for a handshake, and a connection id.
     pub(crate) fn for_a_handshake(&self) -> ([u8; 32], ConnectionId) {
-        let id = bytes::<ID_BYTES>(&self.random);
+        let mut id = bytes::<ID_BYTES>(&self.random);
+        id[0] = self.team.my_name(id[0]);
         let id = ConnectionId::new(&id).expect("eight bytes are a connection id");
         (bytes(&self.random), id)
     }
@@ -331,7 +335,13 @@ impl DatagramRoom {
     /// Writes what reached nobody since the last time, if anything did, and starts over. Forgets keys that lead nowhere: a data
     /// channel that was left to a tunnel which has no use for it, say.
     pub(crate) fn write_strays(&self) {
-        self.by_key.borrow_mut().retain(|_, route| !route.queue.is_closed());
+        self.by_key.borrow_mut().retain(|key, route| {
+            let leads_somewhere = !route.queue.is_closed();
+            if !leads_somewhere {
+                self.tell_of_release(*key);
+            }
+            leads_somewhere
+        });
         let Strays {
             unknown,
             crowded,
@@ -385,47 +395,147 @@ impl DatagramRoom {
             let bulk = inbox.arrivals()[index];
             let from = Endpoint { socket, at: bulk.from };
             let buffer = inbox.buffer_mut(index);
-            match self.one_key(&bulk, buffer, from) {
+            match one_key(bulk.datagrams(), buffer, from) {
                 Some((key, id)) => {
-                    let route = self.by_key.borrow().get(&key).cloned();
-                    let Some(route) = route else {
+                    let owner = self.owner(&key);
+                    if let Owner::Nobody = owner {
                         self.stray(bulk.datagrams().count(), |strays| &mut strays.unknown);
                         continue;
-                    };
+                    }
                     let together = Together {
                         buffer: self.pool.part(bulk.length(), buffer),
                         each: bulk.each(),
                     };
-                    self.hand(&route, Arrival::Datagrams(id, together, from));
+                    match owner {
+                        Owner::Here(route) => self.hand(&route, Arrival::Datagrams(id, together, from)),
+                        Owner::There(worker) => self.hand_on(worker, together, from),
+                        Owner::Nobody => {}
+                    }
                 }
                 None => {
                     for range in bulk.datagrams() {
-                        self.arrived(&buffer[range], from, now);
+                        if let Some(worker) = self.arrived(&buffer[range.clone()], from, now) {
+                            self.hand_on(worker, Together::one(buffer[range].to_vec()), from);
+                        }
                     }
                 }
             }
         }
     }
 
-    /// The key of all datagrams that came together, if it is one, and they are records.
-    fn one_key(&self, bulk: &Bulk, buffer: &[u8], from: Endpoint) -> Option<(Key<Endpoint>, Option<ConnectionId>)> {
-        let mut found = None;
-        for range in bulk.datagrams() {
-            let key = record_key(&peek(&buffer[range], ID_BYTES), from)?;
-            if found.is_some_and(|found| found != key) {
-                return None;
+    /// Takes what came to another worker. It does not go on from here.
+    pub(crate) fn handed(&self, (bytes, each): (Freight, usize), from: Endpoint, now: Now) {
+        let together = Together {
+            buffer: bytes.unload(&self.pool),
+            each,
+        };
+        let count = together.count();
+        match one_key(together.ranges(), &together.buffer, from) {
+            Some((key, id)) => match self.owner(&key) {
+                Owner::Here(route) => self.hand(&route, Arrival::Datagrams(id, together, from)),
+                Owner::There(_) | Owner::Nobody => self.stray(count, |strays| &mut strays.unknown),
+            },
+            None => {
+                for range in together.ranges() {
+                    if self.arrived(&together.buffer[range], from, now).is_some() {
+                        self.stray(1, |strays| &mut strays.unknown);
+                    }
+                }
             }
-            found = Some(key);
         }
-        found
     }
 
-    /// One datagram by itself.
-    fn arrived(&self, datagram: &[u8], from: Endpoint, now: Now) {
+    /// Whose the records with this key are.
+    fn owner(&self, key: &Key<Endpoint>) -> Owner {
+        if let Some(route) = self.by_key.borrow().get(key) {
+            return Owner::Here(route.clone());
+        }
+        let other = match key {
+            Key::Id(id) => self.team.other(id.as_bytes()),
+            Key::From(endpoint) => {
+                // Its worker has said so before it answered the client, so that it is to be heard by now.
+                self.hear_all();
+                self.elsewhere.borrow().get(endpoint).copied()
+            }
+        };
+        other.map_or(Owner::Nobody, Owner::There)
+    }
+
+    fn hand_on(&self, worker: usize, together: Together, from: Endpoint) {
+        let (count, each) = (together.count(), together.each);
+        let bytes = together.buffer.into_freight();
+        if !self.team.hand_datagrams(worker, (bytes, each), count, from) {
+            self.stray(count, |strays| &mut strays.crowded);
+        }
+    }
+
+    /// Hears what the other workers say, for ever.
+    pub(crate) async fn hear(&self) {
+        std::future::poll_fn(|context| {
+            loop {
+                let heard = self.words.borrow_mut().poll_recv(context);
+                match heard {
+                    Poll::Ready(Some((worker, word))) => self.heard(worker, word),
+                    // Nobody is left; that is the end of this worker, too.
+                    Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    fn hear_all(&self) {
+        loop {
+            let heard = self.words.borrow_mut().try_recv();
+            match heard {
+                Ok((worker, word)) => self.heard(worker, word),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn heard(&self, worker: usize, word: Word) {
+        let mut elsewhere = self.elsewhere.borrow_mut();
+        match word {
+            Word::Mine(endpoint) => {
+                elsewhere.insert(endpoint, worker);
+                // Whoever claims it last has it.
+                self.by_key.borrow_mut().remove(&Key::From(endpoint));
+            }
+            Word::NotMine(endpoint) => {
+                if elsewhere.get(&endpoint) == Some(&worker) {
+                    elsewhere.remove(&endpoint);
+                }
+            }
+            Word::All(endpoints) => {
+                elsewhere.retain(|_, owner| *owner != worker);
+                elsewhere.extend(endpoints.into_iter().map(|endpoint| (endpoint, worker)));
+            }
+        }
+    }
+
+    /// Tells everything to workers that have missed something. To be called from time to time.
+    pub(crate) fn catch_up(&self) {
+        self.team.catch_up(|| {
+            let keys = self.by_key.borrow();
+            let endpoints = keys.keys().filter_map(|key| match key {
+                Key::From(endpoint) => Some(*endpoint),
+                Key::Id(_) => None,
+            });
+            endpoints.collect()
+        });
+    }
+
+    /// One datagram by itself. Returns the worker that it is for, if that is another one.
+    fn arrived(&self, datagram: &[u8], from: Endpoint, now: Now) -> Option<usize> {
         match peek(datagram, ID_BYTES) {
             Peek::Hello(hello) => {
                 let Some(route) = self.by_app_id.borrow().get(hello.session_id()).cloned() else {
-                    return self.stray(1, |strays| &mut strays.unknown);
+                    let other = self.team.other(hello.session_id());
+                    if other.is_none() {
+                        self.stray(1, |strays| &mut strays.unknown);
+                    }
+                    return other;
                 };
                 match self.cookies(now).check(&hello, &source(from)) {
                     CookieCheck::Proven(proven) => {
@@ -439,19 +549,15 @@ impl DatagramRoom {
                     }
                 }
             }
-            record => {
-                let known = record_key(&record, from).and_then(|(key, id)| {
-                    let route = self.by_key.borrow().get(&key).cloned();
-                    Some((route?, id))
-                });
-                match known {
-                    Some((route, id)) => {
-                        self.hand(&route, Arrival::Datagrams(id, Together::one(datagram.to_vec()), from));
-                    }
-                    None => self.stray(1, |strays| &mut strays.unknown),
+            record => match record_key(&record, from).map(|(key, id)| (self.owner(&key), id)) {
+                Some((Owner::Here(route), id)) => {
+                    self.hand(&route, Arrival::Datagrams(id, Together::one(datagram.to_vec()), from));
                 }
-            }
+                Some((Owner::There(worker), _)) => return Some(worker),
+                Some((Owner::Nobody, _)) | None => self.stray(1, |strays| &mut strays.unknown),
+            },
         }
+        None
     }
 
     fn hand(&self, route: &Route, arrival: Arrival) {
@@ -479,6 +585,23 @@ impl DatagramRoom {
     }
 }
 
+/// The key of all datagrams that came together, if it is one, and they are records.
+fn one_key(
+    datagrams: impl Iterator<Item = Range<usize>>,
+    buffer: &[u8],
+    from: Endpoint,
+) -> Option<(Key<Endpoint>, Option<ConnectionId>)> {
+    let mut found = None;
+    for range in datagrams {
+        let key = record_key(&peek(&buffer[range], ID_BYTES), from)?;
+        if found.is_some_and(|found| found != key) {
+            return None;
+        }
+        found = Some(key);
+    }
+    found
+}
+
 /// By which a record is known, and its connection id.
 fn record_key(peek: &Peek<'_>, from: Endpoint) -> Option<(Key<Endpoint>, Option<ConnectionId>)> {
     match peek {
@@ -499,7 +622,7 @@ fn source(endpoint: Endpoint) -> Vec<u8> {
     bytes
 }
 
-fn bytes<const N: usize>(random: &SystemRandom) -> [u8; N] {
+pub(crate) fn bytes<const N: usize>(random: &SystemRandom) -> [u8; N] {
     let mut bytes = [0; N];
     random.fill(&mut bytes).expect("the system has randomness once it runs");
     bytes
@@ -510,3 +633,6 @@ pub(crate) struct Granted {
     pub(crate) terms: DatagramTerms,
     pub(crate) port: Port,
 }
+
+#[cfg(test)]
+mod tests;

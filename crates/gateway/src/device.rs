@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use packet::DropReason;
 use packet::virtio::Offload;
-use platform::tun::{Offloads, Tun};
+use platform::tun::{Offloads, Tun, TunQueue};
 use platform::udp::Inbox;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::sleep;
 
+use crate::GatewayError;
 use crate::buffer::{Buffer, Pool};
 use crate::load::Load;
 
@@ -74,7 +75,42 @@ impl MemoryDevice {
     }
 }
 
-/// The reading half of a device; there is one.
+/// One worker's part of a device, on its way to that worker.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// A queue of the host's device.
+    Tun(TunQueue),
+    /// The whole of a device in memory: of the first worker.
+    Memory(MemoryDevice),
+    /// The way towards a device in memory, which one worker alone reads.
+    MemoryTowards(mpsc::Sender<Bytes>),
+}
+
+impl Part {
+    /// Parts of a device in memory for so many workers.
+    pub(crate) fn of_memory(device: MemoryDevice, workers: usize) -> Vec<Self> {
+        let towards = device.outgoing.clone();
+        let others = (1..workers).map(|_| Self::MemoryTowards(towards.clone()));
+        std::iter::once(Self::Memory(device)).chain(others).collect()
+    }
+
+    /// Begins to use it on this thread.
+    pub(crate) fn open(self, pool: Pool) -> Result<(Option<Reader>, Writer), GatewayError> {
+        Ok(match self {
+            Self::Tun(queue) => {
+                let (reader, writer) = of_tun(queue.open()?, pool);
+                (Some(reader), writer)
+            }
+            Self::Memory(device) => {
+                let (reader, writer) = of_memory(device);
+                (Some(reader), writer)
+            }
+            Self::MemoryTowards(queue) => (None, Writer::Memory(queue)),
+        })
+    }
+}
+
+/// The reading half of a device; each of its queues has one.
 pub(crate) enum Reader {
     /// Shares the device with the writer.
     Tun {
@@ -95,7 +131,7 @@ pub(crate) enum Writer {
 }
 
 /// Takes a TUN device apart.
-pub(crate) fn of_tun(tun: Tun, pool: Pool) -> (Reader, Writer) {
+fn of_tun(tun: Tun, pool: Pool) -> (Reader, Writer) {
     let tun = Rc::new(tun);
     (
         Reader::Tun {

@@ -54,6 +54,11 @@ pub enum GatewayError {
     /// Somebody removed the packet device under us.
     #[error("the packet device is gone: {0}; start the gateway again")]
     DeviceGone(io::Error),
+    /// A thread that carries packets ended by itself.
+    #[error(
+        "a worker has died, and took its sessions with it; start the gateway again and report what was logged before this"
+    )]
+    WorkerDied,
 }
 
 impl GatewayError {
@@ -74,7 +79,7 @@ impl GatewayError {
             {
                 5
             }
-            Self::Platform(_) | Self::Io { .. } | Self::DeviceGone(_) => 1,
+            Self::Platform(_) | Self::Io { .. } | Self::DeviceGone(_) | Self::WorkerDied => 1,
         }
     }
 }

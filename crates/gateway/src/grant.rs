@@ -11,8 +11,6 @@ use session::gateway::{Connected, DatagramTerms, Lease};
 use wire::Secret;
 use wire::offer::{DtlsGrant, Grant, MarmotSession, Offer, PSK_NEGOTIATE, Rekey, RekeyMethod};
 
-use crate::datagrams::{DatagramRoom, Granted, Port};
-
 /// Bytes around a packet in the data channel: UDP, DTLS record header, connection id, explicit nonce, kind, inner type, tag.
 const DATAGRAM_OVERHEAD: u16 = 8 + 13 + 8 + 8 + 1 + 1 + 16;
 
@@ -83,21 +81,18 @@ pub(crate) fn grant(
     }
 }
 
-/// Adds a data channel to a grant, if the client wants one: its datagrams then arrive at the port returned.
+/// Adds a data channel to a grant, if the client wants one and there is a UDP port for it: its datagrams then begin with the App-ID returned.
 pub(crate) fn datagrams(
     config: &GatewayConfig,
-    room: &DatagramRoom,
+    (udp_port, app_id): (Option<u16>, impl FnOnce() -> Vec<u8>),
     offer: &Offer,
-    tcp_port: u16,
     grant: &mut Grant,
-) -> Option<Port> {
-    let udp_port = room
-        .port_beside(tcp_port)
-        .filter(|_| config.dtls.enabled && offer.dtls)?;
-    let port = room.port();
+) -> Option<Vec<u8>> {
+    let port = udp_port.filter(|_| config.dtls.enabled && offer.dtls)?;
+    let app_id = app_id();
     grant.dtls = Some(DtlsGrant {
-        port: udp_port,
-        app_id: port.app_id().to_vec(),
+        port,
+        app_id: app_id.clone(),
         cipher: PSK_NEGOTIATE.to_owned(),
         mtu: None,
         dpd: Some(config.dtls.dpd),
@@ -109,7 +104,7 @@ pub(crate) fn datagrams(
         time,
         method: RekeyMethod::NewTunnel,
     });
-    Some(port)
+    Some(app_id)
 }
 
 /// What tunnel and client have agreed on for the data channel. Nothing if `tls` has no key to lend, which then costs the client
@@ -118,17 +113,16 @@ pub(crate) fn data_channel(
     config: &GatewayConfig,
     connected: &Connected,
     tls: &Connection,
-    port: Port,
     (ours, parks): (bool, bool),
     mtu: u16,
-) -> Option<Granted> {
+) -> Option<DatagramTerms> {
     let key = channel::data_channel_key(tls).ok()?;
     let least = if connected.lease.v6.is_some() {
         MIN_MTU.1
     } else {
         MIN_MTU.0
     };
-    let terms = DatagramTerms {
+    Some(DatagramTerms {
         psk: Psk::new(key.as_slice())?,
         suites: config.dtls.suites.iter().copied().map(suite).collect(),
         ours,
@@ -136,8 +130,7 @@ pub(crate) fn data_channel(
         floor: least.min(mtu),
         path_mtu_discovery: config.dtls.path_mtu_discovery,
         parks,
-    };
-    Some(Granted { terms, port })
+    })
 }
 
 fn suite(suite: DtlsSuite) -> Suite {

@@ -1,9 +1,10 @@
 //! Where clients arrive: sockets of our own or of the service manager, and the loop that accepts.
 
-use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use config::gateway::{Listen, Tcp};
@@ -62,11 +63,15 @@ fn has_ipv4_twin(address: &SocketAddr, all: &[SocketAddr]) -> bool {
             .any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// Who is in, and what they may do.
-pub(crate) struct Guests {
-    admission: RefCell<Admission>,
+/// Who is in, and what they may do. A connection gives its place back on whatever thread it ends, so this is behind a lock, which nobody takes for
+/// a packet.
+#[derive(Clone)]
+pub(crate) struct Guests(Arc<Book>);
+
+struct Book {
+    admission: Mutex<Admission>,
     /// Tunnels that go on without a connection. The session table limits them.
-    lone: Cell<usize>,
+    lone: AtomicUsize,
     /// Somebody left.
     left: Notify,
 }
@@ -74,74 +79,69 @@ pub(crate) struct Guests {
 impl Guests {
     /// Nobody is there yet.
     pub(crate) fn new(admission: Admission) -> Self {
-        Self {
-            admission: RefCell::new(admission),
-            lone: Cell::new(0),
+        Self(Arc::new(Book {
+            admission: Mutex::new(admission),
+            lone: AtomicUsize::new(0),
             left: Notify::new(),
-        }
+        }))
     }
 
     /// The room of limits. Not to be held across an await.
-    pub(crate) fn room(&self) -> RefMut<'_, Admission> {
-        self.admission.borrow_mut()
+    pub(crate) fn room(&self) -> MutexGuard<'_, Admission> {
+        // It counts; a panic in between leaves it as good as before.
+        self.0.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until nobody is left.
     pub(crate) async fn all_left(&self) {
         loop {
-            let left = self.left.notified();
-            if self.room().open() == 0 && self.lone.get() == 0 {
+            let left = self.0.left.notified();
+            if self.room().open() == 0 && self.0.lone.load(Ordering::Relaxed) == 0 {
                 return;
             }
             left.await;
         }
     }
+
+    fn admit(&self, address: IpAddr) -> Result<Guest, Refused> {
+        let source = Source::of(address);
+        self.room().connected(source)?;
+        Ok(Guest {
+            guests: self.clone(),
+            source,
+        })
+    }
 }
 
 /// A guest, counted until dropped: also when its task ends by a panic.
 pub(crate) struct Guest {
-    shared: Rc<Shared>,
+    guests: Guests,
     source: Source,
 }
 
 /// A tunnel without a connection, which is waited for when the gateway stops and takes no place among the connections.
-pub(crate) struct Lone(Rc<Shared>);
+pub(crate) struct Lone(Guests);
 
 impl Drop for Lone {
     fn drop(&mut self) {
-        let lone = &self.0.guests.lone;
-        lone.set(lone.get() - 1);
-        self.0.guests.left.notify_waiters();
+        let book = &self.0.0;
+        book.lone.fetch_sub(1, Ordering::Relaxed);
+        book.left.notify_waiters();
     }
 }
 
 impl Guest {
-    fn admit(shared: &Rc<Shared>, address: IpAddr) -> Result<Self, Refused> {
-        let source = Source::of(address);
-        shared.guests.room().connected(source)?;
-        Ok(Self {
-            shared: Rc::clone(shared),
-            source,
-        })
-    }
-
-    /// What every part of the gateway may use.
-    pub(crate) fn shared(&self) -> &Rc<Shared> {
-        &self.shared
-    }
-
     /// The connection is gone; its place is free again, and its tunnel goes on.
     pub(crate) fn leave_tunnel(self) -> Lone {
-        let lone = &self.shared.guests.lone;
-        lone.set(lone.get() + 1);
-        Lone(Rc::clone(&self.shared))
+        self.guests.0.lone.fetch_add(1, Ordering::Relaxed);
+        Lone(self.guests.clone())
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.shared.guests.room().disconnected(self.source);
-        self.shared.guests.left.notify_waiters();
+        self.guests.room().disconnected(self.source);
+        self.guests.0.left.notify_waiters();
     }
 }
 
@@ -169,7 +169,7 @@ pub(crate) async fn accept_all(listener: TcpListener, shared: Rc<Shared>) {
 }
 
 fn admit(shared: &Rc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    let guest = match Guest::admit(shared, peer.ip()) {
+    let guest = match shared.guests.admit(peer.ip()) {
         Ok(guest) => guest,
         Err(refused) => {
             shared.tallies.count(|tally| tally.refused += 1);
@@ -185,7 +185,13 @@ fn admit(shared: &Rc<Shared>, socket: TcpStream, peer: SocketAddr) {
     }
     // Kernels before 6.15 cannot; what was in flight then arrives later.
     let _ = limit_retransmission_timeout(&socket, RETRANSMISSION_TIMEOUT_MAX);
-    spawn_local(connection::serve(guest, socket, peer, Instant::now()));
+    spawn_local(connection::serve(
+        Rc::clone(shared),
+        guest,
+        socket,
+        peer,
+        Instant::now(),
+    ));
 }
 
 /// A connection is held for as long as its client may be silent, but no longer than [`HELD_MAX`].

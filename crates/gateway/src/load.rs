@@ -3,7 +3,7 @@
 use packet::virtio::Offload;
 use packet::{DropReason, Segments, virtio};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Freight, Pool};
 use crate::queue::Weighs;
 
 /// See the module.
@@ -68,6 +68,42 @@ impl Load {
     /// How many packets; what cannot be cut is one.
     pub(crate) fn count(&self) -> usize {
         self.segments().map_or(1, |segments| segments.left())
+    }
+}
+
+/// A load on its way to another worker.
+#[derive(Debug)]
+pub(crate) struct LoadFreight {
+    buffer: Freight,
+    has_header: bool,
+    done: usize,
+}
+
+impl Load {
+    /// For another worker: nothing is copied.
+    pub(crate) fn into_freight(self) -> LoadFreight {
+        LoadFreight {
+            buffer: self.buffer.into_freight(),
+            has_header: self.has_header,
+            done: self.done,
+        }
+    }
+}
+
+impl LoadFreight {
+    /// The load, where it has arrived.
+    pub(crate) fn unload(self, pool: &Pool) -> Load {
+        Load {
+            buffer: self.buffer.unload(pool),
+            has_header: self.has_header,
+            done: self.done,
+        }
+    }
+}
+
+impl Weighs for LoadFreight {
+    fn kept(&self) -> usize {
+        self.buffer.kept()
     }
 }
 

@@ -1,7 +1,7 @@
-//! A queue with two bounds: how many, and how many bytes of memory they keep.
+//! A queue with two bounds: how many, and how many bytes of memory they keep. Its ends may be on two threads.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -23,7 +23,7 @@ impl Weighs for Buffer {
 #[derive(Debug)]
 pub(crate) struct Sender<T> {
     queue: mpsc::Sender<T>,
-    kept: Rc<Cell<usize>>,
+    kept: Arc<AtomicUsize>,
     most: usize,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Sender<T> {
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
     queue: mpsc::Receiver<T>,
-    kept: Rc<Cell<usize>>,
+    kept: Arc<AtomicUsize>,
 }
 
 /// Why a thing was not taken. It is gone.
@@ -45,11 +45,11 @@ pub(crate) enum Refused {
 /// A queue of at most `items` things that keep about `bytes` bytes: it takes another as long as those in it keep less.
 pub(crate) fn queue<T: Weighs>(items: usize, bytes: usize) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::channel(items);
-    let kept = Rc::new(Cell::new(0));
+    let kept = Arc::new(AtomicUsize::new(0));
     (
         Sender {
             queue: sender,
-            kept: Rc::clone(&kept),
+            kept: Arc::clone(&kept),
             most: bytes,
         },
         Receiver { queue: receiver, kept },
@@ -60,7 +60,7 @@ impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         Self {
             queue: self.queue.clone(),
-            kept: Rc::clone(&self.kept),
+            kept: Arc::clone(&self.kept),
             most: self.most,
         }
     }
@@ -69,20 +69,23 @@ impl<T> Clone for Sender<T> {
 impl<T: Weighs> Sender<T> {
     /// Puts `thing` at the end, if there is room.
     pub(crate) fn try_send(&self, thing: T) -> Result<(), Refused> {
-        let (kept, before) = (thing.kept(), self.kept.get());
-        if before >= self.most {
+        if self.kept.load(Ordering::Relaxed) >= self.most {
             return Err(if self.is_closed() {
                 Refused::Closed
             } else {
                 Refused::Full
             });
         }
-        self.queue.try_send(thing).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Refused::Full,
-            mpsc::error::TrySendError::Closed(_) => Refused::Closed,
-        })?;
-        self.kept.set(before + kept);
-        Ok(())
+        // Before it is sent: the other thread may take it at once.
+        let kept = thing.kept();
+        self.kept.fetch_add(kept, Ordering::Relaxed);
+        self.queue.try_send(thing).map_err(|error| {
+            self.kept.fetch_sub(kept, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => Refused::Full,
+                mpsc::error::TrySendError::Closed(_) => Refused::Closed,
+            }
+        })
     }
 
     /// Whether nobody takes anything any more.
@@ -110,7 +113,7 @@ impl<T: Weighs> Receiver<T> {
     }
 
     fn taken(&self, thing: T) -> T {
-        self.kept.set(self.kept.get().saturating_sub(thing.kept()));
+        self.kept.fetch_sub(thing.kept(), Ordering::Relaxed);
         thing
     }
 }

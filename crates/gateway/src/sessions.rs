@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   connection --login()--> cookie          timer --expire()--+
-//!   connection --connect()--> Seat          reload -----------+--> over(): orders to the connection, session.end
-//!   tunnel --left(how)----------------------------------------+
+//!   connection --connect()--> Booking       reload -----------+--> over(): orders to the tunnel, session.end
+//!   tunnel --Notice--> heard() --left(how)--------------------+
 //! ```
+//! A session whose tunnel lives stays with its worker: what the tunnel before leaves to the next one never changes its thread.
+//!
 //! Everything here is done between two awaits of one thread; nothing is borrowed across one. Cookies exist here only until
 //! they are handed out: the table knows their SHA-256.
 
@@ -12,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -26,19 +29,17 @@ use session::park::Via;
 use session::resume::BINDING_BYTES;
 use session::ticket::TicketKeys;
 use session::{EndReason, Traffic};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use wire::Secret;
 use wire::offer::{Logout, Offer};
 use wire::text::escape;
 
 use crate::accounts::{Account, Accounts};
-use crate::admission::{SESSION_QUEUE, SESSION_QUEUE_BYTES};
-use crate::datagrams::Inheritance;
-use crate::load::Load;
-use crate::queue::{Receiver, queue};
+use crate::crew::Crew;
+use crate::desk::{News, Notice};
+use crate::losses::Losses;
 use crate::state::Store;
-use crate::switch::Switch;
 
 mod keep;
 mod parking;
@@ -51,16 +52,6 @@ const COOKIE_BYTES: usize = 32;
 
 /// Why sessions end with the gateway.
 pub(crate) const STOPPING: &str = "the gateway stops";
-
-/// What a connected session's tunnel is told from outside. At most one is ever sent: each ends it.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// A newer connection of the same session took over: close without a word, the client is on the other one, and leave it
-    /// the data channel.
-    GiveWay(oneshot::Sender<Inheritance>),
-    /// The session is over: tell the client, then close.
-    End(EndReason),
-}
 
 /// How a tunnel ended, as it reports itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,18 +77,14 @@ pub(crate) struct Caller<'a> {
     pub(crate) certificate_user: Option<&'a str>,
 }
 
-/// A connected session's place: what its tunnel works with.
+/// A connected session's place: a seat at a worker.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Booking {
     pub(crate) connected: Connected,
     /// What the client is to show next time, if it can park.
     pub(crate) ticket: Option<Secret>,
-    /// Packets for the client.
-    pub(crate) packets: Receiver<Load>,
-    /// What happens to the session from outside.
-    pub(crate) orders: oneshot::Receiver<Order>,
-    /// The data channel of the connection before, if there was one.
-    pub(crate) estate: Option<oneshot::Receiver<Inheritance>>,
+    /// Where its tunnel will be.
+    pub(crate) worker: usize,
 }
 
 /// What is kept of a session beside its entry in the table, from its first connection on.
@@ -115,8 +102,10 @@ struct Record {
     connections: u64,
     /// What its tunnel reported last; counted in `traffic` when it ends.
     report: Report,
-    /// Its tunnel, until it was told to end.
-    tunnel: Option<oneshot::Sender<Order>>,
+    /// The worker of its tunnel, until that has left or was told to end.
+    tunnel: Option<usize>,
+    /// Packets that did not get to the tunnel, or that came while there was none.
+    losses: Arc<Losses>,
     /// The session is over; its tunnel has yet to report its counters.
     ending: Option<Ended>,
 }
@@ -134,6 +123,7 @@ impl Record {
             connections: 0,
             report: Report::default(),
             tunnel: None,
+            losses: Arc::default(),
             ending: None,
         }
     }
@@ -143,7 +133,7 @@ impl Record {
 pub(crate) struct SessionRoom {
     table: RefCell<Sessions>,
     records: RefCell<HashMap<SessionId, Record>>,
-    switch: Rc<Switch>,
+    crew: Rc<Crew>,
     accounts: Accounts,
     counters: RefCell<Counters>,
     tickets: RefCell<TicketKeys>,
@@ -156,14 +146,14 @@ pub(crate) struct SessionRoom {
 impl SessionRoom {
     pub(crate) fn new(
         table: Sessions,
-        switch: Rc<Switch>,
+        crew: Rc<Crew>,
         accounts: Accounts,
         (tickets, store): (TicketKeys, Store),
     ) -> Self {
         Self {
             table: RefCell::new(table),
             records: RefCell::default(),
-            switch,
+            crew,
             accounts,
             counters: RefCell::default(),
             tickets: RefCell::new(tickets),
@@ -206,7 +196,7 @@ impl SessionRoom {
         caller: &Caller<'_>,
         standing: impl Fn(&str, Option<&str>) -> Standing,
         now: Now,
-    ) -> Result<Seat, ConnectRefused> {
+    ) -> Result<Booking, ConnectRefused> {
         let Caller { offer, peer, .. } = caller;
         let ticket = self.tickets.borrow().open(offer.cookie.expose()).ok();
         let proof = offer.resume.as_ref().zip(caller.binding);
@@ -232,10 +222,6 @@ impl SessionRoom {
                 self.all_over(connected.ended.clone(), now);
             }
         }
-        let (packets_in, packets) = queue(SESSION_QUEUE, SESSION_QUEUE_BYTES);
-        let (tunnel, orders) = oneshot::channel();
-        self.switch.plug(connected.id, &connected.lease, packets_in);
-
         let mut records = self.records.borrow_mut();
         let record = records.entry(connected.id).or_insert_with(|| {
             let user = escape(&connected.user);
@@ -262,25 +248,46 @@ impl SessionRoom {
         record.account.peer = peer.ip().to_canonical();
         record.epoch = connected.epoch;
         record.report = Report::default();
-        let estate = record.tunnel.replace(tunnel).map(|old| {
-            let (heir, estate) = oneshot::channel();
-            // Whoever is gone already needs no order.
-            let _ = old.send(Order::GiveWay(heir));
-            estate
-        });
+        let worker = record.tunnel.unwrap_or_else(|| self.crew.idlest());
+        record.tunnel = Some(worker);
+        let connection = (connected.id, connected.epoch);
+        self.crew.seat(worker, connection, &connected.lease, &record.losses);
         drop(records);
         self.keep(connected.id, now);
         if let Some(parked) = connected.parked {
             self.back(connected.id, parked, (Via::Resume, Some(entrance)), now);
         }
         warn_of_missed(&connected);
-        Ok(Seat {
+        Ok(Booking {
             ticket: self.ticket(&connected, now),
             connected,
-            packets,
-            orders,
-            estate,
+            worker,
         })
+    }
+
+    /// Nobody came for a seat; the session waits.
+    pub(crate) fn nobody_came(&self, booking: &Booking, why: &str, now: Now) {
+        let (id, epoch) = (booking.connected.id, booking.connected.epoch);
+        self.crew.vacate(booking.worker, (id, epoch));
+        self.left(id, epoch, &Traffic::default(), Left::Detached(why.to_owned()), now);
+    }
+
+    /// What a tunnel says.
+    pub(crate) fn heard(&self, notice: Notice, now: Now) {
+        let Notice { session, epoch, news } = notice;
+        match news {
+            News::Report(report) => self.report(session, epoch, report),
+            News::ControlLost(why) => self.control_lost(session, epoch, &why, now),
+            News::Parked(kind) => self.parked(session, epoch, kind, now),
+            News::Stirred { is_new } => self.stirred(session, epoch, is_new, now),
+            News::Unparked(via) => self.unparked(session, epoch, via, now),
+            News::Left(traffic, how) => self.left(session, epoch, &traffic, how, now),
+        }
+    }
+
+    /// The workers.
+    pub(crate) fn crew(&self) -> &Rc<Crew> {
+        &self.crew
     }
 
     /// What the client of a connection is to show at the next.
@@ -437,10 +444,12 @@ impl SessionRoom {
             return;
         };
         self.store.ended(ended.id, ended.revoked_until, now);
-        record.traffic.drops.add(&self.switch.remove(ended.id, &ended.lease));
-        let order = Order::End(ended.reason.clone());
-        let obeyed = record.tunnel.take().is_some_and(|tunnel| tunnel.send(order).is_ok());
-        if obeyed && ended.connected.is_some() {
+        self.crew.forget(ended.id, &ended.lease);
+        let tunnel = record.tunnel.take();
+        if let Some(worker) = tunnel {
+            self.crew.end(worker, (ended.id, record.epoch), ended.reason.clone());
+        }
+        if tunnel.is_some() && ended.connected.is_some() {
             record.ending = Some(ended);
         } else {
             drop(records);
@@ -452,7 +461,8 @@ impl SessionRoom {
         let Some(Record {
             user,
             account,
-            traffic,
+            mut traffic,
+            losses,
             epoch,
             connections,
             ..
@@ -460,6 +470,7 @@ impl SessionRoom {
         else {
             return;
         };
+        traffic.drops.add(&losses.read());
         self.accounts
             .closed(&account, ended, (epoch, connections), &traffic, now);
         self.counters.borrow_mut().ended(&ended.reason, &traffic.drops);

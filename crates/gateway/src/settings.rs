@@ -114,6 +114,7 @@ impl Settings {
             ("[pool]", old.pool == new.pool),
             ("network.interface", old.network.interface == new.network.interface),
             ("network.mtu", old.network.mtu == new.network.mtu),
+            ("network.workers", old.network.workers == new.network.workers),
             ("dtls.enabled", old.dtls.enabled == new.dtls.enabled),
             ("dtls.port", old.dtls.port == new.dtls.port),
             ("[storage]", old.storage == new.storage),

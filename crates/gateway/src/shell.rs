@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   open():   files -> listening sockets
-//!   serve():  device and its addresses -> accept loops | switch | timer of the table | clock tick | reload | stop
+//!   serve():  device and its addresses -> workers -> accept loops | notices of tunnels | timer of the table | clock tick | reload | stop
 //! ```
-//! One thread does all of it, on one tokio current-thread runtime; only argon2 has threads of its own.
+//! One thread does all of it, on one tokio current-thread runtime, and is the first worker; the other workers and argon2 have threads of their own.
 //!
-//! Stopping: the listening sockets close, every tunnel says the TLS farewell and nothing else, the device goes. As with
+//! Stopping: the listening sockets close, every tunnel says the TLS farewell and nothing else, the other workers end, the device goes. As with
 //! stock gateways no disconnect frame is sent: clients take it for a broken connection and keep trying. Their sessions wait
 //! for them on disk, if there is a folder for them.
 
@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
@@ -26,7 +27,7 @@ use ledger::JobId;
 use platform::children::GRACE;
 use platform::network::{Network, forwarding_enabled};
 use platform::service::Manager;
-use platform::tun::{Tun, TunOptions};
+use platform::tun::{TunOptions, TunQueue};
 use session::gateway::{Leases, Sessions};
 use session::ticket::TicketKeys;
 use tokio::net::TcpListener;
@@ -39,21 +40,23 @@ use crate::GatewayError;
 use crate::accounts::{self, Accounts, Shelf};
 use crate::admission::Admission;
 use crate::authentication::Authenticator;
-use crate::buffer::Pool;
 use crate::clock::{Clock, TICK, instant};
-use crate::datagrams::DatagramRoom;
-use crate::device::{self, Device, Reader, Writer};
+use crate::crew::{Crew, Doors, Outfit, Threads};
+use crate::desk::{Notice, desk};
+use crate::device::{Device, Part};
 use crate::housekeep;
 use crate::listener::{self, Guests};
 use crate::local::{LocalSocket, Served};
 use crate::sessions::SessionRoom;
 use crate::settings::Settings;
 use crate::state::{self, Left, Row, Store};
-use crate::switch::Switch;
 use crate::tally::{PERIOD, Tallies, Throttle};
 
 /// How long connections may take to end when the gateway stops, within the 250 ms a stop may take.
 const STOP: Duration = Duration::from_millis(200);
+
+/// Notices of tunnels heard before other tasks get a turn.
+const NOTICE_BUDGET: usize = 64;
 
 /// How long the disk may take for the records of the sessions that end with the gateway. A thousand take 0.3 to 0.9 s.
 const RECORDS: Duration = Duration::from_secs(2);
@@ -65,7 +68,7 @@ pub struct Gateway {
     device: Device,
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
-    datagrams: DatagramRoom,
+    doors: Doors,
     reloads: (mpsc::Sender<()>, mpsc::Receiver<()>),
     shelf: Option<Shelf>,
     manager: Option<Manager>,
@@ -89,12 +92,10 @@ pub(crate) struct Shared {
     config_path: Option<PathBuf>,
     /// The addresses it listens on.
     pub(crate) listen: Vec<String>,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Rc<Clock>,
     pub(crate) guests: Guests,
     pub(crate) authenticator: Authenticator,
     pub(crate) sessions: SessionRoom,
-    pub(crate) switch: Rc<Switch>,
-    pub(crate) datagrams: Rc<DatagramRoom>,
     pub(crate) tallies: Tallies,
     /// True once the gateway stops.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -131,7 +132,8 @@ impl Gateway {
                 source,
             })?;
         let dtls = &settings.config.dtls;
-        let datagrams = DatagramRoom::open(&listeners, dtls.enabled.then_some(dtls.port))?;
+        let workers = settings.config.network.workers;
+        let doors = Doors::open(&listeners, dtls.enabled.then_some(dtls.port), workers)?;
         // After the sockets: of a gateway that was started twice, the port is the better known.
         let shelf = accounts::ledger(&settings.config)?.map(Shelf::take).transpose()?;
         Ok(Self {
@@ -140,7 +142,7 @@ impl Gateway {
             device,
             listeners,
             addresses,
-            datagrams,
+            doors,
             reloads: mpsc::channel(1),
             shelf,
             manager: None,
@@ -181,7 +183,7 @@ impl Gateway {
             device,
             listeners,
             addresses,
-            datagrams,
+            doors,
             reloads,
             shelf,
             manager,
@@ -192,8 +194,19 @@ impl Gateway {
             settings.config.pool.rest,
         );
         let pools: Vec<_> = leases.gateway_addresses().collect();
-        let (reader, writer) = open_device(device, &settings.config, &pools, datagrams.pool()).await?;
+        let devices = open_device(device, &settings.config, &pools).await?;
         let (stopper, stopping) = watch::channel(false);
+        let (desk, mut notices) = desk();
+        let outfit = Outfit {
+            devices,
+            doors,
+            desk,
+            pools,
+            client_to_client: settings.config.network.client_to_client,
+            stopping: stopping.clone(),
+        };
+        let mut threads = Threads::new();
+        let (crew, sources) = outfit.staff(&mut threads).await?;
         let folder = shelf.as_ref().map(|shelf| shelf.ledger().disk().root().to_owned());
         let tickets = state::keys(folder.as_deref(), platform::clock::now().wall);
         let (store, left) = folder.map_or_else(|| (Store::nowhere(), Left::default()), |folder| Store::open(&folder));
@@ -205,8 +218,7 @@ impl Gateway {
             (settings, config_path),
             names.clone(),
             leases,
-            (writer, pools),
-            datagrams,
+            crew,
             stopping,
             (accounts, tickets, store),
         ));
@@ -216,26 +228,30 @@ impl Gateway {
         for listener in listeners {
             spawn_local(listener::accept_all(listener, Rc::clone(&shared)));
         }
-        for socket in 0..shared.datagrams.sockets() {
-            spawn_local(receive(socket, Rc::clone(&shared)));
-        }
+        let here = Rc::clone(shared.sessions.crew().here());
+        let mut works = Works {
+            here: spawn_local(here.work(sources)),
+            threads,
+        };
         spawn_local(end_sessions(Rc::clone(&shared)));
         spawn_local(watch_the_clock(Rc::clone(&shared)));
         let _served = local.and_then(|socket| answer(socket, &shared));
         info!("gateway ready on {}", names.join(", "));
         tell(&manager, Manager::ready);
 
-        let outcome = work(&shared, reader, reloads, stop).await;
+        let outcome = work(&shared, &mut works, &mut notices, reloads, stop).await;
         stopper.send_replace(true);
         tell(&manager, Manager::stopping);
         shared.sessions.accounts().expect_the_rest();
-        if timeout(STOP, shared.guests.all_left()).await.is_err() {
+        if !all_left(&shared, &mut notices).await {
             warn!(
                 connections = shared.guests.room().open(),
                 "some connections did not end in time"
             );
         }
         shared.sessions.end_all(shared.clock.now());
+        shared.sessions.crew().dismiss();
+        works.threads.all_ended(STOP).await;
         shared.sessions.finish(RECORDS).await;
         shared.sessions.accounts().finish(RECORDS).await;
         if let Some(housekeeper) = housekeeper {
@@ -243,8 +259,15 @@ impl Gateway {
             let _ = timeout(GRACE + STOP, housekeeper).await;
         }
         shared.tallies.write();
-        shared.datagrams.write_strays();
-        info!(lost = %shared.switch.drops(), "gateway stopped");
+        let crew = shared.sessions.crew();
+        crew.here().datagrams.write_strays();
+        let (datagrams, packets) = crew.handed().unzip();
+        info!(
+            lost = %crew.drops(),
+            handed_datagrams = datagrams,
+            handed_packets = packets,
+            "gateway stopped"
+        );
         outcome
     }
 }
@@ -254,22 +277,18 @@ impl Shared {
         (settings, config_path): (Settings, Option<PathBuf>),
         listen: Vec<String>,
         leases: Leases,
-        (writer, pools): (Writer, Vec<IpNet>),
-        datagrams: DatagramRoom,
+        crew: Crew,
         stopping: watch::Receiver<bool>,
         (accounts, tickets, store): (Accounts, TicketKeys, Store),
     ) -> Self {
-        let switch = Rc::new(Switch::new(writer, pools, settings.config.network.client_to_client));
         let mut table = Sessions::new(settings.session_limits(), leases);
         table.set_reservations(settings.reservations());
         Self {
             listen,
-            clock: Clock::new(),
+            clock: Rc::clone(&crew.here().clock),
             guests: Guests::new(Admission::new(settings.config.limits)),
             authenticator: Authenticator::start(settings.users.clone()),
-            sessions: SessionRoom::new(table, Rc::clone(&switch), accounts, (tickets, store)),
-            switch,
-            datagrams: Rc::new(datagrams),
+            sessions: SessionRoom::new(table, Rc::new(crew), accounts, (tickets, store)),
             tallies: Tallies::default(),
             stopping,
             exhausted: Throttle::default(),
@@ -298,6 +317,21 @@ impl Shared {
         Rc::clone(&self.settings.borrow())
     }
 
+    /// Hears what tunnels say: the next word, and those that wait behind it, some at a time.
+    async fn hear(&self, notices: &mut mpsc::Receiver<Notice>) {
+        let Some(first) = notices.recv().await else {
+            return std::future::pending().await;
+        };
+        let mut next = Some(first);
+        for _ in 0..NOTICE_BUDGET {
+            match next.take().or_else(|| notices.try_recv().ok()) {
+                Some(notice) => self.sessions.heard(notice, self.clock.now()),
+                None => return,
+            }
+        }
+        yield_now().await;
+    }
+
     /// Reads everything again and applies it, or leaves everything as it is.
     fn reload(&self) {
         let Some(path) = &self.config_path else {
@@ -309,8 +343,8 @@ impl Shared {
         };
         self.guests.room().set_limits(settings.config.limits);
         self.authenticator.replace(settings.users.clone());
-        self.switch
-            .allow_client_to_client(settings.config.network.client_to_client);
+        let crew = self.sessions.crew();
+        crew.allow_client_to_client(settings.config.network.client_to_client);
         *self.settings.borrow_mut() = Rc::clone(&settings);
         let may_stay = |user: &str| settings.may_stay(user);
         self.sessions.reload(
@@ -323,24 +357,65 @@ impl Shared {
     }
 }
 
-/// Forwards packets and obeys, until told to stop or until the device is gone.
+/// What must not end before the gateway does.
+struct Works {
+    /// The worker on this thread.
+    here: JoinHandle<GatewayError>,
+    /// The others.
+    threads: Threads,
+}
+
+impl Works {
+    /// Waits until one of the workers has ended, and says why.
+    async fn failed(&mut self) -> GatewayError {
+        tokio::select! {
+            error = &mut self.here => error.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => GatewayError::WorkerDied,
+            }),
+            error = self.threads.failed() => error,
+        }
+    }
+}
+
+/// Hears the tunnels and obeys, until told to stop or until a worker ended, for want of the device say.
 async fn work(
     shared: &Shared,
-    reader: Reader,
+    works: &mut Works,
+    notices: &mut mpsc::Receiver<Notice>,
     (keep_open, mut reloads): (mpsc::Sender<()>, mpsc::Receiver<()>),
     stop: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
     let mut stop = pin!(stop);
-    let mut switching = pin!(shared.switch.run(reader));
+    let mut failed = pin!(works.failed());
     loop {
         tokio::select! {
             () = &mut stop => break,
-            error = &mut switching => return Err(GatewayError::DeviceGone(error)),
+            error = &mut failed => return Err(error),
+            () = shared.hear(notices) => {}
             Some(()) = reloads.recv() => shared.reload(),
         }
     }
     drop(keep_open);
     Ok(())
+}
+
+/// Waits until all tunnels have ended and said so, and says whether they did in time.
+async fn all_left(shared: &Shared, notices: &mut mpsc::Receiver<Notice>) -> bool {
+    let all = async {
+        loop {
+            tokio::select! {
+                () = shared.guests.all_left() => return,
+                () = shared.hear(notices) => {}
+            }
+        }
+    };
+    let in_time = timeout(STOP, all).await.is_ok();
+    // Each has spoken before it left.
+    while let Ok(notice) = notices.try_recv() {
+        shared.sessions.heard(notice, shared.clock.now());
+    }
+    in_time
 }
 
 /// Begins to keep records, and to work off what they come to if that is the gateway's own task.
@@ -383,27 +458,25 @@ fn tell(manager: &Option<Manager>, what: impl FnOnce(&Manager) -> std::io::Resul
     }
 }
 
-async fn open_device(
-    device: Device,
-    config: &GatewayConfig,
-    addresses: &[IpNet],
-    pool: Pool,
-) -> Result<(Reader, Writer), GatewayError> {
+/// The parts of the device, one for each worker.
+async fn open_device(device: Device, config: &GatewayConfig, addresses: &[IpNet]) -> Result<Vec<Part>, GatewayError> {
     let network = &config.network;
     match device {
-        Device::Memory(device) => Ok(device::of_memory(device)),
+        Device::Memory(device) => Ok(Part::of_memory(device, network.workers)),
         Device::Tun => {
-            let tun = Tun::create(&TunOptions {
+            let options = TunOptions {
                 name: network.interface.clone(),
                 mtu: network.mtu,
                 offloads: network.offload,
-            })?;
+            };
+            let queues = TunQueue::create(&options, network.workers)?;
+            let index = queues.first().map_or(0, TunQueue::index);
             Network::open()
                 .await?
-                .apply_gateway(tun.index(), addresses, network.mtu)
+                .apply_gateway(index, addresses, network.mtu)
                 .await?;
             warn_if_not_forwarding(addresses);
-            Ok(device::of_tun(tun, pool))
+            Ok(queues.into_iter().map(Part::Tun).collect())
         }
     }
 }
@@ -417,12 +490,6 @@ fn warn_if_not_forwarding(addresses: &[IpNet]) {
     if !v6 && served(false) {
         warn!("this host does not forward IPv6: clients reach only the gateway; set net.ipv6.conf.all.forwarding=1");
     }
-}
-
-/// Hands out the datagrams of one socket.
-async fn receive(socket: usize, shared: Rc<Shared>) {
-    let error = shared.datagrams.receive(socket, || shared.clock.now()).await;
-    error!(%error, "a UDP socket failed; its clients use the control channel");
 }
 
 /// Ends each session when its time is over.
@@ -456,7 +523,6 @@ async fn watch_the_clock(shared: Rc<Shared>) {
         }
         if now.awake.since(written.awake) >= PERIOD {
             shared.tallies.write();
-            shared.datagrams.write_strays();
             written = now;
         }
     }

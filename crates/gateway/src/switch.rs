@@ -1,27 +1,34 @@
-//! The only reader of the device, and the map from addresses to sessions.
+//! A worker's only reader of the device, and its map from addresses to sessions.
 //!
 //! ```text
 //!   device --Reader--> run() --by destination--> queue of the session (bounded; full = counted drop)
+//!                                           \--> the worker that has the session (team), which looks up its own map: handed()
 //!   session --Outlet--> send_out() --by destination--> queue of another session, if clients may talk to each other
 //!                                                 \--> device, several packets of one flow at once
 //! ```
+//! Each worker has a map of its own of all sessions, which the main thread keeps up to date by messages, so that no lock is taken for a packet. A
+//! lease is single addresses: the entry that is equal is the longest prefix that matches, and a hash map is the table of routes.
 //! The source of a session's packets has been checked before they come here (`session::gateway::Established`).
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use packet::{DropCounters, DropReason, IpPacket};
+use packet::{DropReason, IpPacket};
 use session::gateway::{Lease, SessionId};
 
 use crate::admission::SESSION_QUEUE_BYTES;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Pool};
 use crate::device::{Reader, Writer};
-use crate::load::Load;
+use crate::load::{Load, LoadFreight};
+use crate::losses::Losses;
 use crate::outlet::Outlet;
 use crate::queue::{Refused, Sender, Weighs};
+use crate::team::Team;
 
 /// Bytes of memory that is kept by what is read from the device before other tasks get a turn: four large reads, with which a prototype was fastest
 /// and quickest to answer. They fit into the queue of one session, which is empty again when it is the device's turn.
@@ -31,13 +38,23 @@ const _: () = assert!(BYTES < SESSION_QUEUE_BYTES);
 /// Packets in them; several that are read at once count as many.
 const PACKETS: usize = 128;
 
+/// Where the packets for a session go.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// To its tunnel, which is one of this worker.
+    Here(Sender<Load>),
+    /// To another worker.
+    There(usize),
+    /// Nowhere: it has no connection.
+    Nowhere,
+}
+
 /// Where the packets for one address go.
 struct Port {
     session: SessionId,
-    /// `None` while the session has no connection.
-    queue: Option<Sender<Load>>,
-    /// Packets from the device that did not fit.
-    drops: DropCounters,
+    place: Place,
+    /// Packets that did not get there: one count for all workers.
+    drops: Arc<Losses>,
 }
 
 /// Forwards packets between the device and the sessions.
@@ -46,22 +63,32 @@ pub(crate) struct Switch {
     /// The gateway's own address and network of each pool.
     pools: Vec<IpNet>,
     writer: Writer,
+    team: Rc<Team>,
+    pool: Pool,
     outlet: RefCell<Outlet>,
     client_to_client: Cell<bool>,
-    /// Packets from the device that are for no session.
-    drops: RefCell<DropCounters>,
+    /// Packets from the device that are for no session: one count for all workers.
+    drops: Arc<Losses>,
 }
 
 impl Switch {
     /// A switch without sessions. `pools` are the gateway's own addresses with the networks of the pools.
-    pub(crate) fn new(writer: Writer, pools: Vec<IpNet>, client_to_client: bool) -> Self {
+    pub(crate) fn new(
+        writer: Writer,
+        pools: Vec<IpNet>,
+        client_to_client: bool,
+        (team, pool): (Rc<Team>, Pool),
+        drops: Arc<Losses>,
+    ) -> Self {
         Self {
             ports: RefCell::default(),
             pools,
             outlet: RefCell::new(Outlet::new(writer.offloads())),
             writer,
+            team,
+            pool,
             client_to_client: Cell::new(client_to_client),
-            drops: RefCell::default(),
+            drops,
         }
     }
 
@@ -70,23 +97,16 @@ impl Switch {
         self.client_to_client.set(allow);
     }
 
-    /// Packets for `lease` go to `queue` from now on, whoever got them before.
-    pub(crate) fn plug(&self, session: SessionId, lease: &Lease, queue: Sender<Load>) {
+    /// Packets for `lease` go to `place` from now on, whoever got them before. What does not get there is counted in `drops`.
+    pub(crate) fn plug(&self, session: SessionId, lease: &Lease, place: &Place, drops: &Arc<Losses>) {
         let mut ports = self.ports.borrow_mut();
         for address in lease.addresses() {
-            let port = ports.entry(address).or_insert(Port {
+            let port = Port {
                 session,
-                queue: None,
-                drops: DropCounters::default(),
-            });
-            if port.session != session {
-                *port = Port {
-                    session,
-                    queue: None,
-                    drops: DropCounters::default(),
-                };
-            }
-            port.queue = Some(queue.clone());
+                place: place.clone(),
+                drops: Arc::clone(drops),
+            };
+            ports.insert(address, port);
         }
     }
 
@@ -95,24 +115,19 @@ impl Switch {
         let mut ports = self.ports.borrow_mut();
         for address in lease.addresses() {
             if let Some(port) = ports.get_mut(&address).filter(|port| port.session == session) {
-                port.queue = None;
+                port.place = Place::Nowhere;
             }
         }
     }
 
-    /// The session is over. Returns what was dropped on the way to it.
-    pub(crate) fn remove(&self, session: SessionId, lease: &Lease) -> DropCounters {
+    /// The session is over.
+    pub(crate) fn remove(&self, session: SessionId, lease: &Lease) {
         let mut ports = self.ports.borrow_mut();
-        let mut drops = DropCounters::default();
         for address in lease.addresses() {
-            let port = ports.remove(&address);
-            match port {
-                Some(port) if port.session == session => drops.add(&port.drops),
-                Some(other) => _ = ports.insert(address, other),
-                None => {}
+            if ports.get(&address).is_some_and(|port| port.session == session) {
+                ports.remove(&address);
             }
         }
-        drops
     }
 
     /// Where a session gathers its packets. Not to be kept across an await, nor while other parts of the gateway are called.
@@ -180,11 +195,6 @@ impl Switch {
         }
     }
 
-    /// Packets from the device that were for no session, by reason.
-    pub(crate) fn drops(&self) -> DropCounters {
-        *self.drops.borrow()
-    }
-
     fn is_client(&self, destination: IpAddr) -> bool {
         let of = |pool: &IpNet| pool.contains(&destination) && pool.addr() != destination;
         self.pools.iter().any(of)
@@ -202,28 +212,60 @@ impl Switch {
     }
 
     fn downlink(&self, load: Load) {
+        self.for_its_session(load, |place, load| self.put(place, load));
+    }
+
+    /// Takes what another worker has read for a session of this one. It does not go back: whose session it is may have changed meanwhile.
+    pub(crate) fn handed(&self, load: LoadFreight) {
+        self.for_its_session(load.unload(&self.pool), |place, load| match place {
+            Place::Here(queue) => put(queue, load),
+            Place::There(_) | Place::Nowhere => Err(DropReason::ChannelDown),
+        });
+    }
+
+    fn for_its_session(&self, load: Load, put: impl FnOnce(&Place, Load) -> Result<(), DropReason>) {
         let destination = match IpPacket::parse(load.packet()) {
             Ok(packet) => packet.destination(),
-            Err(reason) => return self.drops.borrow_mut().count(reason),
+            Err(reason) => return self.drops.count(reason, 1),
         };
         let packets = load.count() as u64;
-        if let Err(reason) = self.deliver(destination, load) {
-            match self.ports.borrow_mut().get_mut(&destination) {
-                Some(port) => port.drops.count_many(reason, packets),
-                None => self.drops.borrow_mut().count_many(reason, packets),
+        match self.ports.borrow().get(&destination) {
+            Some(port) => {
+                if let Err(reason) = put(&port.place, load) {
+                    port.drops.count(reason, packets);
+                }
             }
+            None => self.drops.count(DropReason::NoRoute, packets),
         }
     }
 
+    /// What does not arrive is counted by the caller.
     fn deliver(&self, destination: IpAddr, load: Load) -> Result<(), DropReason> {
         let ports = self.ports.borrow();
         let port = ports.get(&destination).ok_or(DropReason::NoRoute)?;
-        let queue = port.queue.as_ref().ok_or(DropReason::ChannelDown)?;
-        queue.try_send(load).map_err(|refused| match refused {
-            Refused::Full => DropReason::QueueFull,
-            Refused::Closed => DropReason::ChannelDown,
-        })
+        self.put(&port.place, load)
     }
+
+    fn put(&self, place: &Place, load: Load) -> Result<(), DropReason> {
+        match place {
+            Place::Here(queue) => put(queue, load),
+            Place::There(worker) => {
+                let packets = load.count();
+                match self.team.hand_load(*worker, load.into_freight(), packets) {
+                    true => Ok(()),
+                    false => Err(DropReason::QueueFull),
+                }
+            }
+            Place::Nowhere => Err(DropReason::ChannelDown),
+        }
+    }
+}
+
+fn put(queue: &Sender<Load>, load: Load) -> Result<(), DropReason> {
+    queue.try_send(load).map_err(|refused| match refused {
+        Refused::Full => DropReason::QueueFull,
+        Refused::Closed => DropReason::ChannelDown,
+    })
 }
 
 #[cfg(test)]
@@ -231,6 +273,7 @@ mod tests {
     use super::*;
     use crate::device::{MemoryDevice, of_memory};
     use crate::queue::{Receiver, queue};
+    use crate::team::{Parcel, assemble};
     use bytes::{Bytes, BytesMut};
     use std::net::Ipv4Addr;
 
@@ -271,41 +314,52 @@ mod tests {
     }
 
     fn switch(client_to_client: bool) -> (Switch, MemoryDevice) {
+        let (team, _) = assemble(1, &Arc::default()).pop().expect("one");
         let (near, far) = MemoryDevice::pair(4);
-        let (_, writer) = of_memory(near);
-        (
-            Switch::new(writer, vec!["10.78.0.1/24".parse().expect("pool")], client_to_client),
-            far,
-        )
+        (of_team(team, near, client_to_client), far)
+    }
+
+    fn of_team(team: Team, device: MemoryDevice, client_to_client: bool) -> Switch {
+        let (_, writer) = of_memory(device);
+        let pools = vec!["10.78.0.1/24".parse().expect("pool")];
+        let own = (Rc::new(team), Pool::default());
+        Switch::new(writer, pools, client_to_client, own, Arc::default())
+    }
+
+    fn plug(switch: &Switch, session: SessionId, lease: &Lease, queue: Sender<Load>) -> Arc<Losses> {
+        let drops = Arc::default();
+        switch.plug(session, lease, &Place::Here(queue), &drops);
+        drops
     }
 
     #[test]
     fn a_packet_of_the_device_goes_to_the_session_of_its_destination() {
         let (switch, _device) = switch(false);
         let (sender, mut packets) = queue(4, 1 << 20);
-        switch.plug(ONE, &lease(2), sender);
+        plug(&switch, ONE, &lease(2), sender);
         switch.downlink(load(address(2)));
         switch.downlink(load(address(3)));
         switch.downlink(Load::plain(Buffer::Own(b"junk".to_vec())));
         assert_eq!(next(&mut packets), Some(packet_to(address(2))));
         assert!(packets.try_recv().is_none());
-        assert_eq!(switch.drops().to_string(), "malformed=1 no_route=1");
+        assert_eq!(switch.drops.read().to_string(), "malformed=1 no_route=1");
     }
 
     #[test]
     fn what_a_session_cannot_take_is_counted_under_that_session() {
         let (switch, _device) = switch(false);
         let (sender, packets) = queue(1, 1 << 20);
-        switch.plug(ONE, &lease(2), sender);
+        let drops = plug(&switch, ONE, &lease(2), sender);
         switch.downlink(load(address(2)));
         switch.downlink(load(address(2)));
         switch.unplug(ONE, &lease(2));
         switch.downlink(load(address(2)));
         drop(packets);
-        assert_eq!(switch.remove(ONE, &lease(2)).to_string(), "queue_full=1 channel_down=1");
-        assert_eq!(switch.drops().total(), 0);
+        switch.remove(ONE, &lease(2));
+        assert_eq!(drops.read().to_string(), "queue_full=1 channel_down=1");
+        assert_eq!(switch.drops.read().total(), 0);
         switch.downlink(load(address(2)));
-        assert_eq!(switch.drops().of(DropReason::NoRoute), 1);
+        assert_eq!(switch.drops.read().of(DropReason::NoRoute), 1);
     }
 
     #[test]
@@ -313,10 +367,10 @@ mod tests {
         let (switch, _device) = switch(false);
         let (old, _old_packets) = queue(1, 1 << 20);
         let (new, mut packets) = queue(1, 1 << 20);
-        switch.plug(ONE, &lease(2), old);
-        switch.plug(OTHER, &lease(2), new);
+        plug(&switch, ONE, &lease(2), old);
+        plug(&switch, OTHER, &lease(2), new);
         switch.unplug(ONE, &lease(2));
-        assert_eq!(switch.remove(ONE, &lease(2)).total(), 0);
+        switch.remove(ONE, &lease(2));
         switch.downlink(load(address(2)));
         assert!(packets.try_recv().is_some());
     }
@@ -333,7 +387,7 @@ mod tests {
         switch.allow_client_to_client(true);
         assert_eq!(uplink(&switch, packet_to(address(2))), Err(DropReason::NoRoute));
         let (sender, mut packets) = queue(1, 1 << 20);
-        switch.plug(ONE, &lease(2), sender);
+        plug(&switch, ONE, &lease(2), sender);
         assert_eq!(uplink(&switch, packet_to(address(2))), Ok(()));
         assert_eq!(next(&mut packets), Some(packet_to(address(2))));
         assert!(out.try_recv().is_err());
@@ -344,7 +398,7 @@ mod tests {
         let (switch, device) = switch(true);
         let (mut out, _) = device.into_parts();
         let (sender, mut packets) = queue(1, 1 << 20);
-        switch.plug(ONE, &lease(2), sender);
+        plug(&switch, ONE, &lease(2), sender);
         for to in [address(2), Ipv4Addr::new(192, 168, 7, 7)] {
             let frame = Bytes::from([&packet_to(to)[..], b"trailing"].concat());
             assert_eq!(uplink(&switch, frame), Ok(()));
@@ -358,5 +412,28 @@ mod tests {
                 assert_eq!(out.try_recv(), Ok(packet_to(to)));
             }
         }
+    }
+    #[test]
+    fn a_packet_for_a_session_of_another_worker_goes_there_and_never_on() {
+        let mut sides = assemble(2, &Arc::default());
+        let (_far, mut post) = sides.pop().expect("two");
+        let (team, _post) = sides.pop().expect("two");
+        let (near, _device) = MemoryDevice::pair(4);
+        let switch = of_team(team, near, true);
+        let drops = Arc::default();
+        switch.plug(ONE, &lease(2), &Place::There(1), &drops);
+        switch.downlink(load(address(2)));
+        assert_eq!(uplink(&switch, packet_to(address(2))), Ok(()));
+        for _ in 0..2 {
+            let Some(Parcel::Load(load)) = post.parcels.try_recv() else {
+                panic!("no parcel");
+            };
+            switch.handed(load);
+        }
+        assert_eq!(drops.read().to_string(), "channel_down=2", "it has moved meanwhile");
+        let (sender, mut packets) = queue(4, 1 << 20);
+        switch.plug(ONE, &lease(2), &Place::Here(sender), &drops);
+        switch.handed(load(address(2)).into_freight());
+        assert_eq!(next(&mut packets), Some(packet_to(address(2))));
     }
 }

@@ -18,10 +18,11 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use channel::{Channel, Closed};
+use config::gateway::GatewayConfig;
 use now::{Awake, Deadline, Now};
 use packet::DropReason;
 use platform::tcp::limit_unsent;
-use session::gateway::{Established, SessionId};
+use session::gateway::Established;
 use session::park::Attendance;
 use session::{EndReason, Fitter, Output, Received};
 use socket2::SockRef;
@@ -33,12 +34,13 @@ use wire::cstp::{Frame, Kind};
 use crate::clock::instant;
 use crate::datagrams::{Arrival, Granted, Inheritance};
 use crate::datapath::{DataPath, Inlet};
+use crate::desk::{News, Pen};
 use crate::listener::{Guest, Lone};
 use crate::load::Load;
 use crate::outlet::Outlet;
 use crate::queue::Receiver;
-use crate::sessions::{Left, Order, Report, Seat};
-use crate::shell::Shared;
+use crate::sessions::{Left, Report};
+use crate::worker::{Order, Seat, Worker};
 
 /// Frames handled before the other direction and the other tasks get their turn.
 const BATCH: usize = 64;
@@ -77,31 +79,56 @@ pub(crate) struct Terms {
     pub(crate) parks: bool,
 }
 
+/// What the configuration at the beginning of a tunnel says about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners {
+    idle: Option<Duration>,
+    /// A client that is quiet for so long is asked.
+    quiet: Duration,
+    /// How long TCP is silent before it asks, and between the first two times.
+    keepalive: Duration,
+    mss_clamp: bool,
+}
+
+impl Manners {
+    /// Those of this configuration.
+    pub(crate) fn of(config: &GatewayConfig) -> Self {
+        let keepalive = config.tcp.keepalive;
+        Self {
+            idle: config.session.idle_timeout,
+            quiet: config.park.quiet,
+            keepalive: keepalive.idle + keepalive.interval,
+            mss_clamp: config.dtls.mss_clamp,
+        }
+    }
+}
+
 /// Carries a client's packets until its session ends or has to wait, and reports that to the session room.
-pub(crate) async fn carry(shared: &Shared, mut seat: Seat, line: Line, granted: Option<Granted>, terms: Terms) {
-    let settings = shared.settings();
-    let (id, epoch, lease) = (seat.connected.id, seat.connected.epoch, seat.connected.lease);
-    let idle = settings.config.session.idle_timeout;
-    let keepalive = settings.config.tcp.keepalive;
-    let now = shared.clock.now();
+pub(crate) async fn carry(
+    worker: &Worker,
+    mut seat: Seat,
+    line: Line,
+    granted: Option<Granted>,
+    (terms, manners): (Terms, Manners),
+) {
+    let (id, epoch, lease) = (seat.session, seat.epoch, seat.lease);
+    let now = worker.clock.now();
     let _ = limit_unsent(line.channel.socket(), UNSENT_MAX);
     let mut tunnel = Tunnel {
-        shared,
-        id,
-        epoch,
+        worker,
+        pen: Pen::new(worker.desk.clone(), id, epoch),
         parks: terms.parks,
         line: Some(line),
         lone: None,
-        established: Established::new(lease, terms.mtu, idle, now),
-        data: granted.map(|granted| DataPath::new(&shared.datagrams, granted, id)),
-        attendance: Attendance::new(settings.config.park.quiet, keepalive.idle + keepalive.interval, now),
+        established: Established::new(lease, terms.mtu, manners.idle, now),
+        data: granted.map(|granted| DataPath::new(&worker.datagrams, granted, id)),
+        attendance: Attendance::new(manners.quiet, manners.keepalive, now),
         reported: now.awake,
         question: false,
         rest: None,
         unsaid: VecDeque::new(),
     };
-    let mut fitter = Fitter::new(settings.config.dtls.mss_clamp);
-    drop(settings);
+    let mut fitter = Fitter::new(manners.mss_clamp);
     tunnel.inherit(&mut seat).await;
     let over = tunnel.run(&mut seat, &mut fitter).await;
     // A client that connected anew closes the connection before: who sees that first must not miss the order.
@@ -152,9 +179,9 @@ enum Event {
 }
 
 struct Tunnel<'a> {
-    shared: &'a Shared,
-    id: SessionId,
-    epoch: u64,
+    worker: &'a Worker,
+    /// What it tells the session room with.
+    pen: Pen,
     parks: bool,
     /// The control connection, until it is lost.
     line: Option<Line>,
@@ -177,13 +204,13 @@ impl Tunnel<'_> {
     /// Goes on with the data channel of the tunnel before.
     async fn inherit(&mut self, seat: &mut Seat) {
         let Self {
-            shared,
+            worker,
             established,
             data,
             ..
         } = self;
         if let (Some(data), Some(estate)) = (data, seat.estate.take()) {
-            let now = shared.clock.now();
+            let now = worker.clock.now();
             // What waits there is opened behind an await, during which others use the common outlet.
             let mut outlet = Outlet::new(None);
             let inlet = &mut Inlet {
@@ -191,17 +218,18 @@ impl Tunnel<'_> {
                 outlet: &mut outlet,
             };
             data.inherit(estate, now, inlet).await;
-            shared.switch.outlet().take_over(outlet);
+            worker.switch.outlet().take_over(outlet);
             self.send_out();
         }
     }
 
     async fn run(&mut self, seat: &mut Seat, fitter: &mut Fitter) -> Over {
-        let mut stopping = self.shared.stopping.clone();
-        let mut missed = self.shared.clock.missed();
+        let mut stopping = self.worker.stopping.clone();
+        let mut missed = self.worker.clock.missed();
         loop {
+            self.pen.settle().await;
             if let Err(closed) = self.send_some()
-                && let Some(over) = self.lost(&closed, self.shared.clock.now())
+                && let Some(over) = self.lost(&closed, self.worker.clock.now())
             {
                 return over;
             }
@@ -221,8 +249,8 @@ impl Tunnel<'_> {
                 () = timer => Event::Timer,
                 _ = stopping.wait_for(|stopping| *stopping) => Event::Stop,
             };
-            let now = self.shared.clock.now();
-            if let Some(gap) = self.shared.clock.gap_since(&mut missed) {
+            let now = self.worker.clock.now();
+            if let Some(gap) = self.worker.clock.gap_since(&mut missed) {
                 self.established.rebase(&gap);
                 self.attendance.rebase(&gap, now);
                 if let Some(data) = &mut self.data {
@@ -245,7 +273,7 @@ impl Tunnel<'_> {
             data_channel: self.data.as_ref().is_some_and(DataPath::is_up),
             quiet: !self.attendance.is_active() && self.attendance.parked().is_none(),
         };
-        self.shared.sessions.report(self.id, self.epoch, report);
+        self.pen.say(News::Report(report));
     }
 
     async fn handle(&mut self, event: Event, seat: &mut Seat, fitter: &mut Fitter, now: Now) -> Option<Over> {
@@ -307,7 +335,7 @@ impl Tunnel<'_> {
         self.lone = self.line.take().map(|line| line.guest.leave_tunnel());
         self.question = false;
         self.unsaid.clear();
-        self.shared.sessions.control_lost(self.id, self.epoch, &why, now);
+        self.pen.say(News::ControlLost(why));
         self.attendance.control_gone(now);
         match self.attend(now) {
             Ok(()) => None,
@@ -336,8 +364,8 @@ impl Tunnel<'_> {
         if let Some(rest) = self.rest.take() {
             self.established.drop_packets(DropReason::ChannelDown, rest.count());
         }
-        let (traffic, now) = (self.established.traffic(), self.shared.clock.now());
-        self.shared.sessions.left(self.id, self.epoch, traffic, left, now);
+        self.pen.say(News::Left(*self.established.traffic(), left));
+        self.pen.settle().await;
         if let Some(Line { channel, guest }) = self.line {
             say(last_word, channel).await;
             drop(guest);
@@ -371,13 +399,13 @@ impl Tunnel<'_> {
     /// Takes these datagrams and those behind them, and says whether there are likely more.
     fn take_arrivals(&mut self, first: Arrival, now: Now) -> bool {
         let Self {
-            shared,
+            worker,
             established,
             data,
             ..
         } = self;
         let Some(data) = data else { return false };
-        let mut outlet = shared.switch.outlet();
+        let mut outlet = worker.switch.outlet();
         let inlet = &mut Inlet {
             established,
             outlet: &mut outlet,
@@ -391,9 +419,9 @@ impl Tunnel<'_> {
     /// Forwards the packets that were gathered.
     fn send_out(&mut self) {
         let Self {
-            shared, established, ..
+            worker, established, ..
         } = self;
-        shared
+        worker
             .switch
             .send_out(|reason, packets| established.drop_packets(reason, packets));
     }
@@ -423,7 +451,7 @@ impl Tunnel<'_> {
     fn take_frame(&mut self, frame: Frame, now: Now) -> Result<(), Closed> {
         self.said(&frame, now)?;
         match self.established.received(&frame, now) {
-            Received::Packet => self.shared.switch.outlet().frame(frame.payload),
+            Received::Packet => self.worker.switch.outlet().frame(frame.payload),
             // Counted by the session.
             Received::Nothing | Received::Dropped(_) => {}
         }

@@ -6,7 +6,7 @@
 //! ```
 //! Without packet information in both cases. What stands in the header is the business of `packet::virtio`.
 
-pub use crate::os::tun::{Tun, identify, is_gone};
+pub use crate::os::tun::{Tun, TunQueue, identify, is_gone};
 
 /// The longest interface name in bytes (`IFNAMSIZ` of the kernel is 16 with the closing zero).
 pub const MAX_NAME: usize = 15;

@@ -129,7 +129,11 @@ pub fn gateway_settings(lab: &Lab, site: &Site) -> Result<Settings> {
     let identity = lab.pki().server()?;
     let users = lab.folder().join(format!("users-{}.toml", plan.name()));
     Users::alice()?.write(&users)?;
-    Ok(Settings::default()
+    let settings = match env::var(WORKERS) {
+        Ok(workers) => Settings::default().with("network.workers", workers.parse::<i64>().context(WORKERS)?),
+        Err(_) => Settings::default(),
+    };
+    Ok(settings
         .with("listen.addresses", vec!["[::]:443"])
         .with_path("tls.certificate_file", &identity.certificate)
         .with_path("tls.key_file", &identity.key)
@@ -152,6 +156,9 @@ pub fn gateway_settings(lab: &Lab, site: &Site) -> Result<Settings> {
         )
         .with("log.level", "debug"))
 }
+
+/// A variable of the environment: the number of workers of every gateway that asks for none itself.
+const WORKERS: &str = "MARMOT_LAB_WORKERS";
 
 /// The users file of [`gateway_settings`].
 pub fn users_file(lab: &Lab, site: &Site) -> PathBuf {

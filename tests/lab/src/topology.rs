@@ -216,6 +216,15 @@ impl Lab {
         attach_client(&self.internet, "client-b", 4)
     }
 
+    /// Adds this many more hosts of clients, at most 250: 198.18.1.2, 198.18.2.2 and so on.
+    ///
+    /// # Errors
+    /// If they cannot be built, for example because some have been.
+    pub fn add_clients(&self, count: u8) -> Result<Vec<Namespace>> {
+        let host = |n: u8| attach_client(&self.internet, &format!("client-{n}"), 4 + n);
+        (1..=count).map(host).collect()
+    }
+
     /// A command to be run inside `host`, which sees a resolv.conf of the test.
     ///
     /// # Errors
@@ -321,7 +330,7 @@ fn host() -> Result<Namespace> {
 fn attach_client(internet: &Namespace, port: &str, number: u8) -> Result<Namespace> {
     let v4 = |host| match number {
         1 => Ipv4Addr::new(192, 0, 2, host),
-        _ => Ipv4Addr::new(198, 18, 0, host),
+        _ => Ipv4Addr::new(198, 18, number - 4, host),
     };
     let v6 = |host| Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, host);
     let client = host()?;

@@ -232,6 +232,7 @@ fn network(document: &Document<'_>, pool: &Pool, listen: &Listen) -> Option<Netw
     let interface = section.parsed("interface", "marmot-gw", names::INTERFACE, names::interface);
     let mtu = section.integer("mtu", 1406, 576..=9000);
     let offload = section.boolean("offload", true);
+    let workers = section.integer("workers", 1, 1..=16);
     let what = "networks, such as 10.0.0.0/8";
     let routes = section.list("routes", &[], MAX_ROUTES, what, routes::network);
     let exclude_routes = section.list("exclude_routes", &[], MAX_ROUTES, what, routes::network);
@@ -258,6 +259,7 @@ fn network(document: &Document<'_>, pool: &Pool, listen: &Listen) -> Option<Netw
     Some(Network {
         interface: interface?,
         offload,
+        workers: usize::try_from(workers).ok()?,
         mtu: u16::try_from(mtu).ok()?,
         routes,
         exclude_routes,

@@ -8,7 +8,6 @@ use tracing::{debug, info};
 use wire::text::escape;
 
 use super::{Record, STOPPING, SessionRoom};
-use crate::queue::queue;
 use crate::state::{Left, Memory, until_of};
 
 impl SessionRoom {
@@ -115,10 +114,6 @@ impl SessionRoom {
         if lease != had {
             debug!(session = %id, "an address of before is not free any more; its session gets another");
         }
-        // For the counters of what comes for it while it waits.
-        let (nobody, _) = queue(1, 1);
-        self.switch.plug(id, &lease, nobody);
-        self.switch.unplug(id, &lease);
         let account = self.accounts.resumed(id, &user, started, peer);
         let record = Record {
             epoch,
@@ -126,6 +121,8 @@ impl SessionRoom {
             traffic,
             ..Record::new(escape(&user), account, lease)
         };
+        // For the counters of what comes for it while it waits.
+        self.crew.waits(id, &lease, &record.losses);
         self.records.borrow_mut().insert(id, record);
     }
 }

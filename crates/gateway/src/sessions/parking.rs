@@ -113,7 +113,7 @@ impl SessionRoom {
             return;
         }
         if let Some(record) = self.records.borrow().get(&id) {
-            self.switch.unplug(id, &record.lease);
+            self.crew.unplug(id, &record.lease);
         }
         self.keep(id, now);
         debug!(session = %id, epoch, why, "session detached");

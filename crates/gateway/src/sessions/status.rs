@@ -50,7 +50,7 @@ impl SessionRoom {
     pub(crate) fn totals(&self) -> GatewayCounters {
         let counters = self.counters();
         let mut drops = counters.drops;
-        drops.add(&self.switch.drops());
+        drops.add(&self.crew.drops());
         for record in self.records.borrow().values() {
             drops.add(&record.drops());
         }
@@ -90,6 +90,7 @@ impl Record {
     fn drops(&self) -> DropCounters {
         let mut drops = self.traffic.drops;
         drops.add(&self.report.traffic.drops);
+        drops.add(&self.losses.read());
         drops
     }
 }

@@ -1,7 +1,8 @@
 //! What the room keeps, and what it tells whom.
 
 use super::*;
-use crate::device::{MemoryDevice, of_memory};
+use crate::device::MemoryDevice;
+use crate::worker::Order;
 use session::gateway::Leases;
 use session::park::ParkKind;
 use session::resume::{SEED_BYTES, SessionKey};
@@ -25,13 +26,12 @@ fn room() -> SessionRoom {
 
 fn room_of(pool: &str, limits: Limits) -> SessionRoom {
     let (near, _far) = MemoryDevice::pair(8);
-    let (_, writer) = of_memory(near);
     let leases = Leases::new(pool.parse().ok(), None, Duration::from_secs(600));
-    let switch = Switch::new(writer, leases.gateway_addresses().collect(), false);
+    let crew = Crew::alone(near, leases.gateway_addresses().collect());
     let keys = TicketKeys::new([7; FRESH_BYTES], at(0).wall);
     SessionRoom::new(
         Sessions::new(limits, leases),
-        Rc::new(switch),
+        Rc::new(crew),
         Accounts::nowhere(),
         (keys, Store::nowhere()),
     )
@@ -47,7 +47,7 @@ fn login(room: &SessionRoom) -> Secret {
 }
 
 /// Of a client that shows its cookie and nothing else.
-fn try_to_connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Result<Seat, ConnectRefused> {
+fn try_to_connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Result<Booking, ConnectRefused> {
     let offer = Offer {
         cookie: cookie.clone(),
         want_v4: true,
@@ -57,7 +57,7 @@ fn try_to_connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Result<S
     try_with(room, &offer, seconds)
 }
 
-fn try_with(room: &SessionRoom, offer: &Offer, seconds: u64) -> Result<Seat, ConnectRefused> {
+fn try_with(room: &SessionRoom, offer: &Offer, seconds: u64) -> Result<Booking, ConnectRefused> {
     let caller = Caller {
         offer,
         peer: SocketAddr::from(([192, 0, 2, 1], 40_000)),
@@ -67,8 +67,14 @@ fn try_with(room: &SessionRoom, offer: &Offer, seconds: u64) -> Result<Seat, Con
     room.connect(&caller, |_, _| Standing::Good(Reservation::default()), at(seconds))
 }
 
-fn connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Seat {
+fn connect(room: &SessionRoom, cookie: &Secret, seconds: u64) -> Booking {
     try_to_connect(room, cookie, seconds).expect("tunnel")
+}
+
+/// What the tunnel of this connection was told last.
+fn order(room: &SessionRoom, booking: &Booking) -> Option<Order> {
+    let Connected { id, epoch, .. } = booking.connected;
+    room.crew().here().order_for(id, epoch)
 }
 
 fn records(room: &SessionRoom) -> usize {
@@ -103,9 +109,9 @@ fn the_timer_hears_of_every_login_and_connect() {
 fn a_second_connection_makes_the_first_give_way_and_keeps_the_lease() {
     let room = room();
     let cookie = login(&room);
-    let mut first = connect(&room, &cookie, 1);
+    let first = connect(&room, &cookie, 1);
     let second = connect(&room, &cookie, 2);
-    assert!(matches!(first.orders.try_recv(), Ok(Order::GiveWay(_))));
+    assert!(matches!(order(&room, &first), Some(Order::GiveWay(_))));
     assert_eq!(first.connected.lease, second.connected.lease);
 
     let id = first.connected.id;
@@ -117,9 +123,9 @@ fn a_second_connection_makes_the_first_give_way_and_keeps_the_lease() {
 #[test]
 fn a_session_that_ends_from_outside_waits_for_the_counters_of_its_tunnel() {
     let room = room();
-    let mut seat = connect(&room, &login(&room), 1);
+    let seat = connect(&room, &login(&room), 1);
     room.expire(at(3600));
-    assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::AuthExpired))));
+    assert!(matches!(order(&room, &seat), Some(Order::End(EndReason::AuthExpired))));
     assert_eq!((room.len(), records(&room)), (0, 1));
     room.left(seat.connected.id, 1, &Traffic::default(), Left::Ordered, at(3601));
     assert_eq!(records(&room), 0);
@@ -165,13 +171,13 @@ fn a_logout_destroys_the_cookie() {
 fn a_reload_ends_the_sessions_of_users_who_are_gone() {
     let room = room();
     let cookie = login(&room);
-    let mut seat = connect(&room, &cookie, 1);
+    let seat = connect(&room, &cookie, 1);
     let limits = Limits {
         session_timeout: None,
         ..LIMITS
     };
     room.reload(limits, Vec::new(), |user| user != "alice", at(2));
-    assert!(matches!(seat.orders.try_recv(), Ok(Order::End(EndReason::Admin(_)))));
+    assert!(matches!(order(&room, &seat), Some(Order::End(EndReason::Admin(_)))));
 }
 
 #[test]
@@ -321,8 +327,7 @@ fn ten_thousand_parked_sessions_are_small() {
         assert!(seat.ticket.is_some());
         let id = seat.connected.id;
         room.parked(id, 1, ParkKind::Announced, at(n));
-        drop(seat);
-        room.left(id, 1, &Traffic::default(), Left::Detached("asleep".to_owned()), at(n));
+        room.nobody_came(&seat, "asleep", at(n));
     }
     let each = resident().saturating_sub(before) / SESSIONS;
     println!("{each} bytes of memory for each of {SESSIONS} parked sessions");

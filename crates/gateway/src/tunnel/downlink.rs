@@ -160,7 +160,7 @@ impl Tunnel<'_> {
             Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| self.send_packet(piece, now)),
             Fit::Answer(answer) => {
                 self.established.drop_packet(DropReason::TooBig);
-                self.shared.switch.answer(answer);
+                self.worker.switch.answer(answer);
                 Ok(())
             }
             Fit::Dropped(reason) => {

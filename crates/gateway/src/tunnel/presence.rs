@@ -14,6 +14,7 @@ use wire::cstp::{Frame, Kind};
 
 use super::{SEALED_MAX, Tunnel};
 use crate::datapath::{DataPath, Word};
+use crate::desk::News;
 
 /// Control frames that wait for a client that is not active. It can ask for no more while it is silent.
 const UNSAID_MAX: usize = 8;
@@ -67,11 +68,11 @@ impl Tunnel<'_> {
                 Attend::Ask => self.question = !self.data.as_mut().is_some_and(|data| data.ask(now)),
                 Attend::Look => self.attendance.sampled(self.sample(), now),
                 Attend::Park(kind) => self.park(kind, now),
-                Attend::Kind(kind) => self.shared.sessions.parked(self.id, self.epoch, kind, now),
-                Attend::Stir => self.shared.sessions.stirred(self.id, self.epoch, true, now),
-                Attend::StillStirs => self.shared.sessions.stirred(self.id, self.epoch, false, now),
+                Attend::Kind(kind) => self.pen.say(News::Parked(kind)),
+                Attend::Stir => self.pen.say(News::Stirred { is_new: true }),
+                Attend::StillStirs => self.pen.say(News::Stirred { is_new: false }),
                 Attend::Unpark(via) => {
-                    self.shared.sessions.unparked(self.id, self.epoch, via, now);
+                    self.pen.say(News::Unparked(via));
                     self.established.wake(now);
                     if let Some(data) = &mut self.data {
                         data.wake(now);
@@ -133,7 +134,7 @@ impl Tunnel<'_> {
         if let Some(channel) = self.channel() {
             channel.shrink();
         }
-        self.shared.sessions.parked(self.id, self.epoch, kind, now);
+        self.pen.say(News::Parked(kind));
     }
 
     pub(super) fn data_is_silent(&self) -> bool {

@@ -19,6 +19,11 @@ pub(crate) struct DataChannel {
 impl DataChannel {
     /// Shakes hands for a tunnel. The gateway sends packets here once something was said.
     pub(crate) async fn open(house: &House, tunnel: &Tunnel) -> Self {
+        Self::open_as(house, tunnel, true).await
+    }
+
+    /// As a stock client does where it knows no connection ids.
+    pub(crate) async fn open_as(house: &House, tunnel: &Tunnel, connection_ids: bool) -> Self {
         let header = |name| tunnel.header(name).expect("a data channel is granted");
         let app_id = header("X-DTLS-App-ID");
         let digits = app_id.as_bytes().chunks(2);
@@ -33,7 +38,7 @@ impl DataChannel {
             session_id: app_id.collect(),
             suites: vec![Suite::Aes128GcmSha256],
             extended_master_secret: true,
-            connection_ids: true,
+            connection_ids,
             mtu: 1200,
         };
         let port = header("X-DTLS-Port").parse().expect("a port");

@@ -45,6 +45,8 @@ pub(crate) struct Wishes {
     pub(crate) pool: Option<&'static str>,
     pub(crate) housekeeping: &'static str,
     pub(crate) more: &'static str,
+    /// How many workers; 0 for what [`WORKERS`] says, or one.
+    pub(crate) workers: usize,
     pub(crate) change: Option<fn(&mut GatewayConfig)>,
     /// Done with the gateway's folder before it starts.
     pub(crate) before: Option<fn(&Path)>,
@@ -199,6 +201,22 @@ pub(crate) fn users(names: &[&str]) -> String {
         .collect()
 }
 
+/// A variable of the environment with the number of workers of every gateway that does not ask for one.
+const WORKERS: &str = "MARMOT_TEST_WORKERS";
+
+/// `more`, with the number of workers.
+fn with_workers(more: &str, workers: usize) -> String {
+    let asked = (workers > 0).then(|| workers.to_string());
+    let Some(workers) = asked.or_else(|| std::env::var(WORKERS).ok()) else {
+        return more.to_owned();
+    };
+    let line = format!("[network]\nworkers = {workers}\n");
+    match more.contains("[network]\n") {
+        true => more.replace("[network]\n", &line),
+        false => format!("{more}\n{line}"),
+    }
+}
+
 /// The text of the configuration file.
 pub(crate) fn config_text(wishes: &Wishes) -> String {
     let Wishes {
@@ -206,8 +224,10 @@ pub(crate) fn config_text(wishes: &Wishes) -> String {
         pool,
         housekeeping,
         more,
+        workers,
         ..
     } = wishes;
+    let more = with_workers(more, *workers);
     let pool = pool.unwrap_or("ipv4 = \"10.78.0.0/24\"");
     format!(
         "[listen]\naddresses = [\"127.0.0.1:0\"]\n\

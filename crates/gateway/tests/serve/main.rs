@@ -12,3 +12,4 @@ mod parking;
 mod resume;
 mod tunnels;
 mod upkeep;
+mod workers;

@@ -60,7 +60,7 @@ async fn go_on(house: &House, before: &Response) -> Tunnel {
         .expect("the session goes on")
 }
 
-/// Has everything that the device has sent so far been handled? A packet for another client goes behind it.
+/// Has everything that the device has sent so far been handled? A packet for another client of the same worker goes behind it.
 async fn all_handled(house: &House, other: &mut Tunnel) {
     assert!(house.device.send(packet(LAN, other.address, b"behind").into()).await);
     other.next().await;
@@ -68,8 +68,18 @@ async fn all_handled(house: &House, other: &mut Tunnel) {
 
 #[tokio::test]
 async fn a_client_that_sleeps_gets_no_packet_until_it_is_awake() {
-    let mut house = House::new();
+    for workers in [1, 2] {
+        sleeps(workers).await;
+    }
+}
+
+async fn sleeps(workers: usize) {
+    let mut house = House::with(Wishes {
+        workers,
+        ..Wishes::default()
+    });
     let mut tunnel = parking_tunnel(&house).await;
+    let _of_the_other_worker = tunnel_of(&house, "bob").await;
     let (mut bob, _) = tunnel_of(&house, "bob").await;
     tunnel.send(Kind::Park, &WORD).await;
     let frame = tunnel.next().await;
@@ -115,9 +125,16 @@ async fn words_of_parking_mean_nothing_without_a_grant() {
 
 #[tokio::test]
 async fn a_tunnel_outlives_its_control_connection_and_gives_its_place_back() {
+    for workers in [1, 2] {
+        outlives(workers).await;
+    }
+}
+
+async fn outlives(workers: usize) {
     let change = |config: &mut config::gateway::GatewayConfig| config.limits.connections = 1;
     let mut house = House::with(Wishes {
         change: Some(change),
+        workers,
         ..Wishes::default()
     });
     let tunnel = parking_tunnel(&house).await;
@@ -157,7 +174,16 @@ async fn a_tunnel_outlives_its_control_connection_and_gives_its_place_back() {
 
 #[tokio::test]
 async fn a_connect_takes_over_from_a_tunnel_that_has_no_connection() {
-    let mut house = House::new();
+    for workers in [1, 2] {
+        takes_over(workers).await;
+    }
+}
+
+async fn takes_over(workers: usize) {
+    let mut house = House::with(Wishes {
+        workers,
+        ..Wishes::default()
+    });
     let tunnel = parking_tunnel(&house).await;
     let mut data = DataChannel::open(&house, &tunnel).await;
     data.say(Kind::Keepalive, &[]).await;

@@ -14,7 +14,7 @@ use tun_rs::{DeviceBuilder, Layer};
 use super::capabilities::{NET_ADMIN_HINT, TUN_DEVICE, tun_device_fault};
 use super::network::index_of;
 use crate::PlatformError;
-use crate::tun::{Identity, Offloads, TunOptions, name_fault};
+use crate::tun::{Identity, MAX_NAME, Offloads, TunOptions, name_fault};
 
 /// A TUN device of our own. Dropping it removes the device with its addresses and routes (about 20 ms in the kernel,
 /// whatever their number).
@@ -25,65 +25,79 @@ pub struct Tun {
     offloads: Option<Offloads>,
 }
 
-impl Tun {
-    /// Makes the device in the network namespace of this thread: down, without addresses. Needs a tokio runtime with I/O.
-    pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {
-        let TunOptions { name, mtu, offloads } = options;
-        let name = name.clone();
-        if let Some(reason) = name_fault(&name) {
-            return Err(PlatformError::InterfaceName { name, reason });
-        }
-        // tun-rs would make the device file, and the kernel would hand us a persistent device of somebody else.
-        if let Err(error) = OpenOptions::new().read(true).write(true).open(TUN_DEVICE) {
-            return Err(match error.raw_os_error() {
-                Some(libc::ENOENT) => PlatformError::TunMissing,
-                Some(libc::EPERM | libc::EACCES) => PlatformError::NotPermitted {
-                    what: format!("create the TUN device {name}"),
-                    hint: tun_device_fault(&error),
-                },
-                _ => PlatformError::io(format!("open {TUN_DEVICE}"), error),
-            });
-        }
-        if index_of(&name).is_ok() {
-            return Err(PlatformError::InterfaceInUse { name });
-        }
+/// One queue of a TUN device of our own, for the thread that is to read it. A device goes with the last of its queues.
+pub struct TunQueue {
+    device: OwnedFd,
+    name: String,
+    index: u32,
+    offloads: Option<Offloads>,
+}
 
-        let device = DeviceBuilder::new()
-            .name(name.as_str())
-            .mtu(*mtu)
-            .layer(Layer::L3)
-            .inherit_enable_state()
-            .with(|builder| {
-                builder.packet_information(false).offload(*offloads);
-            })
-            .build_sync();
-        let device = device.map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM) => PlatformError::NotPermitted {
-                what: format!("create the TUN device {name}"),
-                hint: NET_ADMIN_HINT.to_owned(),
-            },
-            // EINVAL: the name belongs to another kind of interface, made since we looked.
-            Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => PlatformError::InterfaceInUse { name: name.clone() },
-            _ => PlatformError::io(format!("create the TUN device {name}"), source),
-        })?;
-        let index =
-            index_of(&name).map_err(|source| PlatformError::io(format!("find the TUN device {name}"), source))?;
-        // SAFETY: tun-rs gives up the descriptor, which is open and has no other owner.
-        let device = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
-        let device =
-            watch(device).map_err(|source| PlatformError::io(format!("watch the TUN device {name}"), source))?;
-        let offloads = match offloads {
-            true => Some(
-                offload(device.as_fd()).map_err(|source| PlatformError::io(format!("offload to {name}"), source))?,
-            ),
+impl TunQueue {
+    /// Makes a device in the network namespace of this thread, down, without addresses, and gives its queues. Which queue gets a packet of the host is
+    /// the kernel's choice: the one that a packet of the same flow was last written to, else one by a hash of the flow.
+    pub fn create(options: &TunOptions, queues: usize) -> Result<Vec<Self>, PlatformError> {
+        let (name, several) = (&options.name, queues > 1);
+        let first = make(options, several)?;
+        let failed = |what: &str, source| PlatformError::io(format!("{what} {name}"), source);
+        let index = index_of(name).map_err(|source| failed("find the TUN device", source))?;
+        let offloads = match options.offloads {
+            true => Some(offload(first.as_fd()).map_err(|source| failed("offload to", source))?),
             false => None,
         };
-        Ok(Self {
+        let mut devices = vec![first];
+        while devices.len() < queues {
+            let queue = another_queue(name, options.offloads);
+            devices.push(queue.map_err(|source| failed("open another queue of", source))?);
+        }
+        let queue = |device| Self {
+            device,
+            name: name.clone(),
+            index,
+            offloads,
+        };
+        Ok(devices.into_iter().map(queue).collect())
+    }
+
+    /// Index of the interface, unique in its network namespace for the life of the device.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Begins to use it on this thread. Needs a tokio runtime with I/O.
+    pub fn open(self) -> Result<Tun, PlatformError> {
+        let Self {
             device,
             name,
             index,
             offloads,
-        })
+        } = self;
+        match watch(device) {
+            Ok(device) => Ok(Tun {
+                device,
+                name,
+                index,
+                offloads,
+            }),
+            Err(source) => Err(PlatformError::io(format!("watch the TUN device {name}"), source)),
+        }
+    }
+}
+
+impl fmt::Debug for TunQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunQueue")
+            .field("name", &self.name)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tun {
+    /// Makes the device in the network namespace of this thread: down, without addresses. Needs a tokio runtime with I/O.
+    pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {
+        let mut queues = TunQueue::create(options, 1)?;
+        queues.pop().expect("one was asked for").open()
     }
 
     /// Goes on with a device that was kept for us over a restart ([`Tun::descriptor`]), as it is: with its addresses, routes,
@@ -190,6 +204,74 @@ impl Tun {
 
     fn number(&self) -> RawFd {
         self.device.get_ref().as_raw_fd()
+    }
+}
+
+/// Makes a device, with its first queue.
+fn make(options: &TunOptions, several: bool) -> Result<OwnedFd, PlatformError> {
+    let TunOptions { name, mtu, offloads } = options;
+    let name = name.clone();
+    if let Some(reason) = name_fault(&name) {
+        return Err(PlatformError::InterfaceName { name, reason });
+    }
+    // tun-rs would make the device file, and the kernel would hand us a persistent device of somebody else.
+    if let Err(error) = OpenOptions::new().read(true).write(true).open(TUN_DEVICE) {
+        return Err(match error.raw_os_error() {
+            Some(libc::ENOENT) => PlatformError::TunMissing,
+            Some(libc::EPERM | libc::EACCES) => PlatformError::NotPermitted {
+                what: format!("create the TUN device {name}"),
+                hint: tun_device_fault(&error),
+            },
+            _ => PlatformError::io(format!("open {TUN_DEVICE}"), error),
+        });
+    }
+    if index_of(&name).is_ok() {
+        return Err(PlatformError::InterfaceInUse { name });
+    }
+
+    let device = DeviceBuilder::new()
+        .name(name.as_str())
+        .mtu(*mtu)
+        .layer(Layer::L3)
+        .inherit_enable_state()
+        .with(|builder| {
+            builder
+                .packet_information(false)
+                .offload(*offloads)
+                .multi_queue(several);
+        })
+        .build_sync();
+    let device = device.map_err(|source| match source.raw_os_error() {
+        Some(libc::EPERM) => PlatformError::NotPermitted {
+            what: format!("create the TUN device {name}"),
+            hint: NET_ADMIN_HINT.to_owned(),
+        },
+        // EINVAL: the name belongs to another kind of interface, made since we looked.
+        Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => PlatformError::InterfaceInUse { name: name.clone() },
+        _ => PlatformError::io(format!("create the TUN device {name}"), source),
+    })?;
+    // SAFETY: tun-rs gives up the descriptor, which is open and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) })
+}
+
+/// Opens one more queue of a device that was made for several, in the same mode.
+fn another_queue(name: &str, offloads: bool) -> io::Result<OwnedFd> {
+    let device = OpenOptions::new().read(true).write(true).open(TUN_DEVICE)?;
+    let mut flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
+    if offloads {
+        flags |= libc::IFF_VNET_HDR;
+    }
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes().take(MAX_NAME)) {
+        *place = byte as libc::c_char;
+    }
+    // The kernel reads sixteen bits.
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, and `request` is one with a closed name.
+    match unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &mut request) } {
+        0 => Ok(device.into()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! UDP sockets through socket2 and tokio, and the few options that only libc knows.
 
 mod listener;
+mod steer;
 
 use std::io;
 use std::mem::size_of;

@@ -16,6 +16,30 @@ pub struct Tun {
     index: u32,
 }
 
+/// The one queue of a device.
+#[derive(Debug)]
+pub struct TunQueue(Tun);
+
+impl TunQueue {
+    /// As [`Tun::create`]. More than one queue is not supported.
+    pub fn create(options: &TunOptions, queues: usize) -> Result<Vec<Self>, PlatformError> {
+        if queues > 1 {
+            return Err(PlatformError::Unsupported("several queues of a TUN device"));
+        }
+        Ok(vec![Self(Tun::create(options)?)])
+    }
+
+    /// Index of the interface.
+    pub fn index(&self) -> u32 {
+        self.0.index()
+    }
+
+    /// Begins to use it.
+    pub fn open(self) -> Result<Tun, PlatformError> {
+        Ok(self.0)
+    }
+}
+
 impl Tun {
     /// Makes the device, without addresses. The kernel chooses the name unless the wanted one is `utunN`. Needs a tokio
     /// runtime with I/O.

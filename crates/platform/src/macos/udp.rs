@@ -75,6 +75,15 @@ impl UdpListener {
     }
 
     /// Not supported.
+    pub fn bind_group(
+        _address: SocketAddr,
+        _dual_stack: bool,
+        _count: usize,
+    ) -> Result<Vec<std::net::UdpSocket>, PlatformError> {
+        Err(PlatformError::Unsupported("taking UDP from clients"))
+    }
+
+    /// Not supported.
     pub fn adopt(_socket: std::net::UdpSocket) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -11,6 +11,27 @@ use crate::tun::{Identity, Offloads, TunOptions, name_fault};
 #[derive(Debug)]
 pub struct Tun(Infallible);
 
+/// There is none on this system: [`TunQueue::create`] says so.
+#[derive(Debug)]
+pub struct TunQueue(Infallible);
+
+impl TunQueue {
+    /// Not supported.
+    pub fn create(options: &TunOptions, _queues: usize) -> Result<Vec<Self>, PlatformError> {
+        Tun::create(options).map(|tun| match tun.0 {})
+    }
+
+    /// See [`TunQueue::create`].
+    pub fn index(&self) -> u32 {
+        match self.0 {}
+    }
+
+    /// See [`TunQueue::create`].
+    pub fn open(self) -> Result<Tun, PlatformError> {
+        match self.0 {}
+    }
+}
+
 impl Tun {
     /// Not supported.
     pub fn create(options: &TunOptions) -> Result<Self, PlatformError> {

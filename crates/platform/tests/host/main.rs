@@ -15,6 +15,7 @@ mod kept;
 mod lab;
 mod ledgers;
 mod offload;
+mod queues;
 mod routing;
 mod tunnel;
 mod udp;
@@ -43,6 +44,7 @@ fn main() {
         ledgers::tests(),
         routing::tests(),
         offload::tests(),
+        queues::tests(),
         children::tests(),
     ];
     let tests: Vec<Trial> = tests

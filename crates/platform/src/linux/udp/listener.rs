@@ -10,7 +10,7 @@ use std::ptr;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
-use super::{configure, fault, passing_over_reports, send_at_once, send_many};
+use super::{configure, fault, passing_over_reports, send_at_once, send_many, set_option, steer};
 use crate::PlatformError;
 use crate::udp::batch::Batches;
 use crate::udp::{Endpoint, Inbox, SEGMENTS_MAX, SendFault, Unsent};
@@ -29,6 +29,17 @@ impl UdpListener {
     pub fn bind(address: SocketAddr, dual_stack: bool) -> Result<Self, PlatformError> {
         open(address, dual_stack)
             .and_then(Self::adopt)
+            .map_err(|source| PlatformError::io(format!("take UDP on {address}"), source))
+    }
+
+    /// Opens `count` sockets on one address, one for each worker, between which the kernel chooses as [`super::steer`] says. Each is for the
+    /// thread that is to [`UdpListener::adopt`] it. The port is ours alone.
+    pub fn bind_group(
+        address: SocketAddr,
+        dual_stack: bool,
+        count: usize,
+    ) -> Result<Vec<std::net::UdpSocket>, PlatformError> {
+        open_group(address, dual_stack, count)
             .map_err(|source| PlatformError::io(format!("take UDP on {address}"), source))
     }
 
@@ -124,12 +135,40 @@ impl UdpListener {
 
 /// Without `SO_REUSEADDR`, which lets others take the port here.
 fn open(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::UdpSocket> {
+    let socket = new_socket(address, dual_stack)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// The first is bound as one alone is, so that a port that somebody else of this user shares is refused, and is opened to the others afterwards.
+fn open_group(address: SocketAddr, dual_stack: bool, count: usize) -> io::Result<Vec<std::net::UdpSocket>> {
+    let first = open(address, dual_stack)?;
+    if count < 2 {
+        return Ok(vec![first]);
+    }
+    let address = first.local_addr()?;
+    share_port(first.as_raw_fd())?;
+    let mut sockets = vec![first];
+    while sockets.len() < count {
+        let socket = new_socket(address, dual_stack)?;
+        share_port(socket.as_raw_fd())?;
+        socket.bind(&address.into())?;
+        sockets.push(socket.into());
+    }
+    steer::attach(sockets[0].as_raw_fd(), count)?;
+    Ok(sockets)
+}
+
+fn share_port(number: RawFd) -> io::Result<()> {
+    set_option(number, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+}
+
+fn new_socket(address: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!(dual_stack && address.ip().is_unspecified()))?;
     }
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Room for one header with the longer of the two kinds of data (40 bytes), aligned as headers must be.
