@@ -487,7 +487,7 @@ async fn say(last_word: LastWord, mut channel: Channel) {
         let (kind, payload) = Established::farewell(reason);
         let _ = channel.queue(kind, &payload);
     }
-    let _ = channel.queue_farewell();
+    channel.queue_farewell();
     if timeout(FAREWELL, channel.flush()).await.is_err() {
         return;
     }

@@ -148,7 +148,7 @@ pub(crate) fn say_goodbye(link: &mut Link) {
     let (kind, payload) = Established::goodbye();
     let said = channel
         .queue(kind, &payload)
-        .and_then(|()| channel.queue_farewell())
+        .map(|()| channel.queue_farewell())
         .and_then(|()| channel.send_some());
     if let Err(error) = said {
         tracing::debug!(%error, "the goodbye was not taken");
