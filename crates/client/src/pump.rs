@@ -21,7 +21,6 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use channel::{Channel, Closed};
 use lifecycle::{LossKind, Mode};
 use now::{Awake, Boot, Gap, GapDetector, Now};
@@ -41,7 +40,7 @@ use crate::clock;
 use crate::datapath::{DataPath, News};
 use crate::device::Device;
 use crate::route::{Change, RouteWatch};
-use crate::to_host::Gathering;
+use crate::to_host::{Gathering, Parcel};
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
@@ -202,7 +201,7 @@ struct Worker {
     scratch: Vec<u8>,
     gathering: Gathering,
     /// Packets that came in frames.
-    frames: Vec<BytesMut>,
+    frames: Vec<Parcel>,
     /// Turns since the shell had its own.
     turns: usize,
     /// What may run.

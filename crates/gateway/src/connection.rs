@@ -67,10 +67,10 @@ pub(crate) async fn serve(guest: Guest, socket: TcpStream, peer: SocketAddr, acc
     let Tunnel {
         seat,
         grant,
-        mtu,
-        parks,
+        terms,
         port,
     } = tunnel;
+    let Terms { mtu, parks, .. } = terms;
     // From here on the session counts as connected, until this task says otherwise.
     let sent = timeout(GRANT_TIME, exchange.send(&grant)).await;
     if !matches!(sent, Ok(Ok(()))) {
@@ -90,7 +90,7 @@ pub(crate) async fn serve(guest: Guest, socket: TcpStream, peer: SocketAddr, acc
         channel: Channel::new(socket, tls, received),
         guest,
     };
-    tunnel::carry(shared, seat, line, data, Terms { mtu, parks }).await;
+    tunnel::carry(shared, seat, line, data, terms).await;
 }
 
 /// The TLS handshake. `None` if it came to nothing.
@@ -161,10 +161,8 @@ type Stream = TlsStream<TcpStream>;
 struct Tunnel {
     seat: Seat,
     grant: Vec<u8>,
-    /// The largest packet that is granted, in bytes.
-    mtu: u16,
-    /// Whether parking is granted.
-    parks: bool,
+    /// What of it matters once packets flow.
+    terms: Terms,
     /// Where datagrams arrive if a data channel is granted, and whether the client is one of ours.
     port: Option<(Port, bool)>,
 }
@@ -340,8 +338,11 @@ impl Dialogue<'_> {
         Some(Tunnel {
             seat,
             grant: grant.encode(),
-            mtu: grant.mtu,
-            parks: grant.park.is_some(),
+            terms: Terms {
+                mtu: grant.mtu,
+                parks: grant.park.is_some(),
+                bundles: grant.marmot_bundle,
+            },
             port: port.map(|port| (port, offer.marmot_datagram)),
         })
     }

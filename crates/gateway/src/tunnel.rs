@@ -75,6 +75,8 @@ pub(crate) struct Terms {
     pub(crate) mtu: u16,
     /// It may park.
     pub(crate) parks: bool,
+    /// Frames may hold several packets.
+    pub(crate) bundles: bool,
 }
 
 /// Carries a client's packets until its session ends or has to wait, and reports that to the session room.
@@ -92,7 +94,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, line: Line, granted: 
         parks: terms.parks,
         line: Some(line),
         lone: None,
-        established: Established::new(lease, terms.mtu, idle, now),
+        established: Established::new(lease, terms.mtu, idle, now).with_bundles(terms.bundles),
         data: granted.map(|granted| DataPath::new(&shared.datagrams, granted, id)),
         attendance: Attendance::new(settings.config.park.quiet, keepalive.idle + keepalive.interval, now),
         reported: now.awake,
@@ -424,6 +426,7 @@ impl Tunnel<'_> {
         self.said(&frame, now)?;
         match self.established.received(&frame, now) {
             Received::Packet => self.shared.switch.outlet().frame(frame.payload),
+            Received::Bundle(bundle) => self.shared.switch.outlet().bundle(frame.payload, bundle),
             // Counted by the session.
             Received::Nothing | Received::Dropped(_) => {}
         }

@@ -5,7 +5,7 @@ use std::io;
 use channel::{Channel, Closed};
 use lifecycle::LossKind;
 use now::Now;
-use packet::DropReason;
+use packet::{Bundle, DropReason};
 use session::client::Established;
 use session::{Output, Received};
 use wire::cstp::{Frame, Kind};
@@ -14,7 +14,7 @@ use super::{BATCH, Outcome, Stop, TURNS, Worker};
 use crate::attempt::Link;
 use crate::clock;
 use crate::datapath::{DataPath, News};
-use crate::to_host::ToHost;
+use crate::to_host::{Parcel, ToHost};
 
 impl Worker {
     /// Hands the session's own frames and all that is queued to TCP, as far as it takes them.
@@ -58,10 +58,7 @@ impl Worker {
     pub(super) fn frames(&mut self, first: Result<Frame, Closed>, gap: bool, now: Now) -> Result<(), Outcome> {
         let first = first.map_err(lost)?;
         if gap {
-            match (first.kind, &mut self.link.established) {
-                (Kind::Data, established) => established.drop_packet(DropReason::Stale),
-                (_, established) => _ = established.received_late(&first, now),
-            }
+            self.late(&first, now);
             return Ok(());
         }
         let taken = self.gather_frames(first, now);
@@ -89,8 +86,35 @@ impl Worker {
             Received::Nothing | Received::Dropped(_) => {}
             Received::Packet => {
                 self.last_traffic = now.awake;
-                self.frames.push(frame.payload);
+                self.frames.push(Parcel::Packet(frame.payload));
             }
+            Received::Bundle(bundle) => {
+                self.last_traffic = now.awake;
+                self.frames.push(Parcel::Bundle(bundle, frame.payload));
+            }
+        }
+    }
+
+    /// Takes a frame that came with a gap: packets are old, and what else it says still counts.
+    pub(super) fn late(&mut self, frame: &Frame, now: Now) {
+        let established = &mut self.link.established;
+        match frame.kind {
+            Kind::Data => established.drop_packet(DropReason::Stale),
+            Kind::Bundle => {
+                let packets = Bundle::parse(&frame.payload).map_or(1, |bundle| bundle.packets());
+                established.drop_packets(DropReason::Stale, packets);
+            }
+            Kind::DpdRequest
+            | Kind::DpdResponse
+            | Kind::Disconnect
+            | Kind::Keepalive
+            | Kind::Compressed
+            | Kind::Terminate
+            | Kind::Park
+            | Kind::ParkAnswer
+            | Kind::Awake
+            | Kind::AwakeAnswer
+            | Kind::Unknown(_) => _ = established.received_late(frame, now),
         }
     }
 
@@ -104,7 +128,7 @@ impl Worker {
             ..
         } = self;
         let mut to_host = ToHost::new(device, &mut link.established, gathering);
-        to_host.write_whole(frames);
+        to_host.write_frames(frames);
         frames.clear();
         to_host.gone.map_or(Ok(()), |error| Err(Outcome::DeviceGone(error)))
     }
@@ -121,7 +145,7 @@ impl Worker {
             }
             Stop::Silently => {
                 while let Some(Ok(Some(frame))) = self.link.channel.as_mut().map(Channel::try_next) {
-                    if frame.kind == Kind::Data {
+                    if matches!(frame.kind, Kind::Data | Kind::Bundle) {
                         self.frame(frame, now);
                     }
                 }

@@ -5,6 +5,7 @@ use now::Now;
 use packet::{DropReason, IpPacket, Segments, Step};
 use session::{Fit, Fitter};
 use wire::cstp::Kind;
+use wire::limits::CSTP_MAX_PAYLOAD;
 
 use super::presence::is_idle;
 use super::{BATCH, Line, SEALED_MAX, Tunnel};
@@ -105,6 +106,12 @@ impl Tunnel<'_> {
         if longest > usize::from(self.mtu()) {
             return self.too_long(segments, fitter, now);
         }
+        if self.established.takes_bundles() && self.way(now) == Way::Control {
+            self.bundles(segments)?;
+            if segments.left() < packets && !self.takes_packets() {
+                return Ok(());
+            }
+        }
         let mut sent = Ok(());
         segments.each(|length, write| {
             sent = self.send(length, write, now);
@@ -114,6 +121,25 @@ impl Tunnel<'_> {
             }
         });
         sent
+    }
+
+    /// Sends as many of these packets as go in bundles, as far as the control connection keeps up.
+    fn bundles(&mut self, segments: &mut Segments<'_>) -> Result<(), Closed> {
+        let (longest, mut bytes) = (segments.longest(), segments.bytes());
+        while let Some(bundle) = segments.next_bundle(CSTP_MAX_PAYLOAD) {
+            let before = std::mem::replace(&mut bytes, segments.bytes());
+            let all = (bundle.packets(), before - bytes);
+            // Counted by the session, either way.
+            if self.established.outgoing_many(longest, all).is_ok()
+                && let Some(channel) = self.channel()
+            {
+                channel.queue_pieces(Kind::Bundle, bundle.pieces())?;
+            }
+            if !self.takes_packets() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Several packets that do not fit. What may be split is, each of them; else the first is answered, and its sender makes smaller ones

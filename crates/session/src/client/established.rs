@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use now::{Awake, Deadline, Gap, Now};
-use packet::{DropCounters, DropReason, IpPacket};
+use packet::{Bundle, DropCounters, DropReason, IpPacket};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 use wire::offer::{Grant, MarmotSession};
 use wire::text::escape;
@@ -100,10 +100,11 @@ impl Established {
             Kind::DpdRequest => self.answer(&frame.payload, now.awake),
             Kind::Disconnect => self.over(disconnected(&frame.payload)),
             Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
+            Kind::Bundle if self.grant.marmot_bundle => return self.bundle(&frame.payload),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
             Kind::ParkAnswer => self.watch.park_answered(&frame.payload),
             Kind::AwakeAnswer => self.watch.awake_answered(&frame.payload),
-            Kind::DpdResponse | Kind::Keepalive | Kind::Park | Kind::Awake | Kind::Unknown(_) => {}
+            Kind::DpdResponse | Kind::Keepalive | Kind::Park | Kind::Awake | Kind::Bundle | Kind::Unknown(_) => {}
         }
         Received::Nothing
     }
@@ -130,7 +131,7 @@ impl Established {
     ) -> Result<(), DropReason> {
         match self.check_outgoing(whole, longest) {
             Ok(()) => {
-                self.traffic.went_out_many(packets, bytes);
+                self.traffic.went_out(packets, bytes);
                 self.sent(now.awake);
                 Ok(())
             }
@@ -200,16 +201,40 @@ impl Established {
 
     /// Whether a packet that came over either channel may go to the host; it then counts as received.
     pub fn incoming(&mut self, payload: &[u8]) -> Received {
-        match IpPacket::parse(payload) {
-            // The gateway speaks to the tunnel's addresses only; what listens on others of this host is not its business.
-            Ok(packet) if self.addresses().all(|own| own != packet.destination()) => {
-                self.dropped(DropReason::ForeignDestination)
-            }
+        match self.check_incoming(payload) {
             Ok(packet) => {
-                self.traffic.came_in(packet.as_bytes().len());
+                self.traffic.came_in(1, packet.as_bytes().len());
                 Received::Packet
             }
             Err(reason) => self.dropped(reason),
+        }
+    }
+
+    /// As [`Established::incoming`], for several packets of one flow in a frame.
+    fn bundle(&mut self, payload: &[u8]) -> Received {
+        let bundle = match Bundle::parse(payload) {
+            Ok(bundle) => bundle,
+            Err(reason) => return self.dropped(reason),
+        };
+        match self.check_incoming(bundle.packet(payload)) {
+            Ok(_) => {
+                self.traffic.came_in(bundle.packets(), bundle.bytes());
+                Received::Bundle(bundle)
+            }
+            Err(reason) => {
+                self.drop_packets(reason, bundle.packets());
+                Received::Dropped(reason)
+            }
+        }
+    }
+
+    fn check_incoming<'a>(&self, payload: &'a [u8]) -> Result<IpPacket<'a>, DropReason> {
+        let packet = IpPacket::parse(payload)?;
+        // The gateway speaks to the tunnel's addresses only; what listens on others of this host is not its business.
+        if self.addresses().any(|own| own == packet.destination()) {
+            Ok(packet)
+        } else {
+            Err(DropReason::ForeignDestination)
         }
     }
 
