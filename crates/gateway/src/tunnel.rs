@@ -54,6 +54,10 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// when the client is parked, and a parked session is to keep no more than 16 KiB.
 const SEALED_MAX: usize = 12 * 1024;
 
+/// The same for an active client whose TCP takes what it is given: one read of the device, in one write. One that stops right then leaves as much
+/// here, once.
+const SEALED_FLOWING: usize = 64 * 1024;
+
 /// Between two reports for status. A tunnel in which nothing happens has nothing to report.
 const REPORTS: Duration = Duration::from_secs(15);
 
@@ -97,6 +101,7 @@ pub(crate) async fn carry(shared: &Shared, mut seat: Seat, line: Line, granted: 
         established: Established::new(lease, terms.mtu, idle, now).with_bundles(terms.bundles),
         data: granted.map(|granted| DataPath::new(&shared.datagrams, granted, id)),
         attendance: Attendance::new(settings.config.park.quiet, keepalive.idle + keepalive.interval, now),
+        flows: false,
         reported: now.awake,
         question: false,
         rest: None,
@@ -165,6 +170,8 @@ struct Tunnel<'a> {
     established: Established,
     data: Option<DataPath<'a>>,
     attendance: Attendance,
+    /// TCP took all it was given last.
+    flows: bool,
     /// When the session room heard last what was carried, for status.
     reported: Awake,
     /// The client is to be asked for a word over the control connection, as soon as that may be.
@@ -363,7 +370,7 @@ impl Tunnel<'_> {
     /// Sends what is queued, and what has waited for that, before more packets go behind it.
     fn send_some(&mut self) -> Result<(), Closed> {
         if let Some(channel) = self.channel() {
-            channel.send_some()?;
+            self.flows = channel.send_some()?;
             self.say_what_may_be_said()?;
             self.ask()?;
         }

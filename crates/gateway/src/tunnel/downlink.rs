@@ -8,7 +8,7 @@ use wire::cstp::Kind;
 use wire::limits::CSTP_MAX_PAYLOAD;
 
 use super::presence::is_idle;
-use super::{BATCH, Line, SEALED_MAX, Tunnel};
+use super::{BATCH, Line, SEALED_FLOWING, SEALED_MAX, Tunnel};
 use crate::datapath::{DataPath, Fate};
 use crate::load::Load;
 use crate::queue::Receiver;
@@ -26,7 +26,11 @@ impl Tunnel<'_> {
     pub(super) fn takes_packets(&self) -> bool {
         let taken_anyway = self.attendance.parked().is_some()
             || self.data.as_ref().is_some_and(|data| data.is_up() || data.is_silent());
-        let has_room = |line: &Line| line.channel.pending() < SEALED_MAX;
+        let most = match self.flows && self.attendance.is_active() {
+            true => SEALED_FLOWING,
+            false => SEALED_MAX,
+        };
+        let has_room = |line: &Line| line.channel.pending() < most;
         taken_anyway || self.line.as_ref().is_none_or(has_room)
     }
 
