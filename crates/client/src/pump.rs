@@ -26,6 +26,7 @@ use lifecycle::{LossKind, Mode};
 use now::{Awake, Boot, Gap, GapDetector, Now};
 use packet::DropReason;
 use platform::clock::Ticker;
+use platform::tcp::limit_unsent;
 use platform::udp;
 use session::client::{PathId, Word};
 use session::park::Via;
@@ -51,6 +52,10 @@ pub(crate) use sleep::{Command, LONG_FREEZE};
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
 /// 90 kB, a few milliseconds at 100 Mbit/s. What the device gives at once may be more.
 const BATCH: usize = 64;
+
+/// Bytes that the kernel may hold unsent on the control channel: two reads of the device. What waits beyond that waits in the device, and a word to the gateway not behind
+/// megabytes.
+const UNSENT_MAX: u32 = 128 * 1024;
 
 /// Turns after which the shell gets its turn, whatever waits here: signals are read on the same thread. A full batch counts
 /// as that many.
@@ -232,6 +237,10 @@ impl Worker {
         let fitter = Fitter::new(link.clamp_mss);
         let gathering = Gathering::new(&device);
         let route = link.route();
+        if let Some(channel) = &link.channel {
+            // Where the system has no such limit its buffer is one.
+            let _ = limit_unsent(channel.socket(), UNSENT_MAX);
+        }
         Self {
             device,
             link,
