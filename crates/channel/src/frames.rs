@@ -7,7 +7,7 @@
 //! A frame is copied once on its way out, to where it is sealed. On the way in rustls reads 4 KiB at a time from whatever it is given, and moves what
 //! is left of that after every record; so the socket is read here, and rustls gets one record at a time.
 
-use std::io::{self, BufRead, IoSlice, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 
 use bytes::{Buf, BufMut, BytesMut};
 use rustls::Connection;
@@ -137,6 +137,8 @@ impl Channel {
                 *buffer = BytesMut::new();
             }
         }
+        // Before a read rustls makes its buffer small, if nothing is in it.
+        let _ = self.tls.read_tls(&mut Silence);
     }
 
     /// Whether another data frame may be queued.
@@ -419,6 +421,15 @@ fn whole_record(bytes: &[u8]) -> Option<usize> {
     match is_record {
         true => (bytes.len() >= length).then_some(length),
         false => Some(bytes.len()),
+    }
+}
+
+/// Has nothing to be read for now.
+struct Silence;
+
+impl Read for Silence {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
