@@ -220,7 +220,9 @@ mod tests {
         };
         let cookie = Authenticated::from_cookie(Secret::from("cookie"));
         let (requesting, _) = cookie.request(&setup.identity, &wants, None);
-        let grant = Behaviour::default().grant.encode();
+        let mut grant = Behaviour::default().grant;
+        grant.marmot_bundle = true;
+        let grant = grant.encode();
         let head = wire::http::parse_response(&grant, wire::limits::MAX_CONNECT_HEAD);
         let (head, _) = head.expect("a reply").expect("whole");
         let established = requesting.reply(&head, clock::now()).expect("granted");
@@ -255,6 +257,40 @@ mod tests {
         let mut frame = b"STF\x01\x00\x3c\x00\x00".to_vec();
         frame.extend(packet);
         frame
+    }
+
+    /// Three datagrams for this end of the tunnel in a frame.
+    fn framed_bundle() -> Vec<u8> {
+        let mut packet = framed_packet().split_off(8);
+        packet.truncate(28 + 25);
+        packet[3] = 28 + 25;
+        packet[9] = 17;
+        let mut frame = b"STF\x01\x00\x37\x45\x00\x00\x0a".to_vec();
+        frame.extend(packet);
+        frame
+    }
+
+    #[tokio::test]
+    async fn several_packets_in_a_frame_come_out_one_by_one_and_are_as_many_when_they_are_old() {
+        let pki = Pki::new("vpn.test");
+        let setup = Setup::new(client_config(&pki, ""), Secrets::default()).expect("usable");
+        for gap in [Duration::ZERO, Duration::from_secs(60)] {
+            let (link, _peer) = link(&setup, &pki, &framed_bundle().repeat(2)).await;
+            let (device, mut host) = MemoryDevice::pair(8);
+            let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false);
+            pump.stop(Stop::Silently);
+            clock::freeze(gap);
+            let finished = pump.finished().await.expect("whole");
+            let delivered: Vec<usize> = std::iter::from_fn(|| host.from_tunnel.try_recv().ok())
+                .map(|packet| packet.len())
+                .collect();
+            let traffic = finished.link.established.traffic();
+            if gap.is_zero() {
+                assert_eq!((delivered, traffic.packets_in), (vec![38, 38, 33, 38, 38, 33], 6));
+            } else {
+                assert_eq!((delivered.len(), traffic.drops.of(DropReason::Stale)), (0, 6));
+            }
+        }
     }
 
     #[tokio::test]

@@ -554,6 +554,32 @@ mod tests {
     }
 
     #[test]
+    fn several_packets_in_a_frame_count_as_many_and_only_where_that_was_granted() {
+        let bundle = |to| {
+            let mut bytes = packet([10, 77, 0, 1], to, 28 + 25);
+            bytes[9] = 17;
+            frame(Kind::Bundle, &[&[0, 10], &bytes[..]].concat())
+        };
+        let mut session = established(20);
+        assert_eq!(session.received(&bundle([10, 78, 0, 2]), now(1)), Received::Nothing);
+        session.grant.marmot_bundle = true;
+        let taken = session.received(&bundle([10, 78, 0, 2]), now(1));
+        assert!(
+            matches!(taken, Received::Bundle(bundle) if bundle.packets() == 3),
+            "{taken:?}"
+        );
+        assert_eq!(
+            (session.traffic().packets_in, session.traffic().bytes_in),
+            (3, 3 * 28 + 25)
+        );
+        let elsewhere = session.received(&bundle([192, 0, 2, 2]), now(1));
+        assert_eq!(elsewhere, Received::Dropped(DropReason::ForeignDestination));
+        let garbage = session.received(&frame(Kind::Bundle, b"garbage"), now(1));
+        assert_eq!(garbage, Received::Dropped(DropReason::Malformed));
+        assert_eq!(session.traffic().drops.total(), 4);
+    }
+
+    #[test]
     fn a_packet_from_the_gateway_must_be_for_the_tunnel() {
         let mut session = established(20);
         let elsewhere = frame(Kind::Data, &packet([10, 77, 0, 1], [192, 0, 2, 2], 60));

@@ -320,6 +320,38 @@ mod tests {
         assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
     }
 
+    /// Three datagrams of the lease, or of its neighbour, in a frame.
+    fn bundle(source: [u8; 4]) -> Frame {
+        let mut bytes = vec![0, 10];
+        bytes.extend(&packet(source, 17).payload[..]);
+        bytes.truncate(2 + 20 + 8 + 25);
+        bytes[2 + 3] = 53;
+        frame(Kind::Bundle, &bytes)
+    }
+
+    #[test]
+    fn several_packets_in_a_frame_count_as_many_and_only_where_that_was_granted() {
+        let mut session = session(Some(60)).with_bundles(true);
+        let taken = session.received(&bundle([10, 78, 0, 2]), now(50));
+        let Received::Bundle(bundle_of_three) = taken else {
+            panic!("{taken:?}")
+        };
+        assert_eq!((bundle_of_three.packets(), session.traffic().packets_in), (3, 3));
+        assert_eq!(session.traffic().bytes_in, 3 * 28 + 25);
+        assert_eq!(session.deadline().map(|deadline| deadline.at), Some(now(110).awake));
+        let spoofed = session.received(&bundle([10, 78, 0, 3]), now(51));
+        assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+        let garbage = session.received(&frame(Kind::Bundle, b"garbage"), now(51));
+        assert_eq!(garbage, Received::Dropped(DropReason::Malformed));
+        assert_eq!(session.traffic().drops.total(), 4);
+        assert_eq!(session.outgoing_many(1400, (3, 4000)), Ok(()));
+        assert_eq!(session.outgoing_many(1401, (3, 4000)), Err(DropReason::TooBig));
+        assert_eq!((session.traffic().packets_out, session.traffic().bytes_out), (3, 4000));
+        let mut stock = self::session(None);
+        assert_eq!(stock.received(&bundle([10, 78, 0, 2]), now(1)), Received::Nothing);
+        assert_eq!(stock.traffic().drops.total(), 0);
+    }
+
     #[test]
     fn silence_ends_no_session() {
         let mut session = session(None);
