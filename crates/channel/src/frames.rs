@@ -1,6 +1,13 @@
 //! CSTP frames over a TLS connection, one frame to a record.
+//!
+//! ```text
+//!   out   frame, in pieces --one record each--> rustls --up to 64 records a call--> TCP
+//!   in    TCP --up to 64 KiB a call--> sealed --one record each--> rustls --plaintext--> Decoder --> frames
+//! ```
+//! A frame is copied once on its way out, to where it is sealed. On the way in rustls reads 4 KiB at a time from whatever it is given, and moves what
+//! is left of that after every record; so the socket is read here, and rustls gets one record at a time.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 
 use bytes::{Buf, BufMut, BytesMut};
 use rustls::Connection;
@@ -9,19 +16,32 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use wire::CstpError;
 use wire::cstp::{self, Decoder, Frame, Kind};
+use wire::limits::CSTP_MAX_PAYLOAD;
 
 /// Bytes of TLS records waiting for TCP above which no data frame is taken: about 20 ms at 100 Mbit/s. Control frames are
 /// taken above it, up to twice as much.
 pub const MAX_PENDING: usize = 256 * 1024;
 
-/// Plaintext read from TLS in one go: the largest TLS record.
-const READ_CHUNK: usize = 16 * 1024;
+/// Bytes asked of the socket at once, at first: what a channel needs that carries a word now and then.
+const READ_LEAST: usize = 4 * 1024;
+
+/// And at most, of one that has more: what stays in the cache until it is opened.
+const READ_MOST: usize = 64 * 1024;
 
 /// Reads of the socket in one turn before the caller gets its turn again.
-const READ_BUDGET: usize = 4;
+const READ_BUDGET: usize = 2;
 
 /// Turns of reading after TCP took nothing more: as much as a socket buffer holds (4 MiB).
 const READS_AFTER_FAILURE: usize = 64;
+
+/// Bytes of the header of a TLS record (RFC 8446 section 5.1).
+const RECORD_HEADER: usize = 5;
+
+/// Bytes of the longest record that rustls takes: a header, 2^14 of plaintext, and 2^11 around it (RFC 5246 section 6.2.3).
+const RECORD_MAX: usize = RECORD_HEADER + 16 * 1024 + 2 * 1024;
+
+/// Bytes around a frame in its record: header, inner type and tag in TLS 1.3; up to 8 more in TLS 1.2.
+const OVERHEAD: usize = 29;
 
 /// Why a control channel is over.
 #[derive(Debug, Error)]
@@ -51,8 +71,17 @@ pub struct Channel {
     socket: TcpStream,
     tls: Connection,
     incoming: Decoder,
-    outgoing: BytesMut,
-    frame: BytesMut,
+    /// What TCP gave and TLS has not taken.
+    sealed: BytesMut,
+    /// Bytes at the beginning of it that TLS has taken already. Nothing: nobody knows where a record begins, as what read before left a part of
+    /// one in TLS.
+    ahead: Option<usize>,
+    /// Bytes to be asked of TCP next time.
+    appetite: usize,
+    /// Bytes of records that TCP has not taken, as far as they are counted: see [`Channel::pending`].
+    unsent: usize,
+    /// Where a frame is put together.
+    frame: Vec<u8>,
     farewell: bool,
     ended: Option<Closed>,
 }
@@ -68,12 +97,15 @@ impl Channel {
             socket,
             tls,
             incoming,
-            outgoing: BytesMut::with_capacity(READ_CHUNK),
-            frame: BytesMut::with_capacity(READ_CHUNK),
+            sealed: BytesMut::new(),
+            ahead: None,
+            appetite: READ_LEAST,
+            unsent: 0,
+            frame: Vec::new(),
             farewell: false,
             ended: None,
         };
-        this.ended = this.open_records().err();
+        this.ended = this.open().err();
         this
     }
 
@@ -87,30 +119,37 @@ impl Channel {
         &self.tls
     }
 
-    /// Bytes of TLS records that TCP has not taken yet.
+    /// Bytes of TLS records that TCP has not taken yet: none if that is zero, else up to [`OVERHEAD`] a record too many or too few, as TLS
+    /// does not say how long they are.
     pub fn pending(&self) -> usize {
-        self.outgoing.len()
+        match self.tls.wants_write() && self.ended.is_none() {
+            true => self.unsent.max(1),
+            false => 0,
+        }
     }
 
     /// Gives back the memory that a busy channel needs and a silent one does not.
     pub fn shrink(&mut self) {
-        self.frame = BytesMut::new();
-        for buffer in [&mut self.outgoing, self.incoming.buffer()] {
+        self.frame = Vec::new();
+        self.appetite = READ_LEAST;
+        for buffer in [&mut self.sealed, self.incoming.buffer()] {
             if buffer.is_empty() {
                 *buffer = BytesMut::new();
             }
         }
+        // Before a read rustls makes its buffer small, if nothing is in it.
+        let _ = self.tls.read_tls(&mut Silence);
     }
 
     /// Whether another data frame may be queued.
     pub fn has_room(&self) -> bool {
-        self.outgoing.len() < MAX_PENDING
+        self.pending() < MAX_PENDING
     }
 
     /// Whether one more of the frames that were at hand when there was room may be queued: one read of a device is at most 64 KiB, and more in
     /// records.
     pub fn takes_more(&self) -> bool {
-        self.outgoing.len() < MAX_PENDING + MAX_PENDING / 2
+        self.pending() < MAX_PENDING + MAX_PENDING / 2
     }
 
     /// Queues one frame as one TLS record; [`Channel::next`] and [`Channel::flush`] send it.
@@ -122,31 +161,59 @@ impl Channel {
         self.queue_with(kind, payload.len(), |place| place.copy_from_slice(payload))
     }
 
-    /// As [`Channel::queue`], with a payload of `length` bytes that `write` puts into its place.
+    /// As [`Channel::queue`], with a payload of `length` bytes that `write` puts into its place; what stands there before does not matter.
     ///
     /// # Errors
     /// As there.
     pub fn queue_with(&mut self, kind: Kind, length: usize, write: impl FnOnce(&mut [u8])) -> Result<(), Closed> {
-        if self.outgoing.len() >= 2 * MAX_PENDING {
-            return Err(Closed::Backlog(self.outgoing.len()));
+        let header = frame_header(kind, length)?;
+        let mut frame = std::mem::take(&mut self.frame);
+        let whole = header.len() + length;
+        if frame.len() < whole {
+            frame.resize(whole, 0);
         }
-        self.frame.clear();
-        cstp::encode_with(kind, length, write, &mut self.frame)?;
+        frame[..header.len()].copy_from_slice(&header);
+        write(&mut frame[header.len()..whole]);
+        let sealed = self.seal(&[IoSlice::new(&frame[..whole])], whole);
+        self.frame = frame;
+        sealed
+    }
+
+    /// As [`Channel::queue`], with a payload in two pieces.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queue_pieces(&mut self, kind: Kind, [front, rest]: [&[u8]; 2]) -> Result<(), Closed> {
+        let length = front.len() + rest.len();
+        let header = frame_header(kind, length)?;
+        let pieces = [IoSlice::new(&header), IoSlice::new(front), IoSlice::new(rest)];
+        self.seal(&pieces, header.len() + length)
+    }
+
+    /// Seals one frame of `length` bytes as one record.
+    fn seal(&mut self, frame: &[IoSlice<'_>], length: usize) -> Result<(), Closed> {
+        if self.ended.is_some() {
+            // Nothing goes out any more; whoever asks for the next frame hears why.
+            return Ok(());
+        }
+        let pending = self.pending();
+        if pending >= 2 * MAX_PENDING {
+            return Err(Closed::Backlog(pending));
+        }
         // With no buffer limit one write takes the whole frame, and a frame never exceeds one record.
-        self.tls.writer().write_all(&self.frame)?;
-        let before = self.outgoing.len();
-        self.collect()?;
-        // rustls swallows what is written once the keys of a TLS 1.2 connection are used up (2^24 records).
-        if self.outgoing.len() == before && self.ended.is_none() {
+        let taken = self.tls.writer().write_vectored(frame)?;
+        debug_assert_eq!(taken, length, "no limit was set");
+        // rustls swallows what is written once the keys of a TLS 1.2 connection are used up (2^24 records), and says farewell.
+        if !self.tls.wants_write() {
             return Err(rustls::Error::EncryptError.into());
         }
+        self.unsent = pending + length + OVERHEAD;
         Ok(())
     }
 
     /// Queues the TLS farewell.
-    pub fn queue_farewell(&mut self) -> Result<(), Closed> {
+    pub fn queue_farewell(&mut self) {
         self.tls.send_close_notify();
-        self.collect()
     }
 
     /// The next frame. Sends what is queued while it waits. Cancel safe: dropping the future loses nothing.
@@ -181,13 +248,12 @@ impl Channel {
             if self.ended.is_some() {
                 continue;
             }
-            if self.outgoing.len() < room {
+            if self.pending() < room {
                 return Ok(None);
             }
-            let interest = if self.outgoing.is_empty() {
-                Interest::READABLE
-            } else {
-                Interest::READABLE | Interest::WRITABLE
+            let interest = match self.tls.wants_write() {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
             };
             let ready = self.socket.ready(interest).await?;
             if ready.is_writable() {
@@ -214,9 +280,9 @@ impl Channel {
     /// [`Closed::Broken`] if the kernel gave the connection up. What the peer said before is not lost by it: while there is
     /// something to be read, [`Channel::next`] hands it out first and returns the error then.
     pub fn send_some(&mut self) -> Result<bool, Closed> {
-        while !self.outgoing.is_empty() && self.ended.is_none() {
-            match self.socket.try_write(&self.outgoing) {
-                Ok(written) => self.outgoing.advance(written),
+        while self.tls.wants_write() && self.ended.is_none() {
+            match self.tls.write_tls(&mut Socket(&self.socket)) {
+                Ok(written) => self.unsent = self.unsent.saturating_sub(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return self.send_failed(error),
             }
@@ -226,7 +292,6 @@ impl Channel {
 
     /// A goodbye of the peer may wait in a socket that takes nothing any more.
     fn send_failed(&mut self, error: io::Error) -> Result<bool, Closed> {
-        self.outgoing.clear();
         for _ in 0..READS_AFTER_FAILURE {
             match self.receive() {
                 Ok(true) => {}
@@ -251,20 +316,19 @@ impl Channel {
         Ok(())
     }
 
-    /// Moves finished records from the TLS state to the outgoing bytes.
-    fn collect(&mut self) -> Result<(), Closed> {
-        while self.tls.wants_write() {
-            self.tls.write_tls(&mut (&mut self.outgoing).writer())?;
-        }
-        Ok(())
-    }
-
     /// Reads records from the socket and plaintext from the records. `true` if there may be more to read.
     fn receive(&mut self) -> Result<bool, Closed> {
         for _ in 0..READ_BUDGET {
-            match self.tls.read_tls(&mut Socket(&self.socket)) {
+            self.sealed.reserve(self.appetite);
+            match self.socket.try_read_buf(&mut (&mut self.sealed).limit(self.appetite)) {
                 Ok(0) => return Err(Closed::Eof { clean: self.farewell }),
-                Ok(_) => self.open_records()?,
+                Ok(read) => {
+                    self.open_records()?;
+                    if read < self.appetite {
+                        return Ok(false);
+                    }
+                    self.appetite = (2 * self.appetite).min(READ_MOST);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
@@ -272,41 +336,116 @@ impl Channel {
         Ok(true)
     }
 
-    /// Opens the records that have been read, and takes their plaintext.
+    /// Hands TLS the records that are whole, one at a time, and takes their plaintext.
     fn open_records(&mut self) -> Result<(), Closed> {
+        // What is in use by frames stays where it is; one reservation for all of them.
+        self.incoming.buffer().reserve(self.sealed.len());
+        if self.ahead.is_none() {
+            self.find_edge()?;
+        }
+        let Some(mut ahead) = self.ahead else { return Ok(()) };
+        while let Some(record) = whole_record(&self.sealed) {
+            // One byte more: as long as rustls has anything left it keeps its buffer, and takes whole records at once.
+            let end = self.sealed.len().min(record + 1);
+            while ahead < end {
+                ahead += self.feed(ahead, end)?;
+            }
+            self.sealed.advance(record);
+            ahead = end - record;
+        }
+        self.ahead = Some(ahead);
+        Ok(())
+    }
+
+    /// Hands TLS byte for byte until one completes a record, which is to be seen by its plaintext. It happens once, in the first record.
+    fn find_edge(&mut self) -> Result<(), Closed> {
+        let before = self.incoming.buffer().len();
+        for at in 0..self.sealed.len() {
+            self.feed(at, at + 1)?;
+            if self.incoming.buffer().len() > before {
+                self.sealed.advance(at + 1);
+                self.ahead = Some(0);
+                return Ok(());
+            }
+        }
+        self.sealed.clear();
+        Ok(())
+    }
+
+    /// Hands TLS what stands there, and takes what comes of it. Returns how much it took; all, behind a farewell.
+    fn feed(&mut self, start: usize, end: usize) -> Result<usize, Closed> {
+        let taken = self.tls.read_tls(&mut &self.sealed[start..end])?;
+        self.open()?;
+        Ok(if taken == 0 { end - start } else { taken })
+    }
+
+    /// Opens what TLS was given, and takes the plaintext.
+    fn open(&mut self) -> Result<(), Closed> {
         let state = match self.tls.process_new_packets() {
             Ok(state) => state,
             Err(error) => {
                 // The alert that says why goes out if the socket takes it.
-                let _ = self.collect();
-                let _ = self.socket.try_write(&self.outgoing);
+                let _ = self.tls.write_tls(&mut Socket(&self.socket));
                 return Err(error.into());
             }
         };
         self.farewell |= state.peer_has_closed();
-        self.take_plaintext(state.plaintext_bytes_to_read())?;
-        self.collect()
-    }
-
-    fn take_plaintext(&mut self, available: usize) -> Result<(), Closed> {
-        let buffer = self.incoming.buffer();
-        let start = buffer.len();
-        buffer.resize(start + available, 0);
-        match self.tls.reader().read_exact(&mut buffer[start..]) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                buffer.truncate(start);
-                Err(error.into())
-            }
+        let mut left = state.plaintext_bytes_to_read();
+        while left > 0 {
+            let mut reader = self.tls.reader();
+            let chunk = reader.fill_buf()?;
+            let length = chunk.len();
+            self.incoming.buffer().extend_from_slice(chunk);
+            reader.consume(length);
+            left = left.saturating_sub(length.max(1));
         }
+        Ok(())
     }
 }
 
-/// Reads from a non-blocking socket as rustls wants it.
+/// # Errors
+/// [`CstpError::PayloadTooLong`]
+fn frame_header(kind: Kind, length: usize) -> Result<[u8; cstp::HEADER_LEN], CstpError> {
+    let announced = u16::try_from(length).ok().filter(|_| length <= CSTP_MAX_PAYLOAD);
+    let announced = announced.ok_or(CstpError::PayloadTooLong { length })?;
+    Ok(cstp::header(kind, announced))
+}
+
+/// Bytes of the record that `bytes` begin with; nothing if it is not whole. What cannot be a record is all there is: TLS finds out what is wrong
+/// with it.
+fn whole_record(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.first_chunk::<RECORD_HEADER>()?;
+    let length = RECORD_HEADER + usize::from(u16::from_be_bytes([header[3], header[4]]));
+    // The kinds of RFC 8446 section 5.1, and heartbeats (RFC 6520).
+    let is_record = (20..=24).contains(&header[0]) && header[1] == 3 && length <= RECORD_MAX;
+    match is_record {
+        true => (bytes.len() >= length).then_some(length),
+        false => Some(bytes.len()),
+    }
+}
+
+/// Has nothing to be read for now.
+struct Silence;
+
+impl Read for Silence {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// A non-blocking socket as rustls writes to it.
 struct Socket<'a>(&'a TcpStream);
 
-impl Read for Socket<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -3,12 +3,12 @@
 //! ```text
 //!   tokio-rustls handshake -> Exchange (HTTP heads and bodies) -> CONNECT -> Channel (CSTP frames)
 //!
-//!   queue(frame) --one writer().write--> rustls --write_tls--> outgoing bytes --try_write--> TCP
-//!   next()  <-- one frame <-- Decoder <-- plaintext <-- rustls <--read_tls-- TCP
+//!   queue(frame) --one write--> rustls --write_tls, many records a call--> TCP
+//!   next()  <-- one frame <-- Decoder <-- plaintext <-- rustls <--one record a call-- buffer <--try_read-- TCP
 //! ```
 //! A stock gateway ends the session when a record carries two frames or half a frame, and a stock client throws such a
 //! record away (measured). An async TLS stream can do both: it splits a write at its buffer limit when TCP blocks, and
-//! merges vectored writes. So after the HTTP part the stream is taken apart, and one task holds socket and TLS state.
+//! merges vectored writes (here the pieces of one frame are one). So after the HTTP part the stream is taken apart, and one task holds socket and TLS state.
 #![forbid(unsafe_code)]
 
 mod exchange;

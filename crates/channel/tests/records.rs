@@ -183,6 +183,117 @@ async fn record_edges_of_the_peer_do_not_matter() {
 }
 
 #[tokio::test]
+async fn a_frame_in_pieces_is_one_record_of_full_length() {
+    let (mut channel, mut peer) = pair().await;
+    let (front, rest) = (vec![1; 40], vec![2; 16_376 - 40]);
+    channel.queue_pieces(Kind::Bundle, [&front, &rest]).expect("queue");
+    let too_long = channel.queue_pieces(Kind::Bundle, [&[0], &[0; 16_376]]);
+    assert!(matches!(too_long, Err(Closed::Cstp(_))), "{too_long:?}");
+    channel.queue(Kind::Data, b"behind it").expect("queue");
+    assert!(channel.pending() > 16_384 && channel.pending() < 16_600);
+    tokio::time::timeout(DEADLINE, channel.flush())
+        .await
+        .expect("in time")
+        .expect("sent");
+    assert_eq!(channel.pending(), 0);
+    let frame = one_frame(&peer.record().await);
+    assert_eq!(
+        (frame.kind, &frame.payload[..]),
+        (Kind::Bundle, &[front, rest].concat()[..])
+    );
+    assert_eq!(&one_frame(&peer.record().await).payload[..], b"behind it");
+}
+
+#[tokio::test]
+async fn records_of_every_length_come_whole_however_tcp_cuts_them() {
+    let (mut channel, mut peer) = pair().await;
+    let lengths = [0, 1, 100, 16_376, 1400, 4070, 4096, 16_376, 16_376, 3];
+    let mut bytes = Vec::new();
+    for (index, length) in lengths.iter().enumerate() {
+        let mut frame = BytesMut::new();
+        cstp::encode(Kind::Data, &vec![index as u8; *length], &mut frame).expect("encode");
+        peer.tls.writer().write_all(&frame).expect("write");
+        while peer.tls.wants_write() {
+            peer.tls.write_tls(&mut bytes).expect("seal");
+        }
+    }
+    let mut cuts = [1, 3, 5, 20, 1000, 5000, 17_000, 40_000].into_iter().cycle();
+    let send = async {
+        let mut left = &bytes[..];
+        while !left.is_empty() {
+            let (now, later) = left.split_at(cuts.next().expect("endless").min(left.len()));
+            peer.socket.write_all(now).await.expect("send");
+            tokio::task::yield_now().await;
+            left = later;
+        }
+    };
+    let read = async {
+        for (index, length) in lengths.iter().enumerate() {
+            // In the middle of a record, too.
+            channel.shrink();
+            let frame = channel.next().await.expect("frame");
+            assert_eq!(frame.payload, vec![index as u8; *length], "number {index}");
+        }
+    };
+    tokio::time::timeout(DEADLINE, async { tokio::join!(send, read) })
+        .await
+        .expect("in time");
+}
+
+#[tokio::test]
+async fn a_record_of_which_a_part_was_read_before_is_read_to_its_end() {
+    for part in [1, 4, 5, 2000, 4096] {
+        let (client, server) = configs();
+        let name = ServerName::try_from("gw.test").expect("name");
+        let mut near = ClientConnection::new(client, name).expect("client");
+        let mut far = ServerConnection::new(server).expect("server");
+        let pass = |bytes: &mut Vec<u8>, read: &mut dyn FnMut(&mut dyn Read)| {
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                read(&mut rest);
+            }
+            bytes.clear();
+        };
+        let mut wire = Vec::new();
+        while near.is_handshaking() || far.is_handshaking() || far.wants_write() {
+            near.write_tls(&mut wire).expect("bytes");
+            pass(&mut wire, &mut |bytes| {
+                far.read_tls(bytes).expect("read");
+                far.process_new_packets().expect("valid");
+            });
+            far.write_tls(&mut wire).expect("bytes");
+            pass(&mut wire, &mut |bytes| {
+                near.read_tls(bytes).expect("read");
+                near.process_new_packets().expect("valid");
+            });
+        }
+        for length in [5000, 16_000, 7] {
+            let mut frame = BytesMut::new();
+            cstp::encode(Kind::Data, &vec![length as u8; length], &mut frame).expect("encode");
+            far.writer().write_all(&frame).expect("write");
+        }
+        while far.wants_write() {
+            far.write_tls(&mut wire).expect("seal");
+        }
+        near.read_tls(&mut &wire[..part]).expect("a part");
+        near.process_new_packets().expect("not wrong so far");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (socket, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut peer, _) = accepted.expect("accept");
+        peer.write_all(&wire[part..]).await.expect("the rest");
+        let mut channel = Channel::new(socket.expect("connect"), near.into(), BytesMut::new());
+        for length in [5000, 16_000, 7] {
+            let frame = tokio::time::timeout(DEADLINE, channel.next())
+                .await
+                .expect("in time")
+                .expect("frame");
+            assert_eq!(frame.payload, vec![length as u8; length]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn frames_before_the_end_are_handed_out_first() {
     let (mut channel, mut peer) = pair().await;
     let mut last = BytesMut::new();

@@ -21,12 +21,12 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use channel::{Channel, Closed};
 use lifecycle::{LossKind, Mode};
 use now::{Awake, Boot, Gap, GapDetector, Now};
 use packet::DropReason;
 use platform::clock::Ticker;
+use platform::tcp::limit_unsent;
 use platform::udp;
 use session::client::{PathId, Word};
 use session::park::Via;
@@ -41,7 +41,7 @@ use crate::clock;
 use crate::datapath::{DataPath, News};
 use crate::device::Device;
 use crate::route::{Change, RouteWatch};
-use crate::to_host::Gathering;
+use crate::to_host::{Gathering, Parcel};
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
@@ -52,6 +52,10 @@ pub(crate) use sleep::{Command, LONG_FREEZE};
 /// Packets or frames handled before the other direction gets its turn and the socket is written: at 1,400 bytes about
 /// 90 kB, a few milliseconds at 100 Mbit/s. What the device gives at once may be more.
 const BATCH: usize = 64;
+
+/// Bytes that the kernel may hold unsent on the control channel: two reads of the device. What waits beyond that waits in the device, and a word to the gateway not behind
+/// megabytes.
+const UNSENT_MAX: u32 = 128 * 1024;
 
 /// Turns after which the shell gets its turn, whatever waits here: signals are read on the same thread. A full batch counts
 /// as that many.
@@ -202,7 +206,7 @@ struct Worker {
     scratch: Vec<u8>,
     gathering: Gathering,
     /// Packets that came in frames.
-    frames: Vec<BytesMut>,
+    frames: Vec<Parcel>,
     /// Turns since the shell had its own.
     turns: usize,
     /// What may run.
@@ -233,6 +237,10 @@ impl Worker {
         let fitter = Fitter::new(link.clamp_mss);
         let gathering = Gathering::new(&device);
         let route = link.route();
+        if let Some(channel) = &link.channel {
+            // Where the system has no such limit its buffer is one.
+            let _ = limit_unsent(channel.socket(), UNSENT_MAX);
+        }
         Self {
             device,
             link,

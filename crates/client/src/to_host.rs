@@ -2,7 +2,8 @@
 
 use std::io;
 
-use packet::{Coalescer, DropReason, Place};
+use bytes::BytesMut;
+use packet::{Bundle, Coalescer, DropReason, Place};
 use session::Received;
 use session::client::Established;
 
@@ -14,6 +15,25 @@ pub(crate) struct Gathering {
     places: Vec<Place>,
     /// Nothing if the device takes one packet at a time.
     coalescer: Option<Coalescer>,
+    /// One that was cut.
+    packet: Vec<u8>,
+}
+
+/// What came in a frame.
+#[derive(Debug)]
+pub(crate) enum Parcel {
+    /// A packet.
+    Packet(BytesMut),
+    /// Several of one flow.
+    Bundle(Bundle, BytesMut),
+}
+
+impl AsRef<[u8]> for Parcel {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Packet(bytes) | Self::Bundle(_, bytes) => bytes,
+        }
+    }
 }
 
 impl Gathering {
@@ -22,6 +42,7 @@ impl Gathering {
         Self {
             places: Vec::new(),
             coalescer: device.offloads().map(|offloads| Coalescer::new(offloads.udp)),
+            packet: Vec::new(),
         }
     }
 }
@@ -70,8 +91,8 @@ impl<'a> ToHost<'a> {
     pub(crate) fn take(&mut self, packet: &[u8], origin: Origin) {
         match self.established.incoming(packet) {
             Received::Packet => self.packets += 1,
-            // Counted by the session.
-            Received::Nothing | Received::Dropped(_) => return,
+            // Counted by the session. A bundle comes in frames only.
+            Received::Nothing | Received::Bundle(_) | Received::Dropped(_) => return,
         }
         let start = packet.as_ptr().addr().wrapping_sub(origin.start);
         let inside = start.checked_add(packet.len()).is_some_and(|end| end <= origin.length);
@@ -85,17 +106,41 @@ impl<'a> ToHost<'a> {
         }
     }
 
-    /// Writes packets that are a buffer each, and have been counted.
-    pub(crate) fn write_whole<B: AsRef<[u8]>>(&mut self, packets: &[B]) {
-        if self.gathering.coalescer.is_none() {
-            return packets.iter().for_each(|packet| self.write_one(packet.as_ref()));
+    /// Writes what came in frames, and has been counted.
+    pub(crate) fn write_frames(&mut self, frames: &[Parcel]) {
+        for (buffer, parcel) in frames.iter().enumerate() {
+            match (parcel, &mut self.gathering.coalescer) {
+                (Parcel::Packet(packet), Some(coalescer)) => {
+                    let range = 0..packet.len();
+                    coalescer.push(frames, Place { buffer, range });
+                }
+                (Parcel::Bundle(bundle, _), Some(coalescer)) if coalescer.takes(bundle) => {
+                    let range = bundle.range();
+                    coalescer.push_bundle(frames, Place { buffer, range }, bundle);
+                }
+                (Parcel::Packet(packet), None) => self.write_one(packet),
+                (Parcel::Bundle(bundle, bytes), _) => {
+                    // In order: what came before it goes first.
+                    self.write(frames);
+                    self.write_cut(bundle, bytes);
+                }
+            }
         }
-        let places = packets.iter().enumerate().map(|(buffer, packet)| Place {
-            buffer,
-            range: 0..packet.as_ref().len(),
-        });
-        self.gathering.places.extend(places);
-        self.write(packets);
+        self.write(frames);
+    }
+
+    /// Writes the packets of a bundle one by one.
+    fn write_cut(&mut self, bundle: &Bundle, bytes: &[u8]) {
+        let Ok(mut segments) = bundle.segments(bytes) else {
+            return;
+        };
+        let mut packet = std::mem::take(&mut self.gathering.packet);
+        while let Some(length) = segments.next_length() {
+            packet.resize(length, 0);
+            segments.write_next(&mut packet);
+            self.write_one(&packet);
+        }
+        self.gathering.packet = packet;
     }
 
     /// Writes what was gathered out of these buffers.

@@ -67,10 +67,10 @@ pub(crate) async fn serve(shared: Rc<Shared>, guest: Guest, socket: TcpStream, p
     let Tunnel {
         booking,
         grant,
-        mtu,
-        parks,
+        terms,
         port,
     } = tunnel;
+    let Terms { mtu, parks, .. } = terms;
     // From here on the session counts as connected, until its tunnel says otherwise.
     let ours = port.as_ref().map(|(_, ours)| *ours);
     let granted = async {
@@ -105,7 +105,7 @@ pub(crate) async fn serve(shared: Rc<Shared>, guest: Guest, socket: TcpStream, p
         tls,
         received,
         guest,
-        terms: Terms { mtu, parks },
+        terms,
         manners: Manners::of(&settings.config),
         data,
     };
@@ -180,10 +180,8 @@ type Stream = TlsStream<TcpStream>;
 struct Tunnel {
     booking: Booking,
     grant: Vec<u8>,
-    /// The largest packet that is granted, in bytes.
-    mtu: u16,
-    /// Whether parking is granted.
-    parks: bool,
+    /// What of it matters once packets flow.
+    terms: Terms,
     /// If a data channel is granted: ready when datagrams arrive, and whether the client is one of ours.
     port: Option<(oneshot::Receiver<()>, bool)>,
 }
@@ -358,8 +356,11 @@ impl Dialogue<'_> {
         Some(Tunnel {
             booking,
             grant: grant.encode(),
-            mtu: grant.mtu,
-            parks: grant.park.is_some(),
+            terms: Terms {
+                mtu: grant.mtu,
+                parks: grant.park.is_some(),
+                bundles: grant.marmot_bundle,
+            },
             port: port.map(|port| (port, offer.marmot_datagram)),
         })
     }

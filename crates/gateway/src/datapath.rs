@@ -56,8 +56,8 @@ impl Inlet<'_> {
     fn packet(&mut self, packet: &[u8], origin: Origin, now: Now) {
         match self.established.incoming(packet, now) {
             Received::Packet => self.outlet.note(packet, origin),
-            // Counted by the session.
-            Received::Nothing | Received::Dropped(_) => {}
+            // Counted by the session. A bundle comes in frames only.
+            Received::Nothing | Received::Bundle(_) | Received::Dropped(_) => {}
         }
     }
 

@@ -70,6 +70,7 @@ pub(crate) fn grant(
         banner: config.auth.banner.clone(),
         hostname: offer.hostname.clone(),
         server_name: Some(SERVER_NAME.to_owned()),
+        marmot_bundle: offer.marmot_bundle,
         session: offer.session.then(|| MarmotSession {
             id: connected.id.to_string(),
             epoch: connected.epoch,
@@ -295,6 +296,7 @@ mod tests {
         let stock = granted(&config, true, false, &Offer::default());
         assert_eq!((stock.session, stock.logout), (None, None));
         assert_eq!((stock.park, stock.ticket), (None, None));
+        assert!(!stock.marmot_bundle && !stock.marmot_datagram);
         let ours = granted(
             &config,
             true,

@@ -6,7 +6,7 @@
 //! ```
 
 use bytes::BytesMut;
-use packet::{Coalescer, Place};
+use packet::{Bundle, Coalescer, Place};
 use platform::tun::Offloads;
 
 use crate::buffer::Buffer;
@@ -16,6 +16,8 @@ use crate::buffer::Buffer;
 pub(crate) struct Outlet {
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) places: Vec<Place>,
+    /// Which of them are bundles, in order: the index of the place, and what stands there.
+    pub(crate) bundles: Vec<(usize, Bundle)>,
     /// Nothing if the device takes one packet at a time.
     pub(crate) coalescer: Option<Coalescer>,
 }
@@ -42,6 +44,7 @@ impl Outlet {
         Self {
             buffers: Vec::new(),
             places: Vec::new(),
+            bundles: Vec::new(),
             coalescer: offloads.map(|offloads| Coalescer::new(offloads.udp)),
         }
     }
@@ -76,8 +79,17 @@ impl Outlet {
         self.keep_whole(Buffer::Frame(payload));
     }
 
+    /// Several packets out of a frame.
+    pub(crate) fn bundle(&mut self, payload: BytesMut, bundle: Bundle) {
+        self.bundles.push((self.places.len(), bundle));
+        self.keep_whole(Buffer::Frame(payload));
+    }
+
     /// Takes what another one has gathered.
     pub(crate) fn take_over(&mut self, mut other: Self) {
+        let places = self.places.len();
+        let bundles = other.bundles.drain(..);
+        self.bundles.extend(bundles.map(|(at, bundle)| (places + at, bundle)));
         let before = self.buffers.len();
         self.places.extend(other.places.drain(..).map(|place| Place {
             buffer: before + place.buffer,

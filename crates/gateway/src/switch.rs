@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use packet::{DropReason, IpPacket};
+use packet::{Bundle, Coalescer, DropReason, IpPacket, Place as Standing};
 use session::gateway::{Lease, SessionId};
 
 use crate::admission::SESSION_QUEUE_BYTES;
@@ -141,35 +141,111 @@ impl Switch {
         let Outlet {
             buffers,
             places,
+            bundles,
             coalescer,
         } = &mut *outlet;
-        for mut place in places.drain(..) {
-            let bytes = &buffers[place.buffer][place.range.clone()];
-            let sent = IpPacket::parse(bytes).and_then(|packet| {
-                let (packet, destination) = (packet.as_bytes(), packet.destination());
-                // What follows the packet in its frame is none of the receiver's business.
-                place.range.end = place.range.start + packet.len();
-                match (self.is_client(destination), &mut *coalescer) {
-                    (true, _) => self.to_client(destination, packet),
-                    (false, Some(coalescer)) => {
-                        coalescer.push(buffers, place);
-                        Ok(())
-                    }
-                    (false, None) => self.writer.try_send(packet),
-                }
-            });
-            if let Err(reason) = sent {
-                dropped(reason, 1);
+        let mut bundles = bundles.drain(..).peekable();
+        for (index, place) in places.drain(..).enumerate() {
+            let bundle = bundles.next_if(|(at, _)| *at == index).map(|(_, bundle)| bundle);
+            match bundle {
+                Some(bundle) => self.bundle(buffers, place, &bundle, coalescer.as_mut(), &mut dropped),
+                None => self.one(buffers, place, coalescer.as_mut(), &mut dropped),
             }
         }
         if let Some(coalescer) = coalescer {
-            coalescer.write(buffers, |pieces, packets| {
-                if let Err(reason) = self.writer.try_send_pieces(pieces) {
-                    dropped(reason, packets);
-                }
-            });
+            self.write(buffers, coalescer, &mut dropped);
         }
         buffers.clear();
+    }
+
+    fn one(
+        &self,
+        buffers: &[Buffer],
+        mut place: Standing,
+        coalescer: Option<&mut Coalescer>,
+        dropped: &mut dyn FnMut(DropReason, usize),
+    ) {
+        let bytes = &buffers[place.buffer][place.range.clone()];
+        let sent = IpPacket::parse(bytes).and_then(|packet| {
+            let (packet, destination) = (packet.as_bytes(), packet.destination());
+            // What follows the packet in its frame is none of the receiver's business.
+            place.range.end = place.range.start + packet.len();
+            match (self.is_client(destination), coalescer) {
+                // The queue gets a copy: `packet` is a part of a larger buffer, and a small packet that waits must not keep that with it.
+                (true, _) => self.to_client(destination, || Load::plain(Buffer::Own(packet.to_vec()))),
+                (false, Some(coalescer)) => {
+                    coalescer.push(buffers, place);
+                    Ok(())
+                }
+                (false, None) => self.writer.try_send(packet),
+            }
+        });
+        if let Err(reason) = sent {
+            dropped(reason, 1);
+        }
+    }
+
+    /// Several packets of one flow, as one.
+    fn bundle(
+        &self,
+        buffers: &[Buffer],
+        place: Standing,
+        bundle: &Bundle,
+        coalescer: Option<&mut Coalescer>,
+        dropped: &mut dyn FnMut(DropReason, usize),
+    ) {
+        let bytes = &buffers[place.buffer][place.range.clone()];
+        let packet = bundle.packet(bytes);
+        let destination = match IpPacket::parse(packet) {
+            Ok(packet) => packet.destination(),
+            Err(reason) => return dropped(reason, bundle.packets()),
+        };
+        if self.is_client(destination) {
+            let load = || Load::with_header(Buffer::Own([&bundle.header(), packet].concat()));
+            if let Err(reason) = self.to_client(destination, load) {
+                dropped(reason, bundle.packets());
+            }
+            return;
+        }
+        match coalescer {
+            Some(coalescer) if coalescer.takes(bundle) => {
+                let range = bundle.range();
+                let (start, buffer) = (place.range.start, place.buffer);
+                let range = start + range.start..start + range.end;
+                coalescer.push_bundle(buffers, Standing { buffer, range }, bundle);
+            }
+            coalescer => {
+                // In order: what came before it goes first.
+                if let Some(coalescer) = coalescer {
+                    self.write(buffers, coalescer, dropped);
+                }
+                self.cut(bundle, bytes, dropped);
+            }
+        }
+    }
+
+    /// Hands the device the packets of a bundle one by one.
+    fn cut(&self, bundle: &Bundle, bytes: &[u8], dropped: &mut dyn FnMut(DropReason, usize)) {
+        let Ok(mut segments) = bundle.segments(bytes) else {
+            return dropped(DropReason::Malformed, bundle.packets());
+        };
+        let mut packet = Vec::with_capacity(segments.longest());
+        while let Some(length) = segments.next_length() {
+            packet.resize(length, 0);
+            segments.write_next(&mut packet);
+            if let Err(reason) = self.writer.try_send(&packet) {
+                dropped(reason, 1);
+            }
+        }
+    }
+
+    /// Hands the device what was put together.
+    fn write(&self, buffers: &[Buffer], coalescer: &mut Coalescer, dropped: &mut dyn FnMut(DropReason, usize)) {
+        coalescer.write(buffers, |pieces, packets| {
+            if let Err(reason) = self.writer.try_send_pieces(pieces) {
+                dropped(reason, packets);
+            }
+        });
     }
 
     /// Hands the device what a packet of its is answered with. Whoever does not get it sends as much again.
@@ -200,12 +276,10 @@ impl Switch {
         self.pools.iter().any(of)
     }
 
-    /// A packet between two clients. It never reaches the device: the kernel would send it back to us.
-    ///
-    /// The queue gets a copy: `packet` is a part of a larger buffer, and a small packet that waits must not keep that with it.
-    fn to_client(&self, destination: IpAddr, packet: &[u8]) -> Result<(), DropReason> {
+    /// Packets between two clients. They never reach the device: the kernel would send them back to us.
+    fn to_client(&self, destination: IpAddr, load: impl FnOnce() -> Load) -> Result<(), DropReason> {
         if self.client_to_client.get() {
-            self.deliver(destination, Load::plain(Buffer::Own(packet.to_vec())))
+            self.deliver(destination, load())
         } else {
             Err(DropReason::ClientToClient)
         }

@@ -56,6 +56,10 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// when the client is parked, and a parked session is to keep no more than 16 KiB.
 const SEALED_MAX: usize = 12 * 1024;
 
+/// The same for an active client whose TCP takes what it is given: one read of the device, in one write. One that stops right then leaves as much
+/// here, once.
+const SEALED_FLOWING: usize = 64 * 1024;
+
 /// Between two reports for status. A tunnel in which nothing happens has nothing to report.
 const REPORTS: Duration = Duration::from_secs(15);
 
@@ -77,6 +81,8 @@ pub(crate) struct Terms {
     pub(crate) mtu: u16,
     /// It may park.
     pub(crate) parks: bool,
+    /// Frames may hold several packets.
+    pub(crate) bundles: bool,
 }
 
 /// What the configuration at the beginning of a tunnel says about it.
@@ -120,9 +126,10 @@ pub(crate) async fn carry(
         parks: terms.parks,
         line: Some(line),
         lone: None,
-        established: Established::new(lease, terms.mtu, manners.idle, now),
+        established: Established::new(lease, terms.mtu, manners.idle, now).with_bundles(terms.bundles),
         data: granted.map(|granted| DataPath::new(&worker.datagrams, granted, id)),
         attendance: Attendance::new(manners.quiet, manners.keepalive, now),
+        flows: false,
         reported: now.awake,
         question: false,
         rest: None,
@@ -190,6 +197,8 @@ struct Tunnel<'a> {
     established: Established,
     data: Option<DataPath<'a>>,
     attendance: Attendance,
+    /// TCP took all it was given last.
+    flows: bool,
     /// When the session room heard last what was carried, for status.
     reported: Awake,
     /// The client is to be asked for a word over the control connection, as soon as that may be.
@@ -389,7 +398,7 @@ impl Tunnel<'_> {
     /// Sends what is queued, and what has waited for that, before more packets go behind it.
     fn send_some(&mut self) -> Result<(), Closed> {
         if let Some(channel) = self.channel() {
-            channel.send_some()?;
+            self.flows = channel.send_some()?;
             self.say_what_may_be_said()?;
             self.ask()?;
         }
@@ -452,6 +461,7 @@ impl Tunnel<'_> {
         self.said(&frame, now)?;
         match self.established.received(&frame, now) {
             Received::Packet => self.worker.switch.outlet().frame(frame.payload),
+            Received::Bundle(bundle) => self.worker.switch.outlet().bundle(frame.payload, bundle),
             // Counted by the session.
             Received::Nothing | Received::Dropped(_) => {}
         }
@@ -515,7 +525,7 @@ async fn say(last_word: LastWord, mut channel: Channel) {
         let (kind, payload) = Established::farewell(reason);
         let _ = channel.queue(kind, &payload);
     }
-    let _ = channel.queue_farewell();
+    channel.queue_farewell();
     if timeout(FAREWELL, channel.flush()).await.is_err() {
         return;
     }

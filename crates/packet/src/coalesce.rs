@@ -15,26 +15,21 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use self::candidate::{Candidate, Payload};
-use crate::virtio::{self, Checksum, Gso, Offload};
+use crate::Bundle;
+use crate::bundle::{PACKETS_MAX as DATAGRAMS_MAX, SIZE_MIN};
+use crate::virtio::{self, Checksum, Gso, GsoKind, Offload};
 
-/// Packets in one write. The kernel takes 1,024 slices; 64 KiB of the usual size are 47.
-const PACKETS_MAX: usize = 128;
+/// Slices of payload in one write, each a packet or a bundle. The kernel takes 1,024; 64 KiB of the usual size are 47 packets.
+const SLICES_MAX: usize = 128;
 
 /// The longest packet an IP header can announce. IPv6 could carry 40 bytes more.
 const LENGTH_MAX: usize = 65_535;
-
-/// Bytes of payload in each packet from which they are put together: Linux drops what is to be cut smaller (`TCP_MIN_GSO_SIZE`; seen by the
-/// test `packets_put_together_come_out_of_the_kernel_as_they_were`).
-const SIZE_MIN: usize = 8;
 
 /// Flows that grow at the same time. With more, the one that began first is done: packets of a batch are likely to be of few.
 const OPEN_MAX: usize = 16;
 
 /// Runs whose memory is kept for the next batch: four buffers of usual packets, none of which belongs to another.
 const RUNS_KEPT: usize = 256;
-
-/// UDP datagrams in one write: kernels before 6.9 send no more at once (`UDP_MAX_SEGMENTS`), and some of them refuse to cut more.
-const DATAGRAMS_MAX: usize = 64;
 
 /// IP and upper headers of whatever is put together: 60 bytes of TCP behind 40 of IPv6.
 const HEADERS_MAX: usize = 100;
@@ -69,8 +64,12 @@ struct Run {
     first: Place,
     /// What of it is known, if it may be put together with others at all.
     candidate: Option<Candidate>,
+    /// What a device gets to know of the first, if that is a bundle.
+    bundle: Option<[u8; virtio::LENGTH]>,
     /// The payloads of the others.
     others: Vec<Place>,
+    /// Packets in all.
+    packets: u16,
     /// Bytes of all payloads.
     payload: usize,
     /// The last packet wants to be pushed.
@@ -96,24 +95,50 @@ impl Coalescer {
     }
 
     /// Takes the packet at `place` of `arena`. Until the next [`Coalescer::write`] every packet has to come from the same arena.
-    pub fn push<B: AsRef<[u8]>>(&mut self, arena: &[B], mut place: Place) {
-        let Some(candidate) = Candidate::parse(place.of(arena), self.udp) else {
+    pub fn push<B: AsRef<[u8]>>(&mut self, arena: &[B], place: Place) {
+        let candidate = Candidate::parse(place.of(arena), self.udp);
+        self.take(arena, place, candidate, None);
+    }
+
+    /// Whether the device takes such a bundle. Another one is to be cut.
+    pub fn takes(&self, bundle: &Bundle) -> bool {
+        match bundle.kind() {
+            GsoKind::TcpV4 | GsoKind::TcpV6 => true,
+            GsoKind::Udp => self.udp,
+        }
+    }
+
+    /// As [`Coalescer::push`], with the packet of a bundle that [`Coalescer::takes`].
+    pub fn push_bundle<B: AsRef<[u8]>>(&mut self, arena: &[B], place: Place, bundle: &Bundle) {
+        let candidate = Candidate::of_bundle(place.of(arena), bundle, self.udp);
+        self.take(arena, place, candidate, Some(bundle));
+    }
+
+    fn take<B: AsRef<[u8]>>(
+        &mut self,
+        arena: &[B],
+        mut place: Place,
+        candidate: Option<Candidate>,
+        bundle: Option<&Bundle>,
+    ) {
+        let Some(candidate) = candidate else {
             self.close_flow_of(arena, &place);
-            self.start(place, None);
+            self.start(place, None, bundle);
             return;
         };
         place.range.end = place.range.start + candidate.length();
         let packet = place.of(arena);
         let is_flow = |run: &usize| candidate.is_flow_of(packet, self.runs[*run].first.of(arena));
         let Some(found) = self.open.iter().position(is_flow) else {
-            return self.open(place, candidate);
+            return self.open(place, candidate, bundle);
         };
         let run = &mut self.runs[self.open[found]];
         if !run.takes(arena, packet, &candidate) {
             self.open.remove(found);
-            return self.open(place, candidate);
+            return self.open(place, candidate, bundle);
         }
         run.others.push(place.from(candidate.headers));
+        run.packets += candidate.packets;
         run.payload += candidate.payload_length();
         run.push |= candidate.push;
         if run.is_full(&candidate) {
@@ -139,9 +164,10 @@ impl Coalescer {
         self.used
     }
 
-    fn open(&mut self, place: Place, candidate: Candidate) {
-        let grows = candidate.grows() && candidate.payload_length() >= SIZE_MIN;
-        self.start(place, Some(candidate));
+    fn open(&mut self, place: Place, candidate: Candidate, bundle: Option<&Bundle>) {
+        // Seen by the test `packets_put_together_come_out_of_the_kernel_as_they_were`.
+        let grows = candidate.grows() && candidate.size >= SIZE_MIN;
+        self.start(place, Some(candidate), bundle);
         if !grows {
             return;
         }
@@ -151,14 +177,16 @@ impl Coalescer {
         self.open.push(self.used - 1);
     }
 
-    fn start(&mut self, first: Place, candidate: Option<Candidate>) {
+    fn start(&mut self, first: Place, candidate: Option<Candidate>, bundle: Option<&Bundle>) {
         let payload = candidate.as_ref().map_or(0, Candidate::payload_length);
         let push = candidate.as_ref().is_some_and(|candidate| candidate.push);
         if self.used == self.runs.len() {
             self.runs.push(Run {
                 first: first.clone(),
                 candidate: None,
+                bundle: None,
                 others: Vec::new(),
+                packets: 0,
                 payload: 0,
                 push: false,
             });
@@ -168,6 +196,9 @@ impl Coalescer {
         run.others.clear();
         run.first = first;
         run.candidate = candidate;
+        run.bundle = bundle.map(Bundle::header);
+        // At most PACKETS_MAX of a bundle.
+        run.packets = bundle.map_or(1, |bundle| bundle.packets() as u16);
         run.payload = payload;
         run.push = push;
     }
@@ -184,20 +215,23 @@ impl Coalescer {
 impl Run {
     fn takes<B: AsRef<[u8]>>(&self, arena: &[B], packet: &[u8], next: &Candidate) -> bool {
         let Some(first) = &self.candidate else { return false };
-        let before = u16::try_from(self.others.len() + 1).expect("at most PACKETS_MAX");
-        first.headers + self.payload + next.payload_length() <= LENGTH_MAX
-            && next.payload_length() <= first.payload_length()
-            && next.follows(packet, first, self.first.of(arena), before, self.payload)
+        let fits = match next.payload {
+            Payload::Tcp(_) => true,
+            Payload::Udp(_) => usize::from(self.packets + next.packets) <= DATAGRAMS_MAX,
+        };
+        fits && first.headers + self.payload + next.payload_length() <= LENGTH_MAX
+            && next.is_of_size(first.size)
+            && next.follows(packet, first, self.first.of(arena), self.packets, self.payload)
     }
 
     /// Whether nothing may come behind `last`.
     fn is_full(&self, last: &Candidate) -> bool {
-        let size = self.candidate.as_ref().map_or(0, Candidate::payload_length);
-        let most = match last.payload {
-            Payload::Tcp(_) => PACKETS_MAX,
-            Payload::Udp(_) => DATAGRAMS_MAX,
+        let size = self.candidate.as_ref().map_or(0, |first| first.size);
+        let full = match last.payload {
+            Payload::Tcp(_) => self.others.len() + 1 == SLICES_MAX,
+            Payload::Udp(_) => usize::from(self.packets) == DATAGRAMS_MAX,
         };
-        last.push || last.payload_length() < size || self.others.len() + 1 == most
+        last.push || full || !last.payload_length().is_multiple_of(size)
     }
 
     fn write<B: AsRef<[u8]>>(&self, arena: &[B], write: &mut impl FnMut(&[IoSlice<'_>], usize)) {
@@ -205,6 +239,9 @@ impl Run {
         let candidate = match &self.candidate {
             Some(candidate) if !self.others.is_empty() => candidate,
             candidate => {
+                if let Some(header) = &self.bundle {
+                    return write(&[IoSlice::new(header), IoSlice::new(first)], self.packets.into());
+                }
                 let checksum = match candidate {
                     Some(_) => Checksum::Verified,
                     None => Checksum::AsIs,
@@ -223,14 +260,14 @@ impl Run {
         candidate.head_of_many(headers, self.payload, self.push);
         let virtio = self.virtio(candidate);
         let empty = IoSlice::new(&[]);
-        let mut slices = [empty; PACKETS_MAX + 2];
+        let mut slices = [empty; SLICES_MAX + 2];
         slices[0] = IoSlice::new(&virtio);
         slices[1] = IoSlice::new(headers);
         slices[2] = IoSlice::new(&first[candidate.headers..]);
         for (slice, other) in slices[3..].iter_mut().zip(&self.others) {
             *slice = IoSlice::new(other.of(arena));
         }
-        write(&slices[..3 + self.others.len()], 1 + self.others.len());
+        write(&slices[..3 + self.others.len()], self.packets.into());
     }
 
     fn virtio(&self, candidate: &Candidate) -> [u8; virtio::LENGTH] {
@@ -245,7 +282,7 @@ impl Run {
             },
             segments: Some(Gso {
                 kind: candidate.gso_kind(),
-                size: u16::try_from(candidate.payload_length()).expect("a packet is shorter than 64 KiB"),
+                size: u16::try_from(candidate.size).expect("a packet is shorter than 64 KiB"),
             }),
         }
         .header(headers)

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod bundle;
 pub mod checksum;
 pub mod coalesce;
 pub mod drop;
@@ -17,6 +18,7 @@ mod upper;
 pub mod virtio;
 
 pub use batch::Batch;
+pub use bundle::Bundle;
 pub use coalesce::{Coalescer, Place};
 pub use drop::{DropCounters, DropReason};
 pub use fragment::{Fragments, fragment};

@@ -4,10 +4,13 @@
 //!   | IP | TCP | payload .......................................... |      one read of the device, up to 64 KiB
 //!   | IP'| TCP'| size | -> | IP'| TCP'| size | -> | IP'| TCP'| rest |      write_next(): headers, numbers, checksums of its own
 //! ```
+//! Or several of them together, as a smaller packet of the same kind ([`Segments::next_bundle`]).
+//!
 //! Done lazily, because a packet can have more segments than anybody would keep room for: 64 KiB with segments of 8 bytes, say. What is
 //! written is what Linux itself writes for a device without offloads (`tcp_gso_segment`, `__udp_gso_segment`); a test on a real device
 //! compares the bytes.
 
+use crate::bundle::{self, Outgoing};
 use crate::checksum::{Sum, checksum};
 use crate::upper::{Part, upper};
 use crate::virtio::{Checksum, Gso, GsoKind, Offload};
@@ -229,11 +232,12 @@ impl<'a> Segments<'a> {
                 to[field..field + 2].copy_from_slice(&sum.to_be_bytes());
             }
             Cut::Tcp { at, sum } => {
-                self.number_ip(to);
-                self.finish_tcp(&mut to[at..], sum, is_last);
+                self.number_ip(to, length);
+                self.number_tcp(&mut to[at..], is_last);
+                finish_tcp(&mut to[at..], sum);
             }
             Cut::Udp { at, sum } => {
-                self.number_ip(to);
+                self.number_ip(to, length);
                 finish_udp(&mut to[at..], sum);
             }
         }
@@ -241,6 +245,47 @@ impl<'a> Segments<'a> {
         self.count = self.count.wrapping_add(1);
         self.finished = is_last;
         Some(length)
+    }
+
+    /// Takes as many of the segments that are left as a bundle of `most` bytes holds, in the form in which it goes to a peer that cuts it itself
+    /// ([`crate::bundle`]). `None`, and none is taken: fewer than two are left or fit, or these may not go so.
+    pub fn next_bundle(&mut self, most: usize) -> Option<Outgoing<'a>> {
+        let (at, pseudo, field) = match self.cut {
+            Cut::Tcp { at, sum } => (at, sum, 16),
+            Cut::Udp { at, sum } => (at, sum?, 6),
+            Cut::Whole | Cut::Complete { .. } => return None,
+        };
+        let room = most.checked_sub(bundle::DESCRIPTION + self.header)?;
+        let packets = (room / self.size).min(self.left()).min(bundle::PACKETS_MAX);
+        if packets < 2 || self.size < bundle::SIZE_MIN || self.header > bundle::HEADERS_MAX {
+            return None;
+        }
+        let from = self.header + self.done;
+        let taken = (packets * self.size).min(self.packet.len() - from);
+        let is_last = from + taken == self.packet.len();
+        let size = u16::try_from(self.size).expect("it was read as one");
+        let mut outgoing = Outgoing::new(
+            size,
+            &self.packet[..self.header],
+            &self.packet[from..from + taken],
+            packets,
+        );
+        let headers = outgoing.headers();
+        self.number_ip(headers, self.header + taken);
+        let length = u16::try_from(self.header - at + taken).expect("shorter than the packet it was cut from");
+        let upper = &mut headers[at..];
+        match self.cut {
+            Cut::Udp { .. } => upper[4..6].copy_from_slice(&length.to_be_bytes()),
+            Cut::Tcp { .. } | Cut::Whole | Cut::Complete { .. } => self.number_tcp(upper, is_last),
+        }
+        upper[field..field + 2].copy_from_slice(&pseudo.plus_word(length).partial().to_be_bytes());
+        self.skip(packets);
+        Some(outgoing)
+    }
+
+    /// Bytes of all headers.
+    pub(crate) fn headers(&self) -> usize {
+        self.header
     }
 
     /// Hands the segments to `carry` one after the other, with their length and what writes them into their place, until there are no more or it
@@ -265,9 +310,9 @@ impl<'a> Segments<'a> {
         self.packet.len() - self.header
     }
 
-    /// Length, identification and checksum of the IP header.
-    fn number_ip(&self, segment: &mut [u8]) {
-        let length = u16::try_from(segment.len()).expect("shorter than the packet it was cut from");
+    /// Length, identification and checksum of the IP header of `length` bytes.
+    fn number_ip(&self, segment: &mut [u8], length: usize) {
+        let length = u16::try_from(length).expect("shorter than the packet it was cut from");
         match self.version {
             Version::V4 => {
                 let header = usize::from(segment[0] & 0x0f) * 4;
@@ -282,7 +327,8 @@ impl<'a> Segments<'a> {
         }
     }
 
-    fn finish_tcp(&self, tcp: &mut [u8], pseudo: Sum, is_last: bool) {
+    /// Sequence number and flags.
+    fn number_tcp(&self, tcp: &mut [u8], is_last: bool) {
         let done = u32::try_from(self.done).expect("less than 64 KiB");
         let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(done);
         tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
@@ -292,11 +338,14 @@ impl<'a> Segments<'a> {
         if self.count > 0 {
             tcp[13] &= !CWR;
         }
-        tcp[16..18].fill(0);
-        let length = u16::try_from(tcp.len()).expect("shorter than the packet it was cut from");
-        let sum = pseudo.plus_word(length).plus(tcp).checksum();
-        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
     }
+}
+
+fn finish_tcp(tcp: &mut [u8], pseudo: Sum) {
+    tcp[16..18].fill(0);
+    let length = u16::try_from(tcp.len()).expect("shorter than the packet it was cut from");
+    let sum = pseudo.plus_word(length).plus(tcp).checksum();
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn finish_udp(udp: &mut [u8], pseudo: Option<Sum>) {

@@ -13,7 +13,11 @@ mod offloads;
 /// What a target does with its bytes.
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 2] = [("super_packet", offloads::super_packet), ("packets", offloads::packets)];
+const TARGETS: [(&str, Target); 3] = [
+    ("super_packet", offloads::super_packet),
+    ("bundle", offloads::bundle),
+    ("packets", offloads::packets),
+];
 
 #[test]
 fn every_corpus_runs_through_its_target() {

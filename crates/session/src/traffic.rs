@@ -1,6 +1,6 @@
 //! What both ends share once frames flow: results of receiving, things to send, and counters.
 
-use packet::{DropCounters, DropReason};
+use packet::{Bundle, DropCounters, DropReason};
 use wire::cstp::Kind;
 
 use crate::EndReason;
@@ -10,6 +10,8 @@ use crate::EndReason;
 pub enum Received {
     /// Its payload is an IP packet that may go on.
     Packet,
+    /// Its payload is several IP packets of one flow that may go on, as this says.
+    Bundle(Bundle),
     /// It was for the session itself.
     Nothing,
     /// It was a packet that may not go on; it has been counted.
@@ -43,16 +45,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    pub(crate) fn came_in(&mut self, bytes: usize) {
-        self.packets_in += 1;
+    pub(crate) fn came_in(&mut self, packets: usize, bytes: usize) {
+        self.packets_in += packets as u64;
         self.bytes_in += bytes as u64;
     }
 
-    pub(crate) fn went_out(&mut self, bytes: usize) {
-        self.went_out_many(1, bytes);
-    }
-
-    pub(crate) fn went_out_many(&mut self, packets: usize, bytes: usize) {
+    pub(crate) fn went_out(&mut self, packets: usize, bytes: usize) {
         self.packets_out += packets as u64;
         self.bytes_out += bytes as u64;
     }

@@ -46,6 +46,9 @@ pub enum Kind {
     Awake,
     /// The answer to [`Kind::Awake`], to an address that has proven to be the client's.
     AwakeAnswer,
+    /// Several IP packets of one flow as one (`packet::bundle`), in place of as many of [`Kind::Data`]. One of our own, sent only after a
+    /// grant of it ([`crate::offer::Grant::marmot_bundle`]).
+    Bundle,
     /// Anything else. Stock `ocserv` ignores it, stock `openconnect` quits: never send one unasked.
     Unknown(u8),
 }
@@ -65,6 +68,7 @@ impl Kind {
             Self::ParkAnswer => 0x42,
             Self::Awake => 0x43,
             Self::AwakeAnswer => 0x44,
+            Self::Bundle => 0x45,
             Self::Unknown(byte) => byte,
         }
     }
@@ -83,6 +87,7 @@ impl Kind {
             0x42 => Self::ParkAnswer,
             0x43 => Self::Awake,
             0x44 => Self::AwakeAnswer,
+            0x45 => Self::Bundle,
             other => Self::Unknown(other),
         }
     }

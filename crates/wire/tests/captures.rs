@@ -221,6 +221,7 @@ fn openconnect_asks_for_a_tunnel() {
         dtls: false,
         session: false,
         marmot_datagram: false,
+        marmot_bundle: false,
         park: None,
         resume: None,
     };

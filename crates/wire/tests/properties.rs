@@ -150,14 +150,15 @@ prop_compose! {
         previous in vec(any::<IpAddr>(), 0..3),
         dtls in any::<bool>(),
         session in any::<bool>(),
-        marmot_datagram in any::<bool>(),
+        ours in any::<[bool; 2]>(),
         park in of(any::<[u8; 32]>().prop_map(ParkKey)),
         resume in of(resume()),
     ) -> Offer {
         let (want_v4, want_v6) = (families & 1 != 0, families & 2 != 0);
+        let [marmot_datagram, marmot_bundle] = ours;
         Offer {
             host, user_agent, cookie, hostname, base_mtu, mtu, want_v4, want_v6, previous, dtls, session, marmot_datagram,
-            park, resume,
+            marmot_bundle, park, resume,
         }
     }
 }
@@ -218,7 +219,7 @@ prop_compose! {
         timers in (seconds(), seconds(), seconds(), seconds(), seconds(), seconds()),
         rekey in rekey(),
         base_mtu in of(1u16..),
-        switches in any::<[bool; 5]>(),
+        switches in any::<[bool; 6]>(),
         texts in (of(header_text()), of(header_text()), of(header_text())),
         dtls in of(dtls(mtu)),
         session in of(marmot_session()),
@@ -227,7 +228,7 @@ prop_compose! {
         ticket in of("[0-9a-zA-Z_-]{1,400}"),
     ) -> Grant {
         let (dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout) = timers;
-        let [tunnel_all_dns, client_bypass, keep, dyndns, marmot_datagram] = switches;
+        let [tunnel_all_dns, client_bypass, keep, dyndns, marmot_datagram, marmot_bundle] = switches;
         let (banner, hostname, server_name) = texts;
         let logout = token.filter(|_| session.is_some()).map(Secret::from);
         let ticket = ticket.filter(|_| session.is_some()).map(Secret::from);
@@ -236,7 +237,7 @@ prop_compose! {
             v4, v6, dns, nbns, default_domains: names.0, split_dns: names.1, include: routes.0, exclude: routes.1,
             dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout, rekey, base_mtu, mtu,
             tunnel_all_dns, client_bypass, keep, dyndns, banner, hostname, server_name, dtls, marmot_datagram, session, logout,
-            park, ticket,
+            marmot_bundle, park, ticket,
         }
     }
 }

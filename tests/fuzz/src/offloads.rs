@@ -4,7 +4,7 @@
 //! `crates/packet/tests/corpus.rs` includes this file and replays the corpora on every `cargo test`.
 
 use packet::virtio::{self, Checksum, Offload};
-use packet::{Coalescer, IpPacket, Place, Segments};
+use packet::{Bundle, Coalescer, IpPacket, Place, Segments};
 
 /// A read of a device with offloads.
 pub fn super_packet(data: &[u8]) {
@@ -33,6 +33,53 @@ pub fn super_packet(data: &[u8]) {
     if all.len() > 1 && all.len() < 200 {
         together(&all);
     }
+}
+
+/// A frame of several packets: what it is cut into is what a device with offloads would be given, and sent on in smaller frames it is still the same.
+pub fn bundle(data: &[u8]) {
+    let Ok(bundle) = Bundle::parse(data) else { return };
+    let all = cut(bundle.segments(data).expect("checked"));
+    assert_eq!(
+        (all.len(), all.iter().map(Vec::len).sum::<usize>()),
+        (bundle.packets(), bundle.bytes())
+    );
+    assert!((2..=64).contains(&all.len()));
+    let given = [&bundle.header()[..], bundle.packet(data)].concat();
+    let (offload, packet) = Offload::split(&given).expect("a header");
+    let mut segments = Segments::new(&offload, packet).expect("as a device gives it");
+    assert_eq!(cut(segments.clone()), all);
+    let mut again = Vec::new();
+    while let Some(length) = segments.next_length() {
+        match segments.next_bundle(data.len() / 2) {
+            Some(smaller) => {
+                let frame = smaller.pieces().concat();
+                let smaller = Bundle::parse(&frame).expect("ours can be read");
+                again.extend(cut(smaller.segments(&frame).expect("checked")));
+            }
+            None => {
+                again.push(vec![0; length]);
+                segments.write_next(again.last_mut().expect("just pushed"));
+            }
+        }
+    }
+    assert_eq!(again, all);
+    let arena = [data];
+    let mut coalescer = Coalescer::new(true);
+    let range = bundle.range();
+    coalescer.push_bundle(&arena, Place { buffer: 0, range }, &bundle);
+    coalescer.write(&arena, |pieces, count| {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+        assert_eq!((bytes, count), (given.clone(), all.len()));
+    });
+}
+
+fn cut(mut segments: Segments<'_>) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(length) = segments.next_length() {
+        all.push(vec![0; length]);
+        segments.write_next(all.last_mut().expect("just pushed"));
+    }
+    all
 }
 
 /// Packets, each behind two bytes of length.

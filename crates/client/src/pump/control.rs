@@ -5,7 +5,7 @@ use std::io;
 use channel::{Channel, Closed};
 use lifecycle::LossKind;
 use now::Now;
-use packet::DropReason;
+use packet::{Bundle, DropReason};
 use session::client::Established;
 use session::{Output, Received};
 use wire::cstp::{Frame, Kind};
@@ -14,7 +14,7 @@ use super::{BATCH, Outcome, Stop, TURNS, Worker};
 use crate::attempt::Link;
 use crate::clock;
 use crate::datapath::{DataPath, News};
-use crate::to_host::ToHost;
+use crate::to_host::{Parcel, ToHost};
 
 impl Worker {
     /// Hands the session's own frames and all that is queued to TCP, as far as it takes them.
@@ -58,10 +58,7 @@ impl Worker {
     pub(super) fn frames(&mut self, first: Result<Frame, Closed>, gap: bool, now: Now) -> Result<(), Outcome> {
         let first = first.map_err(lost)?;
         if gap {
-            match (first.kind, &mut self.link.established) {
-                (Kind::Data, established) => established.drop_packet(DropReason::Stale),
-                (_, established) => _ = established.received_late(&first, now),
-            }
+            self.late(&first, now);
             return Ok(());
         }
         let taken = self.gather_frames(first, now);
@@ -89,8 +86,35 @@ impl Worker {
             Received::Nothing | Received::Dropped(_) => {}
             Received::Packet => {
                 self.last_traffic = now.awake;
-                self.frames.push(frame.payload);
+                self.frames.push(Parcel::Packet(frame.payload));
             }
+            Received::Bundle(bundle) => {
+                self.last_traffic = now.awake;
+                self.frames.push(Parcel::Bundle(bundle, frame.payload));
+            }
+        }
+    }
+
+    /// Takes a frame that came with a gap: packets are old, and what else it says still counts.
+    pub(super) fn late(&mut self, frame: &Frame, now: Now) {
+        let established = &mut self.link.established;
+        match frame.kind {
+            Kind::Data => established.drop_packet(DropReason::Stale),
+            Kind::Bundle => {
+                let packets = Bundle::parse(&frame.payload).map_or(1, |bundle| bundle.packets());
+                established.drop_packets(DropReason::Stale, packets);
+            }
+            Kind::DpdRequest
+            | Kind::DpdResponse
+            | Kind::Disconnect
+            | Kind::Keepalive
+            | Kind::Compressed
+            | Kind::Terminate
+            | Kind::Park
+            | Kind::ParkAnswer
+            | Kind::Awake
+            | Kind::AwakeAnswer
+            | Kind::Unknown(_) => _ = established.received_late(frame, now),
         }
     }
 
@@ -104,7 +128,7 @@ impl Worker {
             ..
         } = self;
         let mut to_host = ToHost::new(device, &mut link.established, gathering);
-        to_host.write_whole(frames);
+        to_host.write_frames(frames);
         frames.clear();
         to_host.gone.map_or(Ok(()), |error| Err(Outcome::DeviceGone(error)))
     }
@@ -121,7 +145,7 @@ impl Worker {
             }
             Stop::Silently => {
                 while let Some(Ok(Some(frame))) = self.link.channel.as_mut().map(Channel::try_next) {
-                    if frame.kind == Kind::Data {
+                    if matches!(frame.kind, Kind::Data | Kind::Bundle) {
                         self.frame(frame, now);
                     }
                 }
@@ -148,7 +172,7 @@ pub(crate) fn say_goodbye(link: &mut Link) {
     let (kind, payload) = Established::goodbye();
     let said = channel
         .queue(kind, &payload)
-        .and_then(|()| channel.queue_farewell())
+        .map(|()| channel.queue_farewell())
         .and_then(|()| channel.send_some());
     if let Err(error) = said {
         tracing::debug!(%error, "the goodbye was not taken");
@@ -196,7 +220,9 @@ mod tests {
         };
         let cookie = Authenticated::from_cookie(Secret::from("cookie"));
         let (requesting, _) = cookie.request(&setup.identity, &wants, None);
-        let grant = Behaviour::default().grant.encode();
+        let mut grant = Behaviour::default().grant;
+        grant.marmot_bundle = true;
+        let grant = grant.encode();
         let head = wire::http::parse_response(&grant, wire::limits::MAX_CONNECT_HEAD);
         let (head, _) = head.expect("a reply").expect("whole");
         let established = requesting.reply(&head, clock::now()).expect("granted");
@@ -231,6 +257,40 @@ mod tests {
         let mut frame = b"STF\x01\x00\x3c\x00\x00".to_vec();
         frame.extend(packet);
         frame
+    }
+
+    /// Three datagrams for this end of the tunnel in a frame.
+    fn framed_bundle() -> Vec<u8> {
+        let mut packet = framed_packet().split_off(8);
+        packet.truncate(28 + 25);
+        packet[3] = 28 + 25;
+        packet[9] = 17;
+        let mut frame = b"STF\x01\x00\x37\x45\x00\x00\x0a".to_vec();
+        frame.extend(packet);
+        frame
+    }
+
+    #[tokio::test]
+    async fn several_packets_in_a_frame_come_out_one_by_one_and_are_as_many_when_they_are_old() {
+        let pki = Pki::new("vpn.test");
+        let setup = Setup::new(client_config(&pki, ""), Secrets::default()).expect("usable");
+        for gap in [Duration::ZERO, Duration::from_secs(60)] {
+            let (link, _peer) = link(&setup, &pki, &framed_bundle().repeat(2)).await;
+            let (device, mut host) = MemoryDevice::pair(8);
+            let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false);
+            pump.stop(Stop::Silently);
+            clock::freeze(gap);
+            let finished = pump.finished().await.expect("whole");
+            let delivered: Vec<usize> = std::iter::from_fn(|| host.from_tunnel.try_recv().ok())
+                .map(|packet| packet.len())
+                .collect();
+            let traffic = finished.link.established.traffic();
+            if gap.is_zero() {
+                assert_eq!((delivered, traffic.packets_in), (vec![38, 38, 33, 38, 38, 33], 6));
+            } else {
+                assert_eq!((delivered.len(), traffic.drops.of(DropReason::Stale)), (0, 6));
+            }
+        }
     }
 
     #[tokio::test]

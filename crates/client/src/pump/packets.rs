@@ -3,6 +3,7 @@
 //! ```text
 //!   one read --Segments--> one packet ----- Fitter -----+--> the channel that packets take now
 //!                     \--> several of one flow, sealed --+
+//!                     \--> the same, in bundles ---------+--> the control channel, if the gateway takes them
 //! ```
 
 use std::io;
@@ -13,6 +14,7 @@ use packet::{DropReason, IpPacket, Segments, Step};
 use session::Fit;
 use session::client::PathId;
 use wire::cstp::Kind;
+use wire::limits::CSTP_MAX_PAYLOAD;
 
 use super::{BATCH, MAX_STALE, Outcome, TURNS, Worker, lost};
 use crate::attempt::Link;
@@ -158,6 +160,12 @@ impl Worker {
             return Ok(());
         }
         rest.counted = true;
+        if takes_bundles(link)
+            && let Err(outcome) = bundles(link, segments, now)
+        {
+            link.established.drop_packets(DropReason::ChannelDown, segments.left());
+            return Err(outcome);
+        }
         let mut sent = Ok(Carried::Done);
         segments.each(|length, write| {
             sent = carry(link, length, write, now);
@@ -292,6 +300,23 @@ fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
     match carry(link, packet.len(), |place| place.copy_from_slice(packet), now)? {
         Carried::Done => {}
         Carried::Later => link.established.drop_packet(DropReason::QueueFull),
+    }
+    Ok(())
+}
+
+/// Whether several packets may go as one: the control channel carries them, and the gateway granted that.
+fn takes_bundles(link: &Link) -> bool {
+    let on_data = link.data.as_ref().is_some_and(DataPath::is_up);
+    link.established.grant().marmot_bundle && !on_data
+}
+
+/// Sends as many of these packets, which count as sent, as go in bundles, as far as the control channel has room.
+fn bundles(link: &mut Link, segments: &mut Segments<'_>, now: Now) -> Result<(), Outcome> {
+    while let Some(channel) = link.channel.as_mut().filter(|channel| channel.takes_more())
+        && let Some(bundle) = segments.next_bundle(CSTP_MAX_PAYLOAD)
+    {
+        link.established.carried(now);
+        channel.queue_pieces(Kind::Bundle, bundle.pieces()).map_err(lost)?;
     }
     Ok(())
 }

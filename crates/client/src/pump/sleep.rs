@@ -11,9 +11,7 @@ use config::MaintenanceTraffic;
 use lifecycle::Mode;
 use now::{Gap, GapKind, Now};
 use packet::DropReason;
-use session::Received;
 use session::client::Ask;
-use wire::cstp::Kind;
 
 use super::mail::{Wanted, Word};
 use super::{MAX_STALE, Outcome, Worker, lost};
@@ -119,12 +117,7 @@ impl Worker {
         for _ in 0..MAX_STALE {
             let Some(channel) = &mut self.link.channel else { break };
             match channel.try_next() {
-                Ok(Some(frame)) if frame.kind == Kind::Data => {
-                    self.link.established.drop_packet(DropReason::Stale);
-                }
-                Ok(Some(frame)) => match self.link.established.received_late(&frame, now) {
-                    Received::Nothing | Received::Packet | Received::Dropped(_) => {}
-                },
+                Ok(Some(frame)) => self.late(&frame, now),
                 Ok(None) => break,
                 Err(closed) => return self.control_lost(lost(closed)),
             }

@@ -5,9 +5,10 @@ use now::Now;
 use packet::{DropReason, IpPacket, Segments, Step};
 use session::{Fit, Fitter};
 use wire::cstp::Kind;
+use wire::limits::CSTP_MAX_PAYLOAD;
 
 use super::presence::is_idle;
-use super::{Line, SEALED_MAX, Tunnel};
+use super::{Line, SEALED_FLOWING, SEALED_MAX, Tunnel};
 use crate::datapath::{DataPath, Fate};
 use crate::load::Load;
 use crate::queue::Receiver;
@@ -28,7 +29,11 @@ impl Tunnel<'_> {
     pub(super) fn takes_packets(&self) -> bool {
         let taken_anyway = self.attendance.parked().is_some()
             || self.data.as_ref().is_some_and(|data| data.is_up() || data.is_silent());
-        let has_room = |line: &Line| line.channel.pending() < SEALED_MAX;
+        let most = match self.flows && self.attendance.is_active() {
+            true => SEALED_FLOWING,
+            false => SEALED_MAX,
+        };
+        let has_room = |line: &Line| line.channel.pending() < most;
         taken_anyway || self.line.as_ref().is_none_or(has_room)
     }
 
@@ -108,6 +113,12 @@ impl Tunnel<'_> {
         if longest > usize::from(self.mtu()) {
             return self.too_long(segments, fitter, now);
         }
+        if self.established.takes_bundles() && self.way(now) == Way::Control {
+            self.bundles(segments)?;
+            if segments.left() < packets && !self.takes_packets() {
+                return Ok(());
+            }
+        }
         let mut sent = Ok(());
         segments.each(|length, write| {
             sent = self.send(length, write, now);
@@ -117,6 +128,25 @@ impl Tunnel<'_> {
             }
         });
         sent
+    }
+
+    /// Sends as many of these packets as go in bundles, as far as the control connection keeps up.
+    fn bundles(&mut self, segments: &mut Segments<'_>) -> Result<(), Closed> {
+        let (longest, mut bytes) = (segments.longest(), segments.bytes());
+        while let Some(bundle) = segments.next_bundle(CSTP_MAX_PAYLOAD) {
+            let before = std::mem::replace(&mut bytes, segments.bytes());
+            let all = (bundle.packets(), before - bytes);
+            // Counted by the session, either way.
+            if self.established.outgoing_many(longest, all).is_ok()
+                && let Some(channel) = self.channel()
+            {
+                channel.queue_pieces(Kind::Bundle, bundle.pieces())?;
+            }
+            if !self.takes_packets() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Several packets that do not fit. What may be split is, each of them; else the first is answered, and its sender makes smaller ones

@@ -39,7 +39,7 @@ impl Tunnel<'_> {
                 self.question = false;
                 self.attendance.heard(Via::SamePath, now);
                 match (kind, &mut self.data) {
-                    (Kind::Data, Some(data)) => data.client_uses_control(now),
+                    (Kind::Data | Kind::Bundle, Some(data)) => data.client_uses_control(now),
                     (Kind::DpdResponse, Some(data)) => data.client_answers_on_control(now),
                     (_, _) => {}
                 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod accounts;
+mod bundles;
 mod client;
 mod datagrams;
 mod house;

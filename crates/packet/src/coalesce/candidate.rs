@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::checksum::{Sum, checksum};
 use crate::virtio::GsoKind;
-use crate::{IpPacket, Version};
+use crate::{Bundle, IpPacket, Version};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -30,6 +30,10 @@ pub(super) struct Candidate {
     /// Bytes of all headers.
     pub(super) headers: usize,
     pub(super) payload: Payload,
+    /// Bytes of payload in each packet but the last.
+    pub(super) size: usize,
+    /// Packets in it: more than one in a bundle.
+    pub(super) packets: u16,
     /// It wants to be pushed: nothing may come behind it.
     pub(super) push: bool,
 }
@@ -44,6 +48,23 @@ pub(super) enum Payload {
 impl Candidate {
     /// `None`: it is to be handed on as it is.
     pub(super) fn parse(bytes: &[u8], udp: bool) -> Option<Self> {
+        let (candidate, packet) = Self::read(bytes, udp)?;
+        let upper = &packet[candidate.upper..];
+        let length = u16::try_from(upper.len()).ok()?;
+        let sum = candidate.pseudo_sum(packet).plus_word(length);
+        (sum.plus(upper).checksum() == 0).then_some(candidate)
+    }
+
+    /// The packet of a bundle, whose checksum is made when it is cut.
+    pub(super) fn of_bundle(bytes: &[u8], bundle: &Bundle, udp: bool) -> Option<Self> {
+        let (mut candidate, _) = Self::read(bytes, udp)?;
+        candidate.size = bundle.size();
+        candidate.packets = u16::try_from(bundle.packets()).ok()?;
+        Some(candidate)
+    }
+
+    /// What may be put together by its headers, and the packet without padding.
+    fn read(bytes: &[u8], udp: bool) -> Option<(Self, &[u8])> {
         let ip = IpPacket::parse(bytes).ok()?;
         let packet = ip.as_bytes();
         let upper = match ip.version() {
@@ -82,11 +103,11 @@ impl Candidate {
             upper,
             headers,
             payload,
+            size: length - headers,
+            packets: 1,
             push,
         };
-        let upper_length = u16::try_from(length - upper).ok()?;
-        let sum = candidate.pseudo_sum(packet).plus_word(upper_length);
-        (sum.plus(&packet[upper..]).checksum() == 0).then_some(candidate)
+        Some((candidate, packet))
     }
 
     /// Bytes of the packet, without padding.
@@ -100,9 +121,17 @@ impl Candidate {
         }
     }
 
-    /// Whether anything may come behind it.
+    /// Whether anything may come behind it: its last packet is as long as the others.
     pub(super) fn grows(&self) -> bool {
-        !self.push
+        !self.push && self.payload_length().is_multiple_of(self.size)
+    }
+
+    /// Whether its packets may come behind others that have `size` bytes of payload each.
+    pub(super) fn is_of_size(&self, size: usize) -> bool {
+        match self.packets {
+            1 => self.size <= size,
+            _ => self.size == size,
+        }
     }
 
     pub(super) fn gso_kind(&self) -> GsoKind {

@@ -385,3 +385,116 @@ proptest! {
         prop_assert_eq!(without_id(&out), without_id(&packets));
     }
 }
+
+/// What arrives of a packet that was cut into bundles of `most` bytes, and single packets where `alone` says so.
+fn arrives(mut segments: Segments<'_>, most: usize, alone: &[bool]) -> (Vec<Vec<u8>>, Vec<Option<Bundle>>) {
+    let (mut arena, mut bundles) = (Vec::new(), Vec::new());
+    while segments.left() > 0 {
+        let is_alone = alone.get(arena.len()).copied().unwrap_or_default();
+        let bundle = if is_alone { None } else { segments.next_bundle(most) };
+        match bundle {
+            Some(outgoing) => {
+                let frame = outgoing.pieces().concat();
+                bundles.push(Some(Bundle::parse(&frame).expect("ours can be read")));
+                arena.push(frame);
+            }
+            None => {
+                let mut packet = vec![0; segments.next_length().expect("one more")];
+                segments.write_next(&mut packet);
+                bundles.push(None);
+                arena.push(packet);
+            }
+        }
+    }
+    (arena, bundles)
+}
+
+fn writes_of(arena: &[Vec<u8>], bundles: &[Option<Bundle>]) -> Vec<(Vec<u8>, usize)> {
+    let mut coalescer = Coalescer::new(true);
+    for (buffer, bundle) in bundles.iter().enumerate() {
+        match bundle {
+            Some(bundle) => {
+                let range = bundle.range();
+                coalescer.push_bundle(arena, Place { buffer, range }, bundle);
+            }
+            None => {
+                let range = 0..arena[buffer].len();
+                coalescer.push(arena, Place { buffer, range });
+            }
+        }
+    }
+    let mut writes = Vec::new();
+    coalescer.write(arena, |slices, packets| {
+        writes.push((slices.iter().flat_map(|slice| slice.to_vec()).collect(), packets));
+    });
+    writes
+}
+
+fn whole_tcp(payload: &[u8], options: &[u8]) -> (Offload, Vec<u8>) {
+    let packet = sample::v4(6, options, 0x4000, &sample::tcp(5000, 0x18, payload));
+    let start = u16::try_from(20 + options.len()).expect("short");
+    let offload = Offload {
+        checksum: Checksum::Partial { start, field: 16 },
+        segments: Some(Gso {
+            kind: GsoKind::TcpV4,
+            size: 1400,
+        }),
+    };
+    (offload, packet)
+}
+
+#[test]
+fn bundles_of_one_read_are_one_write_again() {
+    let (offload, packet) = whole_tcp(&[7; 64_400], &[]);
+    let (arena, bundles) = arrives(Segments::new(&offload, &packet).expect("valid"), 16_376, &[]);
+    let writes = writes_of(&arena, &bundles);
+    assert_eq!((arena.len(), writes.len(), writes[0].1), (5, 1, 46));
+}
+
+#[test]
+fn a_bundle_that_cannot_be_put_together_with_others_goes_as_it_is() {
+    let (offload, packet) = whole_tcp(&[7; 64_400], &[1, 1, 1, 1]);
+    let (arena, bundles) = arrives(Segments::new(&offload, &packet).expect("valid"), 16_376, &[]);
+    let writes = writes_of(&arena, &bundles);
+    let counts: Vec<usize> = writes.iter().map(|(_, count)| *count).collect();
+    assert_eq!(counts, [11, 11, 11, 11, 2]);
+    let mut expected = Vec::new();
+    let mut segments = Segments::new(&offload, &packet).expect("valid");
+    while let Some(length) = segments.next_length() {
+        expected.push(vec![0; length]);
+        segments.write_next(expected.last_mut().expect("just pushed"));
+    }
+    assert_eq!(taken_apart(&writes), expected);
+}
+
+proptest! {
+    #[test]
+    fn bundles_and_packets_put_together_come_apart_into_what_was_sent(
+        payload in proptest::collection::vec(any::<u8>(), 1..60_000),
+        most in 60usize..16_376,
+        size in 8u16..3000,
+        alone in proptest::collection::vec(any::<bool>(), 0..40),
+        udp in any::<bool>(),
+    ) {
+        let (kind, packet, start) = match udp {
+            true => (GsoKind::Udp, sample::v6(17, &sample::udp(&payload)), 40),
+            false => (GsoKind::TcpV4, sample::v4(6, &[], 0x4000, &sample::tcp(u32::MAX - 9, 0x18, &payload)), 20),
+        };
+        let field = if udp { 6 } else { 16 };
+        let offload = Offload { checksum: Checksum::Partial { start, field }, segments: Some(Gso { kind, size }) };
+        let segments = Segments::new(&offload, &packet).expect("valid");
+        let mut expected = Vec::new();
+        let mut all = segments.clone();
+        while let Some(length) = all.next_length() {
+            expected.push(vec![0; length]);
+            all.write_next(expected.last_mut().expect("just pushed"));
+        }
+        let (arena, bundles) = arrives(segments, most, &alone);
+        let writes = writes_of(&arena, &bundles);
+        prop_assert_eq!(writes.iter().map(|(_, count)| count).sum::<usize>(), expected.len());
+        if udp {
+            prop_assert!(writes.iter().all(|(_, count)| *count <= 64));
+        }
+        prop_assert_eq!(taken_apart(&writes), expected);
+    }
+}

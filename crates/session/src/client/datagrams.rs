@@ -395,6 +395,7 @@ impl Datagrams {
             | Kind::Terminate
             | Kind::Park
             | Kind::Awake
+            | Kind::Bundle
             | Kind::Unknown(_) => {}
         }
     }

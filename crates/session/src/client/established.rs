@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use now::{Awake, Deadline, Gap, Now};
-use packet::{DropCounters, DropReason, IpPacket};
+use packet::{Bundle, DropCounters, DropReason, IpPacket};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 use wire::offer::{Grant, MarmotSession};
 use wire::text::escape;
@@ -100,10 +100,11 @@ impl Established {
             Kind::DpdRequest => self.answer(&frame.payload, now.awake),
             Kind::Disconnect => self.over(disconnected(&frame.payload)),
             Kind::Terminate => self.over(Output::Dead("the gateway is going away")),
+            Kind::Bundle if self.grant.marmot_bundle => return self.bundle(&frame.payload),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
             Kind::ParkAnswer => self.watch.park_answered(&frame.payload),
             Kind::AwakeAnswer => self.watch.awake_answered(&frame.payload),
-            Kind::DpdResponse | Kind::Keepalive | Kind::Park | Kind::Awake | Kind::Unknown(_) => {}
+            Kind::DpdResponse | Kind::Keepalive | Kind::Park | Kind::Awake | Kind::Bundle | Kind::Unknown(_) => {}
         }
         Received::Nothing
     }
@@ -130,7 +131,7 @@ impl Established {
     ) -> Result<(), DropReason> {
         match self.check_outgoing(whole, longest) {
             Ok(()) => {
-                self.traffic.went_out_many(packets, bytes);
+                self.traffic.went_out(packets, bytes);
                 self.sent(now.awake);
                 Ok(())
             }
@@ -200,16 +201,40 @@ impl Established {
 
     /// Whether a packet that came over either channel may go to the host; it then counts as received.
     pub fn incoming(&mut self, payload: &[u8]) -> Received {
-        match IpPacket::parse(payload) {
-            // The gateway speaks to the tunnel's addresses only; what listens on others of this host is not its business.
-            Ok(packet) if self.addresses().all(|own| own != packet.destination()) => {
-                self.dropped(DropReason::ForeignDestination)
-            }
+        match self.check_incoming(payload) {
             Ok(packet) => {
-                self.traffic.came_in(packet.as_bytes().len());
+                self.traffic.came_in(1, packet.as_bytes().len());
                 Received::Packet
             }
             Err(reason) => self.dropped(reason),
+        }
+    }
+
+    /// As [`Established::incoming`], for several packets of one flow in a frame.
+    fn bundle(&mut self, payload: &[u8]) -> Received {
+        let bundle = match Bundle::parse(payload) {
+            Ok(bundle) => bundle,
+            Err(reason) => return self.dropped(reason),
+        };
+        match self.check_incoming(bundle.packet(payload)) {
+            Ok(_) => {
+                self.traffic.came_in(bundle.packets(), bundle.bytes());
+                Received::Bundle(bundle)
+            }
+            Err(reason) => {
+                self.drop_packets(reason, bundle.packets());
+                Received::Dropped(reason)
+            }
+        }
+    }
+
+    fn check_incoming<'a>(&self, payload: &'a [u8]) -> Result<IpPacket<'a>, DropReason> {
+        let packet = IpPacket::parse(payload)?;
+        // The gateway speaks to the tunnel's addresses only; what listens on others of this host is not its business.
+        if self.addresses().any(|own| own == packet.destination()) {
+            Ok(packet)
+        } else {
+            Err(DropReason::ForeignDestination)
         }
     }
 
@@ -526,6 +551,32 @@ mod tests {
             Received::Dropped(DropReason::Malformed)
         );
         assert_eq!(session.traffic().bytes_in, 60);
+    }
+
+    #[test]
+    fn several_packets_in_a_frame_count_as_many_and_only_where_that_was_granted() {
+        let bundle = |to| {
+            let mut bytes = packet([10, 77, 0, 1], to, 28 + 25);
+            bytes[9] = 17;
+            frame(Kind::Bundle, &[&[0, 10], &bytes[..]].concat())
+        };
+        let mut session = established(20);
+        assert_eq!(session.received(&bundle([10, 78, 0, 2]), now(1)), Received::Nothing);
+        session.grant.marmot_bundle = true;
+        let taken = session.received(&bundle([10, 78, 0, 2]), now(1));
+        assert!(
+            matches!(taken, Received::Bundle(bundle) if bundle.packets() == 3),
+            "{taken:?}"
+        );
+        assert_eq!(
+            (session.traffic().packets_in, session.traffic().bytes_in),
+            (3, 3 * 28 + 25)
+        );
+        let elsewhere = session.received(&bundle([192, 0, 2, 2]), now(1));
+        assert_eq!(elsewhere, Received::Dropped(DropReason::ForeignDestination));
+        let garbage = session.received(&frame(Kind::Bundle, b"garbage"), now(1));
+        assert_eq!(garbage, Received::Dropped(DropReason::Malformed));
+        assert_eq!(session.traffic().drops.total(), 4);
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl Authenticated {
             dtls: wants.datagrams,
             session: true,
             marmot_datagram: wants.datagrams,
+            marmot_bundle: true,
             park: self.public_key(),
             resume: binding.and_then(|binding| self.proof(binding)),
         };

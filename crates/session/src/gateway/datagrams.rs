@@ -472,6 +472,7 @@ impl<E: Copy + Eq> Datagrams<E> {
             | Kind::ParkAnswer
             | Kind::Awake
             | Kind::AwakeAnswer
+            | Kind::Bundle
             | Kind::Unknown(_) => {}
         }
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use now::{Deadline, Gap, Now};
-use packet::{DropCounters, DropReason, IpPacket};
+use packet::{Bundle, DropCounters, DropReason, IpPacket};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 
 use super::Lease;
@@ -34,6 +34,8 @@ const NO_ACTIVITY: [u8; 2] = [1, 58];
 pub struct Established {
     lease: Lease,
     mtu: u16,
+    /// The client was granted frames of several packets.
+    bundles: bool,
     idle: Option<Duration>,
     count: Idle,
     timers: Timers,
@@ -49,6 +51,7 @@ impl Established {
         let mut this = Self {
             lease,
             mtu,
+            bundles: false,
             idle,
             count: Idle::Counts,
             timers: Timers::default(),
@@ -58,6 +61,18 @@ impl Established {
         };
         this.active(now);
         this
+    }
+
+    /// With frames of several packets, which the client was granted.
+    #[must_use]
+    pub fn with_bundles(mut self, granted: bool) -> Self {
+        self.bundles = granted;
+        self
+    }
+
+    /// Whether frames of several packets may go to the client.
+    pub fn takes_bundles(&self) -> bool {
+        self.bundles
     }
 
     /// The addresses of the client.
@@ -89,6 +104,7 @@ impl Established {
                 Goodbye::Logout(_) => self.over(Output::Ended(EndReason::UserStop)),
                 Goodbye::Temporary | Goodbye::Other(_) => self.over(Output::Dead("the client left for now")),
             },
+            Kind::Bundle if self.bundles => return self.bundle(&frame.payload, now),
             Kind::Compressed => return self.dropped(DropReason::Malformed),
             Kind::DpdResponse
             | Kind::Keepalive
@@ -97,6 +113,7 @@ impl Established {
             | Kind::ParkAnswer
             | Kind::Awake
             | Kind::AwakeAnswer
+            | Kind::Bundle
             | Kind::Unknown(_) => {}
         }
         Received::Nothing
@@ -107,11 +124,19 @@ impl Established {
     /// # Errors
     /// Why not. It has been counted.
     pub fn outgoing(&mut self, length: usize) -> Result<(), DropReason> {
-        if length > usize::from(self.mtu) {
-            self.traffic.drops.count(DropReason::TooBig);
+        self.outgoing_many(length, (1, length))
+    }
+
+    /// Whether `packets` packets, `bytes` bytes together, of which the longest has `longest`, may go to the client; they then count as sent.
+    ///
+    /// # Errors
+    /// Why not. They have been counted.
+    pub fn outgoing_many(&mut self, longest: usize, (packets, bytes): (usize, usize)) -> Result<(), DropReason> {
+        if longest > usize::from(self.mtu) {
+            self.drop_packets(DropReason::TooBig, packets);
             return Err(DropReason::TooBig);
         }
-        self.traffic.went_out(length);
+        self.traffic.went_out(packets, bytes);
         Ok(())
     }
 
@@ -185,21 +210,49 @@ impl Established {
     /// Whether a packet that came over either channel may go on: only if its source is the client's lease. It then counts as
     /// received.
     pub fn incoming(&mut self, payload: &[u8], now: Now) -> Received {
-        let packet = match IpPacket::parse(payload) {
-            Ok(packet) => packet,
+        match self.check_incoming(payload) {
+            Ok(packet) => {
+                self.came_in(&packet, (1, packet.as_bytes().len()), now);
+                Received::Packet
+            }
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
+    /// As [`Established::incoming`], for several packets of one flow in a frame.
+    fn bundle(&mut self, payload: &[u8], now: Now) -> Received {
+        let bundle = match Bundle::parse(payload) {
+            Ok(bundle) => bundle,
             Err(reason) => return self.dropped(reason),
         };
+        match self.check_incoming(bundle.packet(payload)) {
+            Ok(packet) => {
+                self.came_in(&packet, (bundle.packets(), bundle.bytes()), now);
+                Received::Bundle(bundle)
+            }
+            Err(reason) => {
+                self.drop_packets(reason, bundle.packets());
+                Received::Dropped(reason)
+            }
+        }
+    }
+
+    fn check_incoming<'a>(&self, payload: &'a [u8]) -> Result<IpPacket<'a>, DropReason> {
+        let packet = IpPacket::parse(payload)?;
         if !self.lease.permits(packet.source()) {
-            return self.dropped(DropReason::ForeignSource);
+            return Err(DropReason::ForeignSource);
         }
         if packet.destination().is_multicast() || packet.destination().is_loopback() {
-            return self.dropped(DropReason::NotForwardable);
+            return Err(DropReason::NotForwardable);
         }
-        self.traffic.came_in(packet.as_bytes().len());
+        Ok(packet)
+    }
+
+    fn came_in(&mut self, packet: &IpPacket<'_>, (packets, bytes): (usize, usize), now: Now) {
+        self.traffic.came_in(packets, bytes);
         if !NO_ACTIVITY.contains(&packet.protocol()) {
             self.active(now);
         }
-        Received::Packet
     }
 
     fn dropped(&mut self, reason: DropReason) -> Received {
@@ -265,6 +318,38 @@ mod tests {
         assert_eq!(session.received(&packet([10, 78, 0, 2], 6), now(1)), Received::Packet);
         let spoofed = session.received(&packet([10, 78, 0, 3], 6), now(1));
         assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+    }
+
+    /// Three datagrams of the lease, or of its neighbour, in a frame.
+    fn bundle(source: [u8; 4]) -> Frame {
+        let mut bytes = vec![0, 10];
+        bytes.extend(&packet(source, 17).payload[..]);
+        bytes.truncate(2 + 20 + 8 + 25);
+        bytes[2 + 3] = 53;
+        frame(Kind::Bundle, &bytes)
+    }
+
+    #[test]
+    fn several_packets_in_a_frame_count_as_many_and_only_where_that_was_granted() {
+        let mut session = session(Some(60)).with_bundles(true);
+        let taken = session.received(&bundle([10, 78, 0, 2]), now(50));
+        let Received::Bundle(bundle_of_three) = taken else {
+            panic!("{taken:?}")
+        };
+        assert_eq!((bundle_of_three.packets(), session.traffic().packets_in), (3, 3));
+        assert_eq!(session.traffic().bytes_in, 3 * 28 + 25);
+        assert_eq!(session.deadline().map(|deadline| deadline.at), Some(now(110).awake));
+        let spoofed = session.received(&bundle([10, 78, 0, 3]), now(51));
+        assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+        let garbage = session.received(&frame(Kind::Bundle, b"garbage"), now(51));
+        assert_eq!(garbage, Received::Dropped(DropReason::Malformed));
+        assert_eq!(session.traffic().drops.total(), 4);
+        assert_eq!(session.outgoing_many(1400, (3, 4000)), Ok(()));
+        assert_eq!(session.outgoing_many(1401, (3, 4000)), Err(DropReason::TooBig));
+        assert_eq!((session.traffic().packets_out, session.traffic().bytes_out), (3, 4000));
+        let mut stock = self::session(None);
+        assert_eq!(stock.received(&bundle([10, 78, 0, 2]), now(1)), Received::Nothing);
+        assert_eq!(stock.traffic().drops.total(), 0);
     }
 
     #[test]

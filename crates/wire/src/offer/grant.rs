@@ -64,6 +64,8 @@ pub struct Grant {
     /// `X-Marmot-Datagram: v=1`: both ends of the DTLS channel are ours, so that it has connection ids, path probes both
     /// ways, and keys that stay valid while another connection takes the session over. Only if it was offered.
     pub marmot_datagram: bool,
+    /// `X-Marmot-Bundle: v=1`: frames of the kind [`crate::cstp::Kind::Bundle`] may be sent, by either end. Only if it was offered.
+    pub marmot_bundle: bool,
     /// `X-Marmot-Park`: the gateway keeps session, addresses and keys this long without a word from the client, on the clock
     /// that counts sleep; at most [`crate::limits::MAX_PARK`]. With it the kinds of [`crate::cstp::Kind`] that are our own may
     /// be sent. Only if it was offered.

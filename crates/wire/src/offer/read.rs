@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::park::{PARK, TICKET, read_park, read_ticket};
-use super::request::DATAGRAM;
+use super::request::{BUNDLE, DATAGRAM};
 use super::values::{self, Malformed};
 use super::{DtlsGrant, Grant, Logout, MarmotSession, Rekey, RekeyMethod};
 use crate::error::GrantError;
@@ -83,6 +83,10 @@ impl Draft {
             Some(("X-DTLS-", rest)) => self.dtls(rest, value),
             _ if name == DATAGRAM => {
                 self.grant.marmot_datagram = values::is_version_1(value);
+                Ok(())
+            }
+            _ if name == BUNDLE => {
+                self.grant.marmot_bundle = values::is_version_1(value);
                 Ok(())
             }
             _ if name == PARK => {
@@ -470,6 +474,11 @@ mod tests {
         assert_eq!(ours("X-Marmot-Datagram: v=2\r\n"), Ok(false));
         assert_eq!(ours("x-marmot-datagram: v=1\r\n"), Ok(false));
         assert_eq!(ours(""), Ok(false));
+        let bundles = |line: &str| with(line).map(|grant| grant.marmot_bundle);
+        assert_eq!(bundles("X-Marmot-Bundle: v=1\r\n"), Ok(true));
+        assert_eq!(bundles("X-Marmot-Bundle: v=2\r\n"), Ok(false));
+        assert_eq!(bundles("x-marmot-bundle: v=1\r\n"), Ok(false));
+        assert_eq!(bundles("X-Marmot-Datagram: v=1\r\n"), Ok(false));
     }
 
     #[test]

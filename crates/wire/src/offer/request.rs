@@ -19,6 +19,9 @@ pub const PSK_NEGOTIATE: &str = "PSK-NEGOTIATE";
 /// The header by which our own ends know each other's DTLS channel; the same in both directions.
 pub(super) const DATAGRAM: &str = "X-Marmot-Datagram";
 
+/// The header by which our own ends agree on frames of several packets; the same in both directions.
+pub(super) const BUNDLE: &str = "X-Marmot-Bundle";
+
 /// How a client of this name and version calls itself: stock `ocserv` 1.1.6 grants no IPv6 routes and name servers to
 /// agents that it does not know, and this is a beginning that it does (measured).
 pub fn user_agent(name: &str) -> String {
@@ -52,6 +55,8 @@ pub struct Offer {
     pub session: bool,
     /// `X-Marmot-Datagram: v=1`: its DTLS channel is of our kind, see [`super::Grant::marmot_datagram`].
     pub marmot_datagram: bool,
+    /// `X-Marmot-Bundle: v=1`: it takes several packets in one frame, see [`super::Grant::marmot_bundle`].
+    pub marmot_bundle: bool,
     /// `X-Marmot-Park`: it can park, and this is its key for the session.
     pub park: Option<ParkKey>,
     /// `X-Marmot-Resume`: it goes on with a session.
@@ -96,6 +101,9 @@ impl Offer {
         }
         if self.marmot_datagram {
             headers.push(DATAGRAM, values::VERSION_1);
+        }
+        if self.marmot_bundle {
+            headers.push(BUNDLE, values::VERSION_1);
         }
         if let Some(key) = &self.park {
             headers.push(PARK, key.write());
@@ -144,6 +152,7 @@ impl Offer {
                 .any(|word| word == PSK_NEGOTIATE),
             session: headers.get("X-Marmot-Session") == Some("1"),
             marmot_datagram: headers.get(DATAGRAM).is_some_and(values::is_version_1),
+            marmot_bundle: headers.get(BUNDLE).is_some_and(values::is_version_1),
             park: match headers.get(PARK) {
                 Some(value) => ParkKey::parse(value).map_err(|_| OfferError::Header(PARK))?,
                 None => None,
@@ -210,13 +219,14 @@ mod tests {
             dtls: true,
             session: true,
             marmot_datagram: true,
+            marmot_bundle: true,
             park: Some(ParkKey([0xab; 32])),
             resume: None,
         };
         let expected = "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: gw.test:8443\r\nUser-Agent: OpenConnect VPN Agent (marmot 0.1)\r\n\
             Cookie: webvpn=YWJj==\r\nX-CSTP-Version: 1\r\nX-CSTP-Hostname: burrow\r\nX-CSTP-Base-MTU: 1500\r\n\
             X-CSTP-Address-Type: IPv6,IPv4\r\nX-CSTP-Full-IPv6-Capability: true\r\nX-CSTP-Address: 10.0.0.2\r\n\
-            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Park: v=1;key={}\r\n\r\n";
+            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Bundle: v=1\r\nX-Marmot-Park: v=1;key={}\r\n\r\n";
         let expected = expected.replace("{}", &"ab".repeat(32));
         assert_eq!(String::from_utf8(offer.encode()), Ok(expected));
         let (head, _) = parse_request(&offer.encode(), MAX_HEAD)
@@ -287,13 +297,19 @@ mod tests {
 
     #[test]
     fn a_channel_of_our_kind_is_known_by_its_version() {
-        let ours = |value: &str| parse(&format!("X-Marmot-Datagram: {value}\r\n")).map(|offer| offer.marmot_datagram);
-        assert_eq!(ours("v=1"), Ok(true));
-        assert_eq!(ours("v=1;more=2"), Ok(true));
-        for other in ["1", "v=2", "v=10", "V=1"] {
-            assert_eq!(ours(other), Ok(false), "{other}");
+        let ours = |name: &str, value: &str| {
+            let offer = parse(&format!("X-Marmot-{name}: {value}\r\n"));
+            offer.map(|offer| (offer.marmot_datagram, offer.marmot_bundle))
+        };
+        for value in ["v=1", "v=1;more=2"] {
+            assert_eq!(ours("Datagram", value), Ok((true, false)));
+            assert_eq!(ours("Bundle", value), Ok((false, true)));
         }
-        assert_eq!(parse("").map(|offer| offer.marmot_datagram), Ok(false));
+        for other in ["1", "v=2", "v=10", "V=1"] {
+            assert_eq!(ours("Datagram", other), Ok((false, false)), "{other}");
+            assert_eq!(ours("Bundle", other), Ok((false, false)), "{other}");
+        }
+        assert_eq!(ours("Other", "v=1"), Ok((false, false)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::park::{PARK, TICKET};
-use super::request::DATAGRAM;
+use super::request::{BUNDLE, DATAGRAM};
 use super::values;
 use super::{DtlsGrant, Grant, Rekey, RekeyMethod};
 use crate::http::{Headers, ResponseHead};
@@ -31,6 +31,9 @@ impl Grant {
         }
         if self.marmot_datagram {
             out.push(DATAGRAM, values::VERSION_1);
+        }
+        if self.marmot_bundle {
+            out.push(BUNDLE, values::VERSION_1);
         }
         if let Some(session) = &self.session {
             out.push("X-Marmot-Session", format!("{};{}", session.id, session.epoch));
@@ -202,6 +205,7 @@ mod tests {
                 rekey: None,
             }),
             marmot_datagram: true,
+            marmot_bundle: true,
             session: Some(MarmotSession {
                 id: "a1".into(),
                 epoch: 7,
@@ -217,7 +221,7 @@ mod tests {
             X-CSTP-Client-Bypass-Protocol: false\r\nX-CSTP-Keep: false\r\nX-CSTP-DynDNS: false\r\n\
             X-CSTP-Base-MTU: 1500\r\nX-CSTP-MTU: 1406\r\nX-DTLS-App-ID: 00ab\r\n\
             X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-DTLS-Port: 443\r\nX-DTLS-MTU: 1400\r\nX-DTLS-DPD: 90\r\n\
-            X-DTLS-Keepalive: 20\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
+            X-DTLS-Keepalive: 20\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Bundle: v=1\r\nX-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
         assert_eq!(String::from_utf8(grant.encode()).as_deref(), Ok(expected));
     }
 

@@ -130,6 +130,7 @@ impl Owed {
             | Kind::Terminate
             | Kind::ParkAnswer
             | Kind::AwakeAnswer
+            | Kind::Bundle
             | Kind::Unknown(_) => None,
         }
     }
