@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 use wire::HttpError;
 use wire::http::{Headers, ResponseHead};
-use wire::offer::{Logout, MarmotSession, Offer, Refusal};
+use wire::offer::{Logout, MarmotDatagram, MarmotSession, Offer, Refusal};
 use wire::text::escape;
 
 use crate::admission::{LINGER, Refused, Source};
@@ -166,7 +166,7 @@ struct Tunnel {
     /// Whether parking is granted.
     parks: bool,
     /// Where datagrams arrive if a data channel is granted, and whether the client is one of ours.
-    port: Option<(Port, bool)>,
+    port: Option<(Port, Option<MarmotDatagram>)>,
 }
 
 /// The HTTP part of a connection.
@@ -342,7 +342,7 @@ impl Dialogue<'_> {
             grant: grant.encode(),
             mtu: grant.mtu,
             parks: grant.park.is_some(),
-            port: port.map(|port| (port, offer.marmot_datagram)),
+            port: port.map(|port| (port, grant.marmot_datagram)),
         })
     }
 

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use dtls::{ConnectionId, CookieCheck, Cookies, Peek, ProvenHello, peek};
 use now::{Awake, Now};
-use packet::Batch;
+use packet::{Batch, Ecn};
 use platform::udp::{Arrival as Bulk, Inbox, SendFault, UdpListener, Unsent};
 use session::gateway::{DatagramTerms, Datagrams, Key};
 use socket2::SockRef;
@@ -91,13 +91,16 @@ pub(crate) struct Together {
     pub(crate) buffer: Buffer,
     /// Bytes of each but the last.
     each: usize,
+    /// The mark of all.
+    pub(crate) ecn: Ecn,
 }
 
 impl Together {
     /// One by itself.
-    pub(crate) fn one(datagram: Vec<u8>) -> Self {
+    fn one(datagram: Vec<u8>, ecn: Ecn) -> Self {
         Self {
             each: datagram.len(),
+            ecn,
             buffer: Buffer::Own(datagram),
         }
     }
@@ -342,10 +345,10 @@ impl DatagramRoom {
         }
     }
 
-    /// Sends records to one client, all but the last of `each` bytes, as far as the socket takes them at once.
-    pub(crate) fn send_many(&self, to: Endpoint, records: &[u8], each: usize) -> Result<(), Unsent> {
+    /// Sends records to one client, as far as the socket takes them at once.
+    pub(crate) fn send_many(&self, to: Endpoint, records: &Batch) -> Result<(), Unsent> {
         match self.sockets.get(to.socket) {
-            Some(socket) => socket.try_send_many(records, each, to.at),
+            Some(socket) => socket.try_send_many(records.bytes(), records.each(), records.ecn(), to.at),
             None => Err(Unsent {
                 from: 0,
                 fault: SendFault::Unreachable(io::ErrorKind::NotFound.into()),
@@ -395,12 +398,13 @@ impl DatagramRoom {
                     let together = Together {
                         buffer: self.pool.part(bulk.length(), buffer),
                         each: bulk.each(),
+                        ecn: bulk.ecn,
                     };
                     self.hand(&route, Arrival::Datagrams(id, together, from));
                 }
                 None => {
                     for range in bulk.datagrams() {
-                        self.arrived(&buffer[range], from, now);
+                        self.arrived(&buffer[range], (from, bulk.ecn), now);
                     }
                 }
             }
@@ -421,7 +425,7 @@ impl DatagramRoom {
     }
 
     /// One datagram by itself.
-    fn arrived(&self, datagram: &[u8], from: Endpoint, now: Now) {
+    fn arrived(&self, datagram: &[u8], (from, ecn): (Endpoint, Ecn), now: Now) {
         match peek(datagram, ID_BYTES) {
             Peek::Hello(hello) => {
                 let Some(route) = self.by_app_id.borrow().get(hello.session_id()).cloned() else {
@@ -446,7 +450,10 @@ impl DatagramRoom {
                 });
                 match known {
                     Some((route, id)) => {
-                        self.hand(&route, Arrival::Datagrams(id, Together::one(datagram.to_vec()), from));
+                        self.hand(
+                            &route,
+                            Arrival::Datagrams(id, Together::one(datagram.to_vec(), ecn), from),
+                        );
                     }
                     None => self.stray(1, |strays| &mut strays.unknown),
                 }

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustls::Connection;
 use session::gateway::{Connected, DatagramTerms, Lease};
 use wire::Secret;
-use wire::offer::{DtlsGrant, Grant, MarmotSession, Offer, PSK_NEGOTIATE, Rekey, RekeyMethod};
+use wire::offer::{DtlsGrant, Grant, MarmotDatagram, MarmotSession, Offer, PSK_NEGOTIATE, Rekey, RekeyMethod};
 
 use crate::datagrams::{DatagramRoom, Granted, Port};
 
@@ -104,12 +104,20 @@ pub(crate) fn datagrams(
         keepalive: Some(config.dtls.keepalive),
         rekey: None,
     });
-    grant.marmot_datagram = offer.marmot_datagram;
+    grant.marmot_datagram = channel_of_ours(config, offer.marmot_datagram);
     grant.rekey = config.dtls.rekey.map(|time| Rekey {
         time,
         method: RekeyMethod::NewTunnel,
     });
     Some(port)
+}
+
+/// What of a channel of our kind is granted, of what a client offers.
+fn channel_of_ours(config: &GatewayConfig, offered: Option<MarmotDatagram>) -> Option<MarmotDatagram> {
+    let MarmotDatagram { ecn } = offered?;
+    Some(MarmotDatagram {
+        ecn: ecn && config.dtls.ecn,
+    })
 }
 
 /// What tunnel and client have agreed on for the data channel. Nothing if `tls` has no key to lend, which then costs the client
@@ -119,7 +127,7 @@ pub(crate) fn data_channel(
     connected: &Connected,
     tls: &Connection,
     port: Port,
-    (ours, parks): (bool, bool),
+    (ours, parks): (Option<MarmotDatagram>, bool),
     mtu: u16,
 ) -> Option<Granted> {
     let key = channel::data_channel_key(tls).ok()?;
@@ -131,7 +139,8 @@ pub(crate) fn data_channel(
     let terms = DatagramTerms {
         psk: Psk::new(key.as_slice())?,
         suites: config.dtls.suites.iter().copied().map(suite).collect(),
-        ours,
+        ours: ours.is_some(),
+        ecn: ours.is_some_and(|datagram| datagram.ecn),
         mtu,
         floor: least.min(mtu),
         path_mtu_discovery: config.dtls.path_mtu_discovery,
@@ -294,6 +303,23 @@ mod tests {
         assert_eq!(mtu(Some(1400), false), 1400 - 20 - 69);
         assert_eq!(mtu(Some(1280), true), 1280);
         assert_eq!(mtu(Some(0), false), 576);
+    }
+
+    #[test]
+    fn marks_are_granted_to_whoever_offers_them_unless_they_are_off() {
+        let granted = |more: &str, offered: Option<bool>| {
+            let marmot_datagram = offered.map(|ecn| MarmotDatagram { ecn });
+            channel_of_ours(&config(more), marmot_datagram).map(|datagram| datagram.ecn)
+        };
+        let off = "[dtls]\necn = false";
+        assert_eq!(
+            [None, Some(false), Some(true)].map(|offered| granted("", offered)),
+            [None, Some(false), Some(true)]
+        );
+        assert_eq!(
+            [None, Some(false), Some(true)].map(|offered| granted(off, offered)),
+            [None, Some(false), Some(false)]
+        );
     }
 
     #[test]
