@@ -197,7 +197,7 @@ async fn open_tunnel(
     previous: &[IpAddr],
 ) -> Result<(Link, IpAddr, TlsFacts), ClientError> {
     let identity = caller.setup().identity.clone();
-    let datagrams = caller.setup().config.dtls.enabled;
+    let (datagrams, ecn) = (caller.setup().config.dtls.enabled, caller.setup().config.dtls.ecn);
     let mut requesting = None;
     let (head, conversation) = caller
         .ask_for_tunnel(&mut |route| {
@@ -207,6 +207,7 @@ async fn open_tunnel(
                 base_mtu: route.path_mtu,
                 previous: previous.to_vec(),
                 datagrams,
+                ecn,
             };
             let (phase, request) = cookie.request(&identity, &wants, route.binding.as_ref());
             requesting = Some(phase);
@@ -253,7 +254,7 @@ fn granted(caller: &Caller, grant: &Grant, tls: &Connection, peer: IpAddr) -> Op
         return None;
     }
     let key = channel::data_channel_key(tls).ok()?;
-    let ours = grant.marmot_datagram;
+    let ours = grant.marmot_datagram.is_some();
     let mtu = config
         .tunnel
         .mtu
@@ -264,6 +265,7 @@ fn granted(caller: &Caller, grant: &Grant, tls: &Connection, peer: IpAddr) -> Op
         app_id: dtls.app_id.clone(),
         suites: config.dtls.suites.iter().copied().map(suite).collect(),
         ours,
+        ecn: config.dtls.ecn && grant.marmot_datagram.is_some_and(|datagram| datagram.ecn),
         parks: ours && grant.park.is_some(),
         dpd: dtls.dpd,
         keepalive: dtls.keepalive,

@@ -14,7 +14,7 @@ use std::task::Poll;
 
 use lifecycle::LossKind;
 use now::{Deadline, Gap, Now};
-use packet::{Batch, DropCounters, DropReason};
+use packet::{Batch, DropCounters, DropReason, Ecn};
 use platform::udp::{Inbox, SendFault, Udp, Unsent};
 use session::client::{Ask, DataOutput, Datagrams, PathId, Terms, Token};
 use session::park::Via;
@@ -160,7 +160,7 @@ impl DataPath {
     }
 
     /// Takes everything that waited while this process did not run. Its packets go to `deliver`: they are old.
-    pub(crate) fn receive_late(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    pub(crate) fn receive_late(&mut self, now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         let Self {
             machine,
             sockets,
@@ -238,9 +238,9 @@ impl DataPath {
                     for index in 0..inbox.arrivals().len() {
                         let arrival = inbox.arrivals()[index];
                         let buffer = inbox.buffer_mut(index);
-                        let origin = to_host.origin(index, buffer);
+                        let origin = to_host.origin((index, arrival.ecn), buffer);
                         for range in arrival.datagrams() {
-                            let deliver = &mut |packet: &[u8]| to_host.take(packet, origin);
+                            let deliver = &mut |packet: &mut [u8]| to_host.take(packet, origin);
                             machine.received(path, &mut buffer[range], now, deliver);
                         }
                     }
@@ -258,13 +258,13 @@ impl DataPath {
         more
     }
 
-    /// Seals a packet of `length` bytes, which `write` puts into its place, if the data channel is to carry it. It is sent with the next
-    /// [`DataPath::flush`] at the latest. Not to be called while [`DataPath::is_stuck`].
-    pub(crate) fn send(&mut self, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Fate {
+    /// Seals a packet of `length` bytes with this mark, which `write` puts into its place, if the data channel is to carry it. It is sent with
+    /// the next [`DataPath::flush`] at the latest. Not to be called while [`DataPath::is_stuck`].
+    pub(crate) fn send(&mut self, (length, ecn): (usize, Ecn), write: impl FnOnce(&mut [u8]), now: Now) -> Fate {
         let Some(record) = self.machine.record_length(length) else {
             return Fate::NotHere;
         };
-        if !self.batch.takes(record)
+        if !self.batch.takes(record, self.machine.outer(ecn))
             || self
                 .gathered_for
                 .is_some_and(|before| self.machine.path() != Some(before))
@@ -274,7 +274,7 @@ impl DataPath {
         if self.is_stuck() {
             return Fate::Stuck;
         }
-        match self.machine.seal(length, &mut self.batch, write, now) {
+        match self.machine.seal((length, ecn), &mut self.batch, write, now) {
             Some(path) => {
                 self.gathered_for = Some(path);
                 Fate::Sent
@@ -307,10 +307,10 @@ impl DataPath {
     fn send_gathered(&mut self, now: Now) {
         let Some(mut path) = self.gathered_for else { return };
         let (mut from, mut roamed) = (self.stuck.take().unwrap_or(0), false);
-        let each = self.batch.each();
+        let (each, ecn) = (self.batch.each(), self.batch.ecn());
         while from < self.batch.bytes().len() {
             let sent = match self.socket(path) {
-                Some(socket) => socket.try_send_many(&self.batch.bytes()[from..], each),
+                Some(socket) => socket.try_send_many(&self.batch.bytes()[from..], each, ecn),
                 None => Err(Unsent {
                     from: 0,
                     fault: SendFault::Unreachable(io::ErrorKind::NotFound.into()),

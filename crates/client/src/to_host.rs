@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::BytesMut;
-use packet::{Bundle, Coalescer, DropReason, Place};
+use packet::{Bundle, Coalescer, DropReason, Ecn, Place};
 use session::Received;
 use session::client::Established;
 
@@ -58,10 +58,11 @@ pub(crate) struct ToHost<'a> {
     pub(crate) gone: Option<io::Error>,
 }
 
-/// A buffer in which packets are found.
+/// A buffer in which packets are found, out of datagrams with one mark.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
     index: usize,
+    outer: Ecn,
     start: usize,
     length: usize,
 }
@@ -77,10 +78,11 @@ impl<'a> ToHost<'a> {
         }
     }
 
-    /// The buffer with this index of those that [`ToHost::write`] gets.
-    pub(crate) fn origin(&self, index: usize, buffer: &[u8]) -> Origin {
+    /// The buffer with this index of those that [`ToHost::write`] gets, and the mark of its datagrams.
+    pub(crate) fn origin(&self, (index, outer): (usize, Ecn), buffer: &[u8]) -> Origin {
         Origin {
             index,
+            outer,
             start: buffer.as_ptr().addr(),
             length: buffer.len(),
         }
@@ -88,8 +90,8 @@ impl<'a> ToHost<'a> {
 
     /// Takes a packet out of a record. One that does not stand in the buffer of `origin` is written at once: it waited elsewhere, and is
     /// older than those.
-    pub(crate) fn take(&mut self, packet: &[u8], origin: Origin) {
-        match self.established.incoming(packet) {
+    pub(crate) fn take(&mut self, packet: &mut [u8], origin: Origin) {
+        match self.established.incoming_in(origin.outer, packet) {
             Received::Packet => self.packets += 1,
             // Counted by the session. A bundle comes in frames only.
             Received::Nothing | Received::Bundle(_) | Received::Dropped(_) => return,

@@ -159,6 +159,8 @@ pub struct Dtls {
     pub mss_clamp: bool,
     /// Find out how large a packet the path to the gateway takes, and size the tunnel's packets by it.
     pub path_mtu_discovery: bool,
+    /// Let routers mark congestion on datagrams (ECN) instead of dropping them, where the gateway carries the marks.
+    pub ecn: bool,
     /// Age of the keys at which a CONNECT in the background makes new ones, between our own ends. 60 s to 24 h; default
     /// 1 h; `None` (0) only when the gateway asks for it.
     pub rekey: Option<Duration>,
@@ -369,6 +371,7 @@ fn udp(document: &Document<'_>) -> Dtls {
         suites: dtls::suites(&section),
         mss_clamp: section.boolean("mss_clamp", true),
         path_mtu_discovery: section.boolean("path_mtu_discovery", true),
+        ecn: section.boolean("ecn", true),
         rekey: section.default_seconds_or_zero("rekey_s", 3600.0, 60.0..=86_400.0),
     }
 }

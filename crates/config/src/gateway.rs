@@ -197,6 +197,8 @@ pub struct Dtls {
     pub mss_clamp: bool,
     /// Find out how large a packet the path to a client takes, where the client is ours.
     pub path_mtu_discovery: bool,
+    /// Let routers mark congestion on datagrams (ECN) instead of dropping them, where the client carries the marks.
+    pub ecn: bool,
     /// Age of the keys at which clients are advised to make a new CONNECT (`X-CSTP-Rekey-Time`, method `new-tunnel`).
     /// 60 s to 30 d; `None` (0) advises nothing.
     pub rekey: Option<Duration>,

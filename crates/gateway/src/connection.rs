@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 use wire::HttpError;
 use wire::http::{Headers, ResponseHead};
-use wire::offer::{Logout, MarmotSession, Offer, Refusal};
+use wire::offer::{Logout, MarmotDatagram, MarmotSession, Offer, Refusal};
 use wire::text::escape;
 
 use crate::admission::{LINGER, Refused, Source};
@@ -183,7 +183,7 @@ struct Tunnel {
     /// What of it matters once packets flow.
     terms: Terms,
     /// If a data channel is granted: ready when datagrams arrive, and whether the client is one of ours.
-    port: Option<(oneshot::Receiver<()>, bool)>,
+    port: Option<(oneshot::Receiver<()>, Option<MarmotDatagram>)>,
 }
 
 /// The HTTP part of a connection.
@@ -361,7 +361,7 @@ impl Dialogue<'_> {
                 parks: grant.park.is_some(),
                 bundles: grant.marmot_bundle,
             },
-            port: port.map(|port| (port, offer.marmot_datagram)),
+            port: port.map(|port| (port, grant.marmot_datagram)),
         })
     }
 

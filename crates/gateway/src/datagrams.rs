@@ -25,7 +25,7 @@ use std::task::Poll;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use dtls::{ConnectionId, CookieCheck, Cookies, Peek, ProvenHello, peek};
 use now::{Awake, Now};
-use packet::Batch;
+use packet::{Batch, Ecn};
 use platform::udp::{Inbox, SendFault, UdpListener, Unsent};
 use session::gateway::{DatagramTerms, Datagrams, Key};
 use tokio::sync::mpsc;
@@ -95,13 +95,16 @@ pub(crate) struct Together {
     pub(crate) buffer: Buffer,
     /// Bytes of each but the last.
     each: usize,
+    /// The mark of all.
+    pub(crate) ecn: Ecn,
 }
 
 impl Together {
     /// One by itself.
-    pub(crate) fn one(datagram: Vec<u8>) -> Self {
+    fn one(datagram: Vec<u8>, ecn: Ecn) -> Self {
         Self {
             each: datagram.len(),
+            ecn,
             buffer: Buffer::Own(datagram),
         }
     }
@@ -352,10 +355,10 @@ impl DatagramRoom {
         }
     }
 
-    /// Sends records to one client, all but the last of `each` bytes, as far as the socket takes them at once.
-    pub(crate) fn send_many(&self, to: Endpoint, records: &[u8], each: usize) -> Result<(), Unsent> {
+    /// Sends records to one client, as far as the socket takes them at once.
+    pub(crate) fn send_many(&self, to: Endpoint, records: &Batch) -> Result<(), Unsent> {
         match self.sockets.get(to.socket) {
-            Some(socket) => socket.try_send_many(records, each, to.at),
+            Some(socket) => socket.try_send_many(records.bytes(), records.each(), records.ecn(), to.at),
             None => Err(Unsent {
                 from: 0,
                 fault: SendFault::Unreachable(io::ErrorKind::NotFound.into()),
@@ -405,6 +408,7 @@ impl DatagramRoom {
                     let together = Together {
                         buffer: self.pool.part(bulk.length(), buffer),
                         each: bulk.each(),
+                        ecn: bulk.ecn,
                     };
                     match owner {
                         Owner::Here(route) => self.hand(&route, Arrival::Datagrams(id, together, from)),
@@ -414,8 +418,8 @@ impl DatagramRoom {
                 }
                 None => {
                     for range in bulk.datagrams() {
-                        if let Some(worker) = self.arrived(&buffer[range.clone()], from, now) {
-                            self.hand_on(worker, Together::one(buffer[range].to_vec()), from);
+                        if let Some(worker) = self.arrived(&buffer[range.clone()], (from, bulk.ecn), now) {
+                            self.hand_on(worker, Together::one(buffer[range].to_vec(), bulk.ecn), from);
                         }
                     }
                 }
@@ -424,10 +428,11 @@ impl DatagramRoom {
     }
 
     /// Takes what came to another worker. It does not go on from here.
-    pub(crate) fn handed(&self, (bytes, each): (Freight, usize), from: Endpoint, now: Now) {
+    pub(crate) fn handed(&self, (bytes, each, ecn): (Freight, usize, Ecn), from: Endpoint, now: Now) {
         let together = Together {
             buffer: bytes.unload(&self.pool),
             each,
+            ecn,
         };
         let count = together.count();
         match one_key(together.ranges(), &together.buffer, from) {
@@ -437,7 +442,7 @@ impl DatagramRoom {
             },
             None => {
                 for range in together.ranges() {
-                    if self.arrived(&together.buffer[range], from, now).is_some() {
+                    if self.arrived(&together.buffer[range], (from, ecn), now).is_some() {
                         self.stray(1, |strays| &mut strays.unknown);
                     }
                 }
@@ -462,9 +467,9 @@ impl DatagramRoom {
     }
 
     fn hand_on(&self, worker: usize, together: Together, from: Endpoint) {
-        let (count, each) = (together.count(), together.each);
+        let (count, each, ecn) = (together.count(), together.each, together.ecn);
         let bytes = together.buffer.into_freight();
-        if !self.team.hand_datagrams(worker, (bytes, each), count, from) {
+        if !self.team.hand_datagrams(worker, (bytes, each, ecn), count, from) {
             self.stray(count, |strays| &mut strays.crowded);
         }
     }
@@ -527,7 +532,7 @@ impl DatagramRoom {
     }
 
     /// One datagram by itself. Returns the worker that it is for, if that is another one.
-    fn arrived(&self, datagram: &[u8], from: Endpoint, now: Now) -> Option<usize> {
+    fn arrived(&self, datagram: &[u8], (from, ecn): (Endpoint, Ecn), now: Now) -> Option<usize> {
         match peek(datagram, ID_BYTES) {
             Peek::Hello(hello) => {
                 let Some(route) = self.by_app_id.borrow().get(hello.session_id()).cloned() else {
@@ -551,7 +556,10 @@ impl DatagramRoom {
             }
             record => match record_key(&record, from).map(|(key, id)| (self.owner(&key), id)) {
                 Some((Owner::Here(route), id)) => {
-                    self.hand(&route, Arrival::Datagrams(id, Together::one(datagram.to_vec()), from));
+                    self.hand(
+                        &route,
+                        Arrival::Datagrams(id, Together::one(datagram.to_vec(), ecn), from),
+                    );
                 }
                 Some((Owner::There(worker), _)) => return Some(worker),
                 Some((Owner::Nobody, _)) | None => self.stray(1, |strays| &mut strays.unknown),

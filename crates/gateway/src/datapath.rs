@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use now::{Deadline, Gap, Now};
-use packet::{Batch, DropCounters, DropReason};
+use packet::{Batch, DropCounters, DropReason, Ecn};
 use platform::udp::SendFault;
 use session::Received;
 use session::gateway::{Datagrams, Established, GatewayData, SessionId};
@@ -53,8 +53,8 @@ pub(crate) struct Inlet<'a> {
 }
 
 impl Inlet<'_> {
-    fn packet(&mut self, packet: &[u8], origin: Origin, now: Now) {
-        match self.established.incoming(packet, now) {
+    fn packet(&mut self, packet: &mut [u8], (origin, outer): (Origin, Ecn), now: Now) {
+        match self.established.incoming_in(outer, packet, now) {
             Received::Packet => self.outlet.note(packet, origin),
             // Counted by the session. A bundle comes in frames only.
             Received::Nothing | Received::Bundle(_) | Received::Dropped(_) => {}
@@ -204,18 +204,18 @@ impl<'a> DataPath<'a> {
         self.machine.mtu()
     }
 
-    /// Seals a packet of `length` bytes, which `write` puts into its place, if the data channel is to carry it. It is sent with the next
-    /// [`DataPath::flush`] at the latest.
-    pub(crate) fn send(&mut self, length: usize, write: impl FnOnce(&mut [u8]), now: Now) -> Fate {
+    /// Seals a packet of `length` bytes with this mark, which `write` puts into its place, if the data channel is to carry it. It is sent with
+    /// the next [`DataPath::flush`] at the latest.
+    pub(crate) fn send(&mut self, (length, ecn): (usize, Ecn), write: impl FnOnce(&mut [u8]), now: Now) -> Fate {
         let Some((to, record)) = self.machine.record_length(length) else {
             return Fate::NotHere;
         };
         let room = self.room;
         let mut batch = room.batch();
-        if !batch.takes(record) || self.gathered_for.is_some_and(|before| before != to) {
+        if !batch.takes(record, self.machine.outer(ecn)) || self.gathered_for.is_some_and(|before| before != to) {
             self.send_gathered(&mut batch, now);
         }
-        match self.machine.seal(length, &mut batch, write, now) {
+        match self.machine.seal((length, ecn), &mut batch, write, now) {
             Some(to) => {
                 self.gathered_for = Some(to);
                 Fate::Sent
@@ -234,7 +234,7 @@ impl<'a> DataPath<'a> {
 
     fn send_gathered(&mut self, batch: &mut Batch, now: Now) {
         if let Some(to) = self.gathered_for.take()
-            && let Err(unsent) = self.room.send_many(to, batch.bytes(), batch.each())
+            && let Err(unsent) = self.room.send_many(to, batch)
         {
             let lost = (batch.bytes().len() - unsent.from).div_ceil(batch.each()) as u64;
             match unsent.fault {
@@ -290,12 +290,12 @@ impl<'a> DataPath<'a> {
                 self.machine.hello(*hello, &mut datagram, endpoint, fresh, now);
             }
             Arrival::Datagrams(id, mut together, endpoint) => {
-                let ranges = together.ranges();
+                let (ranges, outer) = (together.ranges(), together.ecn);
                 let bytes = together.buffer.to_mut();
                 let origin = Origin::of(bytes);
                 for range in ranges {
                     let challenge = || self.room.challenge();
-                    let deliver = &mut |packet: &[u8]| inlet.packet(packet, origin, now);
+                    let deliver = &mut |packet: &mut [u8]| inlet.packet(packet, (origin, outer), now);
                     self.machine
                         .received(endpoint, id, &mut bytes[range], challenge, now, deliver);
                 }
@@ -374,6 +374,7 @@ mod tests {
             psk: Psk::new(&[1; 32]).expect("a key"),
             suites: vec![Suite::Aes128GcmSha256],
             ours,
+            ecn: ours,
             mtu: 1400,
             floor: 576,
             path_mtu_discovery: false,

@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustls::Connection;
 use session::gateway::{Connected, DatagramTerms, Lease};
 use wire::Secret;
-use wire::offer::{DtlsGrant, Grant, MarmotSession, Offer, PSK_NEGOTIATE, Rekey, RekeyMethod};
+use wire::offer::{DtlsGrant, Grant, MarmotDatagram, MarmotSession, Offer, PSK_NEGOTIATE, Rekey, RekeyMethod};
 
 /// Bytes around a packet in the data channel: UDP, DTLS record header, connection id, explicit nonce, kind, inner type, tag.
 const DATAGRAM_OVERHEAD: u16 = 8 + 13 + 8 + 8 + 1 + 1 + 16;
@@ -100,12 +100,20 @@ pub(crate) fn datagrams(
         keepalive: Some(config.dtls.keepalive),
         rekey: None,
     });
-    grant.marmot_datagram = offer.marmot_datagram;
+    grant.marmot_datagram = channel_of_ours(config, offer.marmot_datagram);
     grant.rekey = config.dtls.rekey.map(|time| Rekey {
         time,
         method: RekeyMethod::NewTunnel,
     });
     Some(app_id)
+}
+
+/// What of a channel of our kind is granted, of what a client offers.
+fn channel_of_ours(config: &GatewayConfig, offered: Option<MarmotDatagram>) -> Option<MarmotDatagram> {
+    let MarmotDatagram { ecn } = offered?;
+    Some(MarmotDatagram {
+        ecn: ecn && config.dtls.ecn,
+    })
 }
 
 /// What tunnel and client have agreed on for the data channel. Nothing if `tls` has no key to lend, which then costs the client
@@ -114,7 +122,7 @@ pub(crate) fn data_channel(
     config: &GatewayConfig,
     connected: &Connected,
     tls: &Connection,
-    (ours, parks): (bool, bool),
+    (ours, parks): (Option<MarmotDatagram>, bool),
     mtu: u16,
 ) -> Option<DatagramTerms> {
     let key = channel::data_channel_key(tls).ok()?;
@@ -126,7 +134,8 @@ pub(crate) fn data_channel(
     Some(DatagramTerms {
         psk: Psk::new(key.as_slice())?,
         suites: config.dtls.suites.iter().copied().map(suite).collect(),
-        ours,
+        ours: ours.is_some(),
+        ecn: ours.is_some_and(|datagram| datagram.ecn),
         mtu,
         floor: least.min(mtu),
         path_mtu_discovery: config.dtls.path_mtu_discovery,
@@ -291,12 +300,29 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_granted_to_whoever_offers_them_unless_they_are_off() {
+        let granted = |more: &str, offered: Option<bool>| {
+            let marmot_datagram = offered.map(|ecn| MarmotDatagram { ecn });
+            channel_of_ours(&config(more), marmot_datagram).map(|datagram| datagram.ecn)
+        };
+        let off = "[dtls]\necn = false";
+        assert_eq!(
+            [None, Some(false), Some(true)].map(|offered| granted("", offered)),
+            [None, Some(false), Some(true)]
+        );
+        assert_eq!(
+            [None, Some(false), Some(true)].map(|offered| granted(off, offered)),
+            [None, Some(false), Some(false)]
+        );
+    }
+
+    #[test]
     fn only_our_own_client_hears_of_id_epoch_and_token() {
         let config = config("");
         let stock = granted(&config, true, false, &Offer::default());
         assert_eq!((stock.session, stock.logout), (None, None));
         assert_eq!((stock.park, stock.ticket), (None, None));
-        assert!(!stock.marmot_bundle && !stock.marmot_datagram);
+        assert!(!stock.marmot_bundle && stock.marmot_datagram.is_none());
         let ours = granted(
             &config,
             true,

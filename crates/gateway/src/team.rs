@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use packet::Ecn;
 use tokio::sync::mpsc;
 
 use crate::buffer::Freight;
@@ -35,6 +36,7 @@ pub(crate) enum Parcel {
     Datagrams {
         bytes: Freight,
         each: usize,
+        ecn: Ecn,
         from: Endpoint,
     },
 }
@@ -149,11 +151,11 @@ impl Team {
     pub(crate) fn hand_datagrams(
         &self,
         worker: usize,
-        (bytes, each): (Freight, usize),
+        (bytes, each, ecn): (Freight, usize, Ecn),
         count: usize,
         from: Endpoint,
     ) -> bool {
-        let parcel = Parcel::Datagrams { bytes, each, from };
+        let parcel = Parcel::Datagrams { bytes, each, ecn, from };
         self.hand(worker, parcel, &self.handed.datagrams, count as u64)
     }
 
@@ -237,7 +239,14 @@ mod tests {
         let mut sides = assemble(2, &handed);
         let (_, mut post) = sides.pop().expect("two");
         let (team, _post) = sides.pop().expect("two");
-        let hand = || team.hand_datagrams(1, (Freight::Own(vec![0; 10]), 5), 2, Endpoint::nowhere());
+        let hand = || {
+            team.hand_datagrams(
+                1,
+                (Freight::Own(vec![0; 10]), 5, Ecn::default()),
+                2,
+                Endpoint::nowhere(),
+            )
+        };
         assert!((0..PARCELS).all(|_| hand()));
         assert!(!hand());
         assert!(post.parcels.try_recv().is_some());

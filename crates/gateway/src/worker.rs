@@ -415,7 +415,9 @@ impl Worker {
             for _ in 0..PARCEL_BUDGET {
                 match next.take().or_else(|| parcels.try_recv()) {
                     Some(Parcel::Load(load)) => self.switch.handed(load),
-                    Some(Parcel::Datagrams { bytes, each, from }) => self.datagrams.handed((bytes, each), from, now),
+                    Some(Parcel::Datagrams { bytes, each, ecn, from }) => {
+                        self.datagrams.handed((bytes, each, ecn), from, now);
+                    }
                     None => break,
                 }
             }

@@ -45,6 +45,8 @@ reasons! {
     Unanswered => "unanswered",
     /// From one client to another, which the gateway does not allow.
     ClientToClient => "client_to_client",
+    /// Its datagram was marked by a router that has too many packets, and it cannot be marked itself (RFC 6040 section 4.2).
+    Congestion => "congestion",
     /// The device refused it.
     DeviceRefused => "device_refused",
     /// It waited through a gap and is too old to be of use.

@@ -204,6 +204,7 @@ fn connect(gateway: &mut Gateway, authenticated: &Authenticated) -> Result<clien
         base_mtu: Some(1500),
         previous: Vec::new(),
         datagrams: false,
+        ecn: false,
     };
     let (requesting, request) = authenticated.request(&identity(), &wants, None);
     let mut front = gateway.front(None);

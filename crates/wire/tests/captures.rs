@@ -220,7 +220,7 @@ fn openconnect_asks_for_a_tunnel() {
         previous: Vec::new(),
         dtls: false,
         session: false,
-        marmot_datagram: false,
+        marmot_datagram: None,
         marmot_bundle: false,
         park: None,
         resume: None,

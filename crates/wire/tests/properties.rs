@@ -16,7 +16,8 @@ use wire::http::{BodyDecoder, Headers, Method, RequestHead, ResponseHead, parse_
 use wire::limits::{MAX_BODY, MAX_CONNECT_HEAD, MAX_HEAD};
 use wire::offer::parse_connect_reply;
 use wire::offer::{
-    ConnectRefused, DtlsGrant, Grant, MarmotSession, Offer, ParkKey, Refusal, Rekey, RekeyMethod, Resume,
+    ConnectRefused, DtlsGrant, Grant, MarmotDatagram, MarmotSession, Offer, ParkKey, Refusal, Rekey, RekeyMethod,
+    Resume,
 };
 
 /// Text without spaces around it, which are not kept, and not empty, which counts as absent.
@@ -138,6 +139,10 @@ prop_compose! {
     }
 }
 
+fn marmot_datagram() -> impl Strategy<Value = Option<MarmotDatagram>> {
+    of(any::<bool>().prop_map(|ecn| MarmotDatagram { ecn }))
+}
+
 prop_compose! {
     fn offer()(
         host in header_text(),
@@ -150,12 +155,12 @@ prop_compose! {
         previous in vec(any::<IpAddr>(), 0..3),
         dtls in any::<bool>(),
         session in any::<bool>(),
-        ours in any::<[bool; 2]>(),
+        marmot_datagram in marmot_datagram(),
+        marmot_bundle in any::<bool>(),
         park in of(any::<[u8; 32]>().prop_map(ParkKey)),
         resume in of(resume()),
     ) -> Offer {
         let (want_v4, want_v6) = (families & 1 != 0, families & 2 != 0);
-        let [marmot_datagram, marmot_bundle] = ours;
         Offer {
             host, user_agent, cookie, hostname, base_mtu, mtu, want_v4, want_v6, previous, dtls, session, marmot_datagram,
             marmot_bundle, park, resume,
@@ -219,7 +224,8 @@ prop_compose! {
         timers in (seconds(), seconds(), seconds(), seconds(), seconds(), seconds()),
         rekey in rekey(),
         base_mtu in of(1u16..),
-        switches in any::<[bool; 6]>(),
+        switches in any::<[bool; 5]>(),
+        marmot_datagram in marmot_datagram(),
         texts in (of(header_text()), of(header_text()), of(header_text())),
         dtls in of(dtls(mtu)),
         session in of(marmot_session()),
@@ -228,7 +234,7 @@ prop_compose! {
         ticket in of("[0-9a-zA-Z_-]{1,400}"),
     ) -> Grant {
         let (dpd, keepalive, idle_timeout, session_timeout, lease, disconnected_timeout) = timers;
-        let [tunnel_all_dns, client_bypass, keep, dyndns, marmot_datagram, marmot_bundle] = switches;
+        let [tunnel_all_dns, client_bypass, keep, dyndns, marmot_bundle] = switches;
         let (banner, hostname, server_name) = texts;
         let logout = token.filter(|_| session.is_some()).map(Secret::from);
         let ticket = ticket.filter(|_| session.is_some()).map(Secret::from);

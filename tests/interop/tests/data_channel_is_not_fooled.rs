@@ -272,11 +272,11 @@ fn captured(lab: &Lab) -> Result<Capture> {
 
 /// Lets the client send one packet, and returns the last record that it sent by then. Whether it is answered, the way decides.
 fn withheld_or_not(lab: &Lab, capture: &Capture) -> Result<Vec<u8>> {
-    let before = capture.payloads()?.len();
+    let before = capture.datagrams()?.len();
     let ping = Ping::new(lab.client(), lab.site().plan.host_v4());
     // Either is fine: the record is what counts.
     let _ = ping.unanswered(Duration::from_millis(20));
-    lab::until("a record", PATIENCE, || Ok(capture.payloads()?.len() > before))?;
+    lab::until("a record", PATIENCE, || Ok(capture.datagrams()?.len() > before))?;
     capture.last(|datagram| datagram.first() == Some(&IDENTIFIED))
 }
 

@@ -1,8 +1,9 @@
 //! What a host sends and receives on a device, written down by tcpdump, and read back.
 //!
 //! ```text
-//!   pcap file:  24 bytes of header | 16 bytes: seconds, fraction, length here, length there | Ethernet IPv4 UDP payload | ...
+//!   pcap file:  24 bytes of header | 16 bytes: seconds, fraction, length here, length there | [Ethernet] IP UDP payload | ...
 //! ```
+//! A TUN device has no header of Ethernet, which the header of the file tells.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,11 +22,25 @@ const FILE_HEADER: usize = 24;
 /// Bytes before each packet.
 const PACKET_HEADER: usize = 16;
 
+/// Where the header of the file says what the packets begin with, and the word for nothing before IP (LINKTYPE_RAW).
+const LINK_TYPE: (usize, u32) = (20, 101);
+
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
 /// Bytes of a UDP header.
 const UDP: usize = 8;
+
+/// A UDP datagram in a capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// The mark of its IP header, the two bits of RFC 3168.
+    pub ecn: u8,
+    /// Whether it came over IPv4.
+    pub v4: bool,
+    /// What is in it.
+    pub payload: Vec<u8>,
+}
 
 /// A capture under way; it ends when dropped.
 #[derive(Debug)]
@@ -55,12 +70,12 @@ impl Capture {
         })
     }
 
-    /// The payloads of all UDP datagrams over IPv4 so far.
+    /// All UDP datagrams so far, over IPv4 and over IPv6 without extension headers.
     ///
     /// # Errors
     /// If the file cannot be read, or is not what it should be.
-    pub fn payloads(&self) -> Result<Vec<Vec<u8>>> {
-        payloads(&fs::read(&self.file).context("cannot read a capture")?)
+    pub fn datagrams(&self) -> Result<Vec<Datagram>> {
+        datagrams(&fs::read(&self.file).context("cannot read a capture")?)
     }
 
     /// Waits until there is a datagram for which this holds, and returns the last one.
@@ -69,12 +84,13 @@ impl Capture {
     /// If there is none in time.
     pub fn last(&self, holds: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
         eventually("a datagram in the capture", PATIENCE, || {
-            Ok(self.payloads()?.into_iter().rfind(|payload| holds(payload)))
+            let payloads = self.datagrams()?.into_iter().map(|datagram| datagram.payload);
+            Ok(payloads.rev().find(|payload| holds(payload)))
         })
     }
 }
 
-fn payloads(file: &[u8]) -> Result<Vec<Vec<u8>>> {
+fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
     let word = |at: usize| Some(u32::from_ne_bytes(file.get(at..at + 4)?.try_into().ok()?));
     let mut found = Vec::new();
     // Nothing was written yet.
@@ -82,6 +98,11 @@ fn payloads(file: &[u8]) -> Result<Vec<Vec<u8>>> {
         return Ok(found);
     }
     ensure!(word(0) == Some(MAGIC), "this is no capture");
+    let link = if word(LINK_TYPE.0) == Some(LINK_TYPE.1) {
+        0
+    } else {
+        ETHERNET
+    };
     let mut at = FILE_HEADER;
     while let Some(length) = word(at + 8) {
         let start = at + PACKET_HEADER;
@@ -89,21 +110,26 @@ fn payloads(file: &[u8]) -> Result<Vec<Vec<u8>>> {
         let Some(packet) = file.get(start..start + length as usize) else {
             break;
         };
-        found.extend(payload(packet).map(<[u8]>::to_vec));
+        found.extend(packet.get(link..).and_then(datagram));
         at = start + length as usize;
     }
     Ok(found)
 }
 
-fn payload(packet: &[u8]) -> Option<&[u8]> {
-    let ip = packet.get(ETHERNET..)?;
-    let first = *ip.first()?;
-    if first >> 4 != 4 || *ip.get(9)? != 17 {
-        return None;
-    }
-    let udp = ip.get(usize::from(first & 15) * 4..)?;
+fn datagram(ip: &[u8]) -> Option<Datagram> {
+    let (first, second) = (*ip.first()?, *ip.get(1)?);
+    let (protocol, header, ecn) = match first >> 4 {
+        4 => (*ip.get(9)?, usize::from(first & 15) * 4, second & 3),
+        6 => (*ip.get(6)?, 40, second >> 4 & 3),
+        _ => return None,
+    };
+    let udp = ip.get(header..).filter(|_| protocol == 17)?;
     let length = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
-    udp.get(UDP..length)
+    Some(Datagram {
+        ecn,
+        v4: first >> 4 == 4,
+        payload: udp.get(UDP..length)?.to_vec(),
+    })
 }
 
 #[cfg(test)]
@@ -123,19 +149,32 @@ mod tests {
     }
 
     #[test]
-    fn payloads_are_found_behind_their_headers_and_others_left_out() {
-        let mut datagram = vec![0; ETHERNET];
-        datagram.extend([0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
-        datagram.extend([1, 2, 3, 4, 0, 11, 0, 0]);
+    fn datagrams_are_found_behind_their_headers_and_others_left_out() {
+        let mut v4 = vec![0x45, 2, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        v4.extend([1, 2, 3, 4, 0, 11, 0, 0]);
         // Ethernet pads what is short.
-        datagram.extend(b"abc\0\0\0");
-        let mut tcp = datagram.clone();
-        tcp[ETHERNET + 9] = 6;
-        let mut whole = file(&[&datagram, &tcp, &datagram]);
-        assert_eq!(payloads(&whole).unwrap(), [b"abc", b"abc"]);
+        v4.extend(b"abc\0\0\0");
+        let mut v6 = vec![0x60, 0x30, 0, 0, 0, 11, 17, 64];
+        v6.extend([0; 32]);
+        v6.extend([1, 2, 3, 4, 0, 11, 0, 0]);
+        v6.extend(b"abc");
+        let mut tcp = v4.clone();
+        tcp[9] = 6;
+        let framed = |packet: &[u8]| [&[0; ETHERNET], packet].concat();
+        let all = [framed(&v4), framed(&tcp), framed(&v6)];
+        let mut whole = file(&all.each_ref().map(Vec::as_slice));
+        let found = |ecn, v4| Datagram {
+            ecn,
+            v4,
+            payload: b"abc".to_vec(),
+        };
+        assert_eq!(datagrams(&whole).unwrap(), [found(2, true), found(3, false)]);
         whole.pop();
-        assert_eq!(payloads(&whole).unwrap(), [b"abc"]);
-        assert_eq!(payloads(&[]).unwrap().len(), 0);
-        assert!(payloads(&[0; 40]).is_err());
+        assert_eq!(datagrams(&whole).unwrap(), [found(2, true)]);
+        assert_eq!(datagrams(&[]).unwrap(), []);
+        assert!(datagrams(&[0; 40]).is_err());
+        let mut raw = file(&[&v4, &v6]);
+        raw[LINK_TYPE.0..LINK_TYPE.0 + 4].copy_from_slice(&LINK_TYPE.1.to_ne_bytes());
+        assert_eq!(datagrams(&raw).unwrap(), [found(2, true), found(3, false)]);
     }
 }

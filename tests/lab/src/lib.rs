@@ -10,6 +10,7 @@
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
+//!   marks     marks of congestion, asked for and set
 //!   nat, roam   what happens to addresses on the way      capture  datagrams, written down
 //!   logind    a bus with a logind that says what the test wants
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
@@ -32,6 +33,7 @@ mod host;
 mod logind;
 mod longjob;
 mod machine;
+mod marks;
 mod marmot;
 mod meter;
 mod names;
@@ -56,7 +58,7 @@ mod transfer;
 mod wait;
 mod wireguard;
 
-pub use capture::Capture;
+pub use capture::{Capture, Datagram};
 pub use clock::{Clock, Sleeper};
 pub use control::{Control, Events, answer};
 pub use delay::Delay;
@@ -68,6 +70,7 @@ pub use hole::Hole;
 pub use logind::{Inhibitor, Logind};
 pub use longjob::{LongJob, write_hook};
 pub use machine::{Machine, Sleep};
+pub use marks::{CongestedRouter, MARKED_PORT, Marked};
 pub use marmot::{
     PASSWORD, USER, Users, client_interface, client_settings, gateway_settings, marmot, spawn_client, spawn_gateway,
     start_client, start_gateway, status, users_file,

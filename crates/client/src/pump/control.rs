@@ -217,6 +217,7 @@ mod tests {
             base_mtu: None,
             previous: Vec::new(),
             datagrams: false,
+            ecn: false,
         };
         let cookie = Authenticated::from_cookie(Secret::from("cookie"));
         let (requesting, _) = cookie.request(&setup.identity, &wants, None);

@@ -10,7 +10,7 @@ use std::io;
 
 use channel::Channel;
 use now::Now;
-use packet::{DropReason, IpPacket, Segments, Step};
+use packet::{DropReason, Ecn, IpPacket, Segments, Step};
 use session::Fit;
 use session::client::PathId;
 use wire::cstp::Kind;
@@ -166,9 +166,9 @@ impl Worker {
             link.established.drop_packets(DropReason::ChannelDown, segments.left());
             return Err(outcome);
         }
-        let mut sent = Ok(Carried::Done);
+        let (mut sent, ecn) = (Ok(Carried::Done), Ecn::of(segments.whole()));
         segments.each(|length, write| {
-            sent = carry(link, length, write, now);
+            sent = carry(link, (length, ecn), write, now);
             match sent {
                 Ok(Carried::Done) => Step::On,
                 Ok(Carried::Later) => Step::Later,
@@ -297,7 +297,8 @@ fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
     if link.established.outgoing(packet, now).is_err() {
         return Ok(());
     }
-    match carry(link, packet.len(), |place| place.copy_from_slice(packet), now)? {
+    let marked = (packet.len(), Ecn::of(packet));
+    match carry(link, marked, |place| place.copy_from_slice(packet), now)? {
         Carried::Done => {}
         Carried::Later => link.established.drop_packet(DropReason::QueueFull),
     }
@@ -321,8 +322,14 @@ fn bundles(link: &mut Link, segments: &mut Segments<'_>, now: Now) -> Result<(),
     Ok(())
 }
 
-/// Sends a packet that counts as sent over the channel that packets take now. It has `length` bytes, which `write` puts into its place.
-fn carry(link: &mut Link, length: usize, mut write: impl FnMut(&mut [u8]), now: Now) -> Result<Carried, Outcome> {
+/// Sends a packet that counts as sent over the channel that packets take now. It has `length` bytes, which `write` puts into its place, and this
+/// mark.
+fn carry(
+    link: &mut Link,
+    (length, ecn): (usize, Ecn),
+    mut write: impl FnMut(&mut [u8]),
+    now: Now,
+) -> Result<Carried, Outcome> {
     let Link {
         channel,
         established,
@@ -330,7 +337,7 @@ fn carry(link: &mut Link, length: usize, mut write: impl FnMut(&mut [u8]), now: 
         ..
     } = link;
     let fate = match data {
-        Some(data) => data.send(length, &mut write, now),
+        Some(data) => data.send((length, ecn), &mut write, now),
         None => Fate::NotHere,
     };
     match (fate, channel) {

@@ -346,6 +346,7 @@ fn udp(document: &Document<'_>) -> Dtls {
         keepalive: section.seconds("keepalive_s", 20.0, 1.0..=3600.0),
         mss_clamp: section.boolean("mss_clamp", true),
         path_mtu_discovery: section.boolean("path_mtu_discovery", true),
+        ecn: section.boolean("ecn", true),
         rekey: section.seconds_or_zero("rekey_s", 60.0..=30.0 * DAY_S),
     }
 }

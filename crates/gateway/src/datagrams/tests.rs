@@ -17,24 +17,28 @@ fn two_rooms() -> [(DatagramRoom, Receiver<Parcel>); 2] {
 /// A record without a connection id.
 const RECORD: [u8; 17] = [23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 9, 0, 4, 1, 2, 3, 4];
 
+/// What it is marked with.
+const MARK: Ecn = Ecn::Ce;
+
 #[test]
 fn a_record_goes_to_the_worker_that_claimed_its_address_and_not_on_from_there() {
     let [(here, _), (there, mut parcels)] = two_rooms();
     let (from, now) = (Endpoint::nowhere(), Now::default());
     let mut port = there.port(vec![1; 32]);
-    assert_eq!(here.arrived(&RECORD, from, now), None);
+    assert_eq!(here.arrived(&RECORD, (from, MARK), now), None);
     there.claim(Key::From(from), &port);
-    assert_eq!(here.arrived(&RECORD, from, now), Some(1));
-    here.hand_on(1, Together::one(RECORD.to_vec()), from);
-    let Some(Parcel::Datagrams { bytes, each, from }) = parcels.try_recv() else {
+    assert_eq!(here.arrived(&RECORD, (from, MARK), now), Some(1));
+    here.hand_on(1, Together::one(RECORD.to_vec(), MARK), from);
+    let Some(Parcel::Datagrams { bytes, each, ecn, from }) = parcels.try_recv() else {
         panic!("no parcel");
     };
-    there.handed((bytes, each), from, now);
+    assert_eq!(ecn, MARK);
+    there.handed((bytes, each, ecn), from, now);
     assert_eq!(port.arrivals.try_recv().map(|arrival| arrival.datagrams()), Some(1));
 
     there.release(Key::From(from), &port);
-    there.handed((Freight::Own(RECORD.to_vec()), RECORD.len()), from, now);
-    assert_eq!(here.arrived(&RECORD, from, now), None);
+    there.handed((Freight::Own(RECORD.to_vec()), RECORD.len(), MARK), from, now);
+    assert_eq!(here.arrived(&RECORD, (from, MARK), now), None);
     assert_eq!((here.strays.get().unknown, there.strays.get().unknown), (2, 1));
     assert!(parcels.try_recv().is_none() && port.arrivals.try_recv().is_none());
 }
@@ -47,9 +51,9 @@ fn an_address_is_of_the_worker_that_claimed_it_last() {
     here.claim(Key::From(from), &old);
     there.claim(Key::From(from), &new);
     here.hear_all();
-    assert_eq!(here.arrived(&RECORD, from, now), Some(1));
+    assert_eq!(here.arrived(&RECORD, (from, MARK), now), Some(1));
     // What the old one says afterwards takes nothing away.
     here.release(Key::From(from), &old);
-    assert_eq!(there.arrived(&RECORD, from, now), None);
+    assert_eq!(there.arrived(&RECORD, (from, MARK), now), None);
     assert!(new.arrivals.try_recv().is_some());
 }

@@ -2,7 +2,7 @@
 
 use channel::Closed;
 use now::Now;
-use packet::{DropReason, IpPacket, Segments, Step};
+use packet::{DropReason, Ecn, IpPacket, Segments, Step};
 use session::{Fit, Fitter};
 use wire::cstp::Kind;
 use wire::limits::CSTP_MAX_PAYLOAD;
@@ -119,9 +119,9 @@ impl Tunnel<'_> {
                 return Ok(());
             }
         }
-        let mut sent = Ok(());
+        let (mut sent, ecn) = (Ok(()), Ecn::of(segments.whole()));
         segments.each(|length, write| {
-            sent = self.send(length, write, now);
+            sent = self.send((length, ecn), write, now);
             match sent.is_ok() && self.takes_packets() {
                 true => Step::On,
                 false => Step::Enough,
@@ -201,18 +201,22 @@ impl Tunnel<'_> {
     }
 
     fn send_packet(&mut self, packet: &[u8], now: Now) -> Result<(), Closed> {
-        self.send(packet.len(), |place| place.copy_from_slice(packet), now)
+        self.send(
+            (packet.len(), Ecn::of(packet)),
+            |place| place.copy_from_slice(packet),
+            now,
+        )
     }
 
-    /// Sends a packet that fits, of `length` bytes, which `write` puts into its place.
-    fn send(&mut self, length: usize, write: impl FnMut(&mut [u8]), now: Now) -> Result<(), Closed> {
+    /// Sends a packet that fits, of `length` bytes and with this mark, which `write` puts into its place.
+    fn send(&mut self, (length, ecn): (usize, Ecn), write: impl FnMut(&mut [u8]), now: Now) -> Result<(), Closed> {
         if self.established.outgoing(length).is_err() {
             // Counted by the session.
             return Ok(());
         }
         let mut write = write;
         let fate = match &mut self.data {
-            Some(data) => data.send(length, &mut write, now),
+            Some(data) => data.send((length, ecn), &mut write, now),
             None => Fate::NotHere,
         };
         let dropped = match fate {

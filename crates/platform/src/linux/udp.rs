@@ -1,6 +1,7 @@
 //! UDP sockets through socket2 and tokio, and the few options that only libc knows.
 
 mod listener;
+mod message;
 mod steer;
 
 use std::io;
@@ -9,11 +10,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::task::{Context, Poll};
 
+use packet::Ecn;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::udp::batch::Batches;
+use self::message::Control;
+use crate::udp::batch::{Batches, Told};
 use crate::udp::{BUFFER, BYTES_MAX, Inbox, SEGMENTS_MAX, SendFault, Unsent, canonical};
 
 pub use self::listener::UdpListener;
@@ -49,7 +52,7 @@ impl Udp {
         socket.connect(&peer.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         Ok(Self {
-            batches: Batches::new(&socket)?,
+            batches: Batches::new(&socket, Told::Time)?,
             socket,
             peer,
         })
@@ -65,27 +68,35 @@ impl Udp {
         self.socket.peer_addr()
     }
 
-    /// Sends one datagram if the kernel takes it at once.
+    /// Sends one datagram if the kernel takes it at once. It cannot be marked.
     ///
     /// # Errors
     /// See [`SendFault`]; but for [`SendFault::TooBig`] it may be the fault of an earlier datagram. This one was not sent.
     pub fn try_send(&self, datagram: &[u8]) -> Result<(), SendFault> {
-        let socket = SockRef::from(&self.socket);
-        let sent = send_at_once(&self.socket, || socket.send(datagram));
+        self.send_one(datagram, Ecn::NotEct)
+    }
+
+    fn send_one(&self, datagram: &[u8], ecn: Ecn) -> Result<(), SendFault> {
+        let mut control = Control::default();
+        if ecn != Ecn::NotEct {
+            control.marked(ecn, self.peer.is_ipv4());
+        }
+        let number = self.socket.as_raw_fd();
+        let sent = send_at_once(&self.socket, || message::send(number, datagram, None, &mut control));
         let length = sent.map_err(|error| fault(error, || Ok(self.local_addr()?.ip())))?;
         debug_assert_eq!(length, datagram.len(), "a datagram is sent whole");
         Ok(())
     }
 
-    /// Sends many datagrams, each of `segment` bytes but the last, which may be shorter; as far as the kernel takes them at once.
+    /// Sends many datagrams with this mark, each of `segment` bytes but the last, which may be shorter; as far as the kernel takes them at once.
     ///
     /// # Errors
     /// Where it stopped, and why; see [`Udp::try_send`].
-    pub fn try_send_many(&self, datagrams: &[u8], segment: usize) -> Result<(), Unsent> {
+    pub fn try_send_many(&self, datagrams: &[u8], segment: usize, ecn: Ecn) -> Result<(), Unsent> {
         let at_once = |part: &[u8]| {
             let mut send = || {
                 self.batches
-                    .send(&self.socket, (self.peer, None), part, segment)
+                    .send(&self.socket, (self.peer, None), part, (segment, ecn))
                     .map(|()| part.len())
             };
             match send_at_once(&self.socket, &mut send) {
@@ -100,7 +111,7 @@ impl Udp {
             (segment, SEGMENTS_MAX),
             |part| {
                 if part.len() <= segment {
-                    return self.try_send(part);
+                    return self.send_one(part, ecn);
                 }
                 at_once(part)
                     .map(drop)
@@ -223,6 +234,18 @@ fn configure(socket: &Socket, v6: bool) -> io::Result<()> {
         set_option(number, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 1)?;
     }
     set_option(number, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+}
+
+/// Takes back what quinn-udp asked for and nobody uses. Time and address of IPv6 together would leave no room for the mark.
+pub(crate) fn tell_only(socket: &UdpSocket, told: Told) -> io::Result<()> {
+    let number = socket.as_raw_fd();
+    match told {
+        Told::Address => set_option(number, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0),
+        Told::Time => match SockRef::from(socket).domain()? {
+            Domain::IPV6 => set_option(number, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 0),
+            _ => set_option(number, libc::IPPROTO_IP, libc::IP_PKTINFO, 0),
+        },
+    }
 }
 
 /// Beyond the limit for everybody, if we are privileged.

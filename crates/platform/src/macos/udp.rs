@@ -5,8 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
+use packet::Ecn;
+use tokio::net::UdpSocket;
+
 use crate::PlatformError;
+use crate::udp::batch::Told;
 use crate::udp::{Endpoint, Inbox, SendFault, Unsent};
+
+/// There is no socket to be told anything.
+pub(crate) fn tell_only(_socket: &UdpSocket, _told: Told) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 /// There is none on this system: [`Udp::connect`] says so.
 #[derive(Debug)]
@@ -34,7 +43,7 @@ impl Udp {
     }
 
     /// See [`Udp::connect`].
-    pub fn try_send_many(&self, _datagrams: &[u8], _segment: usize) -> Result<(), Unsent> {
+    pub fn try_send_many(&self, _datagrams: &[u8], _segment: usize, _ecn: Ecn) -> Result<(), Unsent> {
         match self.0 {}
     }
 
@@ -104,7 +113,7 @@ impl UdpListener {
     }
 
     /// See [`UdpListener::bind`].
-    pub fn try_send_many(&self, _datagrams: &[u8], _segment: usize, _to: Endpoint) -> Result<(), Unsent> {
+    pub fn try_send_many(&self, _datagrams: &[u8], _segment: usize, _ecn: Ecn, _to: Endpoint) -> Result<(), Unsent> {
         match self.0 {}
     }
 

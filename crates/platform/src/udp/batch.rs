@@ -7,7 +7,8 @@
 //! A kernel or a card without segmentation says so when it is asked to do it, with EIO or EINVAL; quinn-udp then gives it up for the life of
 //! its state. EINVAL is also what a `blackhole` route says, so the state is made anew after [`AGAIN`], or at once if one datagram alone fails as well.
 //!
-//! The control data that quinn-udp takes (96 bytes) is full with the time of arrival, the length of the datagrams and the address of IPv6: the marks of ECN would be cut off.
+//! quinn-udp has room for 96 bytes of what the kernel tells of an arrival, and what is cut off first are the marks of ECN. So a socket is told what
+//! it has use for, and no more ([`Told`]): behind the length of each datagram (24 bytes) and the marks (24) either the time (32) or the address (40).
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +16,8 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use packet::Ecn;
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -37,7 +39,16 @@ const BUFFER: usize = (1 << 16) + 64;
 /// How long after a failure segmentation is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Datagrams that arrived together: equal lengths but for the last, from one sender to one of our addresses.
+/// What a socket is told of an arrival, beside the length of each datagram and their mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// When it came. Where it came to is known, because the socket is connected.
+    Time,
+    /// Where it came to.
+    Address,
+}
+
+/// Datagrams that arrived together: equal lengths but for the last, from one sender to one of our addresses, with one mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
     /// Bytes of all.
@@ -45,7 +56,9 @@ pub struct Arrival {
     stride: usize,
     /// Both ends.
     pub from: Endpoint,
-    /// When the kernel got them, in time since the epoch, where it says so.
+    /// The mark that each has. Kernels before 6.9, unless mended, put datagrams with different ones together; then it is that of the first.
+    pub ecn: Ecn,
+    /// When the kernel got them, in time since the epoch, where it says so: on connected sockets.
     pub at: Option<Duration>,
 }
 
@@ -116,7 +129,10 @@ impl std::fmt::Debug for Inbox {
 
 /// What quinn-udp knows of a socket. Only one task uses a socket, so that nobody waits for the lock, which is taken once a call.
 #[derive(Debug)]
-pub(crate) struct Batches(Mutex<State>);
+pub(crate) struct Batches {
+    state: Mutex<State>,
+    told: Told,
+}
 
 #[derive(Debug)]
 struct State {
@@ -126,16 +142,16 @@ struct State {
 }
 
 impl Batches {
-    /// Sets the options of the socket that belong to it: no fragments, datagrams put together, both ends of each.
-    pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
-        Ok(Self(Mutex::new(State {
-            quinn: UdpSocketState::new(UdpSockRef::from(socket))?,
-            halted: None,
-        })))
+    /// Sets the options of the socket that belong to it: no fragments, datagrams put together, what is told of them.
+    pub(crate) fn new(socket: &UdpSocket, told: Told) -> io::Result<Self> {
+        Ok(Self {
+            state: Mutex::new(fresh(socket, told)?),
+            told,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what waits, [`io::ErrorKind::WouldBlock`] if nothing does. After any error the inbox is empty.
@@ -159,6 +175,7 @@ impl Batches {
                     local,
                     interface: meta.interface_index.filter(|_| is_link_local(local)).unwrap_or(0),
                 },
+                ecn: meta.ecn.map_or(Ecn::NotEct, |ecn| Ecn::from_bits(ecn as u8)),
                 at: meta.timestamp,
             });
         }
@@ -169,17 +186,17 @@ impl Batches {
     pub(crate) fn segments(&self, socket: &UdpSocket) -> usize {
         let mut state = self.state();
         if state.halted.is_some_and(|since| since.elapsed() >= AGAIN)
-            && let Ok(quinn) = UdpSocketState::new(UdpSockRef::from(socket))
+            && let Ok(fresh) = fresh(socket, self.told)
         {
-            *state = State { quinn, halted: None };
+            *state = fresh;
         }
         state.quinn.max_gso_segments().min(SEGMENTS_MAX)
     }
 
     /// Goes on cutting.
     pub(crate) fn resume(&self, socket: &UdpSocket) {
-        if let Ok(quinn) = UdpSocketState::new(UdpSockRef::from(socket)) {
-            *self.state() = State { quinn, halted: None };
+        if let Ok(fresh) = fresh(socket, self.told) {
+            *self.state() = fresh;
         }
     }
 
@@ -189,11 +206,11 @@ impl Batches {
         socket: &UdpSocket,
         (peer, local): (SocketAddr, Option<IpAddr>),
         datagrams: &[u8],
-        segment: usize,
+        (segment, ecn): (usize, Ecn),
     ) -> io::Result<()> {
         let transmit = Transmit {
             destination: peer,
-            ecn: None,
+            ecn: EcnCodepoint::from_bits(ecn.bits()),
             contents: datagrams,
             segment_size: (segment < datagrams.len()).then_some(segment),
             src_ip: local,
@@ -206,6 +223,13 @@ impl Batches {
         }
         sent
     }
+}
+
+/// The state of a socket whose options are as they are to be. quinn-udp asks the kernel for all that it can read, each time.
+fn fresh(socket: &UdpSocket, told: Told) -> io::Result<State> {
+    let quinn = UdpSocketState::new(UdpSockRef::from(socket))?;
+    crate::os::udp::tell_only(socket, told)?;
+    Ok(State { quinn, halted: None })
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -228,6 +252,7 @@ mod tests {
                 local: IpAddr::from([127, 0, 0, 1]),
                 interface: 0,
             },
+            ecn: Ecn::NotEct,
             at: None,
         };
         arrival.datagrams().collect()

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use packet::Ecn;
 use platform::netns::Namespace;
 use platform::network::Network;
 use platform::udp::{Endpoint, Inbox, SendFault, Udp, UdpListener, route_source};
@@ -25,6 +26,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ),
         ("many_datagrams_of_a_call_arrive_whole_and_in_order", many),
         ("many_datagrams_that_are_too_large_are_refused", many_too_large),
+        ("marks_arrive_with_datagrams_alone_and_together", marks),
+        ("each_datagram_of_a_call_has_the_mark_that_it_came_with", marks_apart),
         ("a_closed_port_is_reported_and_the_next_datagram_is_sent", refused),
     ]
 }
@@ -382,7 +385,7 @@ fn many() {
                 (130, 1400, 1),
             ] {
                 let sent = numbered(count, length, last);
-                client.try_send_many(&sent.concat(), length).expect("sent");
+                client.try_send_many(&sent.concat(), length, Ecn::NotEct).expect("sent");
                 let (mut received, mut endpoint) = (Vec::new(), None);
                 while received.len() < sent.len() {
                     let (datagrams, from) = taken(&listener, &mut there).await;
@@ -393,7 +396,7 @@ fn many() {
                 let endpoint = endpoint.expect("somebody");
                 assert_eq!(endpoint.local, ip(peer));
                 listener
-                    .try_send_many(&sent.concat(), length, endpoint)
+                    .try_send_many(&sent.concat(), length, Ecn::NotEct, endpoint)
                     .expect("answered");
                 let mut received = Vec::new();
                 while received.len() < sent.len() {
@@ -410,6 +413,86 @@ fn many() {
     }
 }
 
+/// Both directions, single datagrams and many of a call, every mark, every kind of socket, and IPv4 at an IPv6 socket.
+fn marks() {
+    let lab = Lab::new();
+    for (wildcard, dual_stack, peer) in [
+        ("0.0.0.0", false, "192.0.2.1"),
+        ("::", false, "2001:db8::1"),
+        ("::", true, "192.0.2.1"),
+        ("::", true, "2001:db8::1"),
+    ] {
+        let listener = listener(&lab.world, wildcard, dual_stack);
+        lab.on_host(|| async {
+            let listener = listener();
+            let client = Udp::connect(at(peer), None).expect("a way");
+            let (mut here, mut there) = (Inbox::default(), Inbox::default());
+            for (count, length) in [(1, 100), (3, 1400), (40, 1200)] {
+                for ecn in Ecn::ALL {
+                    let what = format!("{wildcard} {peer}, {count} of {length}, {ecn:?}");
+                    let sent = numbered(count, length, 0).concat();
+                    client.try_send_many(&sent, length, ecn).expect("sent");
+                    let (mut received, mut from) = (0, None);
+                    while received < usize::from(count) {
+                        received += taken(&listener, &mut there).await.0.len();
+                        assert_eq!(marks_of(&there), [ecn], "{what}");
+                        from = Some(there.arrivals()[0].from);
+                    }
+                    let from = from.expect("somebody");
+                    assert_eq!(from.local, ip(peer), "{what}");
+                    assert_eq!(from.peer, client.local_addr().expect("bound"), "{what}");
+                    listener.try_send_many(&sent, length, ecn, from).expect("answered");
+                    let mut received = 0;
+                    while received < usize::from(count) {
+                        client.recv(&mut here).await.expect("answer");
+                        received += datagrams(&here).len();
+                        assert_eq!(marks_of(&here), [ecn], "back: {what}");
+                    }
+                }
+            }
+            // What one end says for itself has none, whatever was sent before.
+            client.try_send(b"mine").expect("sent");
+            let (_, from) = taken(&listener, &mut there).await;
+            assert_eq!(marks_of(&there), [Ecn::NotEct]);
+            listener.try_send(b"mine", from).expect("answered");
+            client.recv(&mut here).await.expect("answer");
+            assert_eq!(marks_of(&here), [Ecn::NotEct]);
+        });
+    }
+}
+
+/// The marks of the last call, each once.
+fn marks_of(inbox: &Inbox) -> Vec<Ecn> {
+    let mut marks: Vec<Ecn> = inbox.arrivals().iter().map(|arrival| arrival.ecn).collect();
+    marks.dedup();
+    marks
+}
+
+fn marks_apart() {
+    let lab = Lab::new();
+    for (wildcard, peer) in [("0.0.0.0", "192.0.2.1"), ("::", "2001:db8::1")] {
+        let listener = listener(&lab.world, wildcard, false);
+        lab.on_host(|| async {
+            let listener = listener();
+            let client = Udp::connect(at(peer), None).expect("a way");
+            let mut inbox = Inbox::default();
+            let all = [Ecn::Ect0, Ecn::Ce, Ecn::Ect0, Ecn::NotEct, Ecn::Ect1, Ecn::Ce, Ecn::Ce];
+            for (number, ecn) in (0..).zip(all) {
+                client.try_send_many(&[number; 200], 100, ecn).expect("sent");
+            }
+            let mut found = Vec::new();
+            while found.len() < 2 * all.len() {
+                taken(&listener, &mut inbox).await;
+                for (arrival, buffer) in inbox.arrivals().iter().zip(inbox.buffers()) {
+                    found.extend(arrival.datagrams().map(|range| (buffer[range.start], arrival.ecn)));
+                }
+            }
+            let expected: Vec<(u8, Ecn)> = (0..).zip(all).flat_map(|one| [one, one]).collect();
+            assert_eq!(found, expected, "{peer}");
+        });
+    }
+}
+
 fn many_too_large() {
     let lab = Lab::new();
     let listener = listener(&lab.world, "0.0.0.0", false);
@@ -417,12 +500,12 @@ fn many_too_large() {
         let listener = listener();
         let client = Udp::connect(at("192.0.2.1"), None).expect("a way");
         let unsent = client
-            .try_send_many(&vec![0; 4 * 1473], 1473)
+            .try_send_many(&vec![0; 4 * 1473], 1473, Ecn::NotEct)
             .expect_err("beyond the link");
         assert!(matches!(unsent.fault, SendFault::TooBig), "{unsent:?}");
         assert_eq!(unsent.from, 0);
         client
-            .try_send_many(&vec![3; 2 * 1472], 1472)
+            .try_send_many(&vec![3; 2 * 1472], 1472, Ecn::NotEct)
             .expect("as much as the link takes");
         let mut inbox = Inbox::default();
         let mut received = taken(&listener, &mut inbox).await.0;

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use dtls::{Content, Suite};
 use now::{Awake, Deadline, Gap, Now};
-use packet::Batch;
+use packet::{Batch, Ecn};
 use wire::cstp::Kind;
 
 use self::link::{Attempt, Keys, Link};
@@ -168,18 +168,25 @@ impl Datagrams {
         (length <= usize::from(mtu)).then(|| record_length(&link.keys.seal, length))
     }
 
+    /// The mark of the datagram that carries a packet with `inner`: the same, if the gateway takes it over to the packet again; else none
+    /// (RFC 6040 section 4.1).
+    pub fn outer(&self, inner: Ecn) -> Ecn {
+        if self.terms.ecn { inner } else { Ecn::NotEct }
+    }
+
     /// Seals a packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of
-    /// [`Datagrams::record_length`]. `None`: the packet is to take the control channel.
+    /// [`Datagrams::record_length`] with the mark of [`Datagrams::outer`]. `None`: the packet is to take the control channel.
     pub fn seal(
         &mut self,
-        length: usize,
+        (length, inner): (usize, Ecn),
         batch: &mut Batch,
         write: impl FnOnce(&mut [u8]),
         now: Now,
     ) -> Option<PathId> {
         self.record_length(length)?;
+        let outer = self.outer(inner);
         let link = self.link.as_mut()?;
-        if seal_at_the_end(&mut link.keys.seal, length, batch, write).is_err() {
+        if seal_at_the_end(&mut link.keys.seal, (length, outer), batch, write).is_err() {
             self.give_up("the key is used up", now.awake);
             return None;
         }
@@ -208,17 +215,18 @@ impl Datagrams {
         self.look_at_mtu(now.awake);
     }
 
-    /// Takes a datagram that arrived over `path`. Its packets go to `deliver`, unchecked.
-    pub fn received(&mut self, path: PathId, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    /// Takes a datagram that arrived over `path`. Its packets go to `deliver`, unchecked, and without what routers marked on it
+    /// ([`super::Established::incoming_in`]). Those that waited for the end of a handshake are not its own: what was marked on theirs is forgotten.
+    pub fn received(&mut self, path: PathId, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         self.take(path, datagram, Age::Fresh, now, deliver);
     }
 
     /// Takes a datagram that waited while this process did not run. That it is authentic proves nothing of the path of today.
-    pub fn received_late(&mut self, path: PathId, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    pub fn received_late(&mut self, path: PathId, datagram: &mut [u8], now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         self.take(path, datagram, Age::Late, now, deliver);
     }
 
-    fn take(&mut self, path: PathId, datagram: &mut [u8], age: Age, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    fn take(&mut self, path: PathId, datagram: &mut [u8], age: Age, now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         if let Some(Attempt::Shaking(shaking, client)) = &mut self.attempt
             && *shaking == path
         {
@@ -239,7 +247,7 @@ impl Datagrams {
                     if keys == Keys::Current && age == Age::Fresh {
                         self.heard(now.awake);
                     }
-                    self.record_in(&rest[range], now, deliver);
+                    self.record_in(&mut rest[range], now, deliver);
                 }
                 (Content::Closed, Keys::Current) => self.give_up("the gateway closed it", now.awake),
                 (Content::Closed, Keys::Fading) | (Content::Retransmission | Content::Discarded(_), _) => {}
@@ -378,7 +386,7 @@ impl Datagrams {
         }
     }
 
-    fn record_in(&mut self, plaintext: &[u8], now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    fn record_in(&mut self, plaintext: &mut [u8], now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         let Some((kind, payload)) = split(plaintext) else {
             return;
         };

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use now::{Awake, Deadline, Gap, Now};
-use packet::{Bundle, DropCounters, DropReason, IpPacket};
+use packet::{Bundle, DropCounters, DropReason, Ecn, IpPacket, ecn};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 use wire::offer::{Grant, MarmotSession};
 use wire::text::escape;
@@ -199,6 +199,15 @@ impl Established {
         )
     }
 
+    /// Whether a packet out of a datagram with the mark `outer` may go to the host, with what of the mark is to be its own; otherwise as
+    /// [`Established::incoming`].
+    pub fn incoming_in(&mut self, outer: Ecn, payload: &mut [u8]) -> Received {
+        match ecn::decapsulate(payload, outer) {
+            Ok(()) => self.incoming(payload),
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
     /// Whether a packet that came over either channel may go to the host; it then counts as received.
     pub fn incoming(&mut self, payload: &[u8]) -> Received {
         match self.check_incoming(payload) {
@@ -349,6 +358,23 @@ mod tests {
         bytes[12..16].copy_from_slice(&source);
         bytes[16..20].copy_from_slice(&destination);
         bytes
+    }
+
+    #[test]
+    fn a_mark_reaches_the_packet_or_costs_it_and_is_counted() {
+        let mut session = established(20);
+        let bytes = |ecn: Ecn| {
+            let mut bytes = packet([10, 77, 0, 1], [10, 78, 0, 2], 60);
+            bytes[1] = ecn.bits();
+            bytes
+        };
+        let mut capable = bytes(Ecn::Ect1);
+        assert_eq!(session.incoming_in(Ecn::Ce, &mut capable), Received::Packet);
+        assert_eq!(Ecn::of(&capable), Ecn::Ce);
+        let lost = session.incoming_in(Ecn::Ce, &mut bytes(Ecn::NotEct));
+        assert_eq!(lost, Received::Dropped(DropReason::Congestion));
+        assert_eq!(session.traffic().drops.of(DropReason::Congestion), 1);
+        assert_eq!(session.traffic().drops.total(), 1, "one reason");
     }
 
     #[test]

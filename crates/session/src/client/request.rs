@@ -6,7 +6,7 @@ use now::Now;
 use thiserror::Error;
 use wire::GrantError;
 use wire::http::ResponseHead;
-use wire::offer::{ConnectRefused, Offer, Refusal, parse_connect_reply};
+use wire::offer::{ConnectRefused, MarmotDatagram, Offer, Refusal, parse_connect_reply};
 use wire::text::escape;
 
 use super::{Authenticated, Established, Identity};
@@ -25,6 +25,8 @@ pub struct Wants {
     pub previous: Vec<IpAddr>,
     /// A data channel over UDP beside the control channel.
     pub datagrams: bool,
+    /// And that datagrams carry the marks of congestion of their packets.
+    pub ecn: bool,
 }
 
 /// Why there is no tunnel.
@@ -86,7 +88,7 @@ impl Authenticated {
             previous: wants.previous.clone(),
             dtls: wants.datagrams,
             session: true,
-            marmot_datagram: wants.datagrams,
+            marmot_datagram: wants.datagrams.then_some(MarmotDatagram { ecn: wants.ecn }),
             marmot_bundle: true,
             park: self.public_key(),
             resume: binding.and_then(|binding| self.proof(binding)),

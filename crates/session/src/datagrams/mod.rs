@@ -9,7 +9,7 @@
 mod watch;
 
 use dtls::{SealError, SealHalf};
-use packet::Batch;
+use packet::{Batch, Ecn};
 use wire::cstp::Kind;
 
 pub use watch::{PathVerdict, PathWatch};
@@ -34,17 +34,17 @@ pub(crate) fn seal_into(
 }
 
 /// Seals one packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of this
-/// length ([`record_length`]). On failure the batch is what it was, and `write` was not called.
+/// length ([`record_length`]) and mark. On failure the batch is what it was, and `write` was not called.
 pub(crate) fn seal_at_the_end(
     seal: &mut SealHalf,
-    length: usize,
+    (length, ecn): (usize, Ecn),
     batch: &mut Batch,
     write: impl FnOnce(&mut [u8]),
 ) -> Result<(), SealError> {
     seal.check(length + 1)?;
     let whole = record_length(seal, length);
     let start = seal.prefix() + 1;
-    let record = batch.add(whole);
+    let record = batch.add(whole, ecn);
     record[start - 1] = Kind::Data.byte();
     write(&mut record[start..start + length]);
     let sealed = seal.seal(record);
@@ -67,7 +67,7 @@ pub(crate) fn sealed(seal: &mut SealHalf, kind: Kind, payload: &[u8]) -> Option<
 }
 
 /// The kind and the payload of an opened record; `None` for an empty one, which both stock peers ignore.
-pub(crate) fn split(plaintext: &[u8]) -> Option<(Kind, &[u8])> {
-    let (kind, payload) = plaintext.split_first()?;
+pub(crate) fn split(plaintext: &mut [u8]) -> Option<(Kind, &mut [u8])> {
+    let (kind, payload) = plaintext.split_first_mut()?;
     Some((Kind::from_byte(*kind), payload))
 }

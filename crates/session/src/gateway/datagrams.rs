@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use dtls::{ConnectionId, Content, OpenHalf, Psk, SealHalf, Suite, Tail};
 use now::{Awake, Deadline, Gap, Now};
-use packet::Batch;
+use packet::{Batch, Ecn};
 use wire::cstp::Kind;
 
 use crate::datagrams::{MAX_ECHO, PathVerdict, PathWatch, record_length, seal_at_the_end, sealed, split};
@@ -48,6 +48,8 @@ pub struct DatagramTerms {
     pub suites: Vec<Suite>,
     /// The client is one of ours: it echoes probes whole.
     pub ours: bool,
+    /// The client takes over to packets what is marked on their datagrams.
+    pub ecn: bool,
     /// The largest packet of the tunnel, in bytes.
     pub mtu: u16,
     /// The least that every path carries: 1280 with IPv6 in the tunnel, else 576.
@@ -180,7 +182,8 @@ impl<E: Copy + Eq> Datagrams<E> {
         self.terms = terms;
     }
 
-    /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked. `challenge` makes random bytes, if
+    /// Takes a datagram that is no hello. Its packets go to `deliver`, unchecked, and without what routers marked on it
+    /// ([`super::Established::incoming_in`]). Those that waited for the end of a handshake are not its own: what was marked on theirs is forgotten. `challenge` makes random bytes, if
     /// they are needed.
     pub fn received(
         &mut self,
@@ -189,7 +192,7 @@ impl<E: Copy + Eq> Datagrams<E> {
         datagram: &mut [u8],
         challenge: impl FnOnce() -> [u8; 8],
         now: Now,
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&mut [u8]),
     ) {
         let length = datagram.len();
         if id.is_none()
@@ -221,7 +224,7 @@ impl<E: Copy + Eq> Datagrams<E> {
                     {
                         self.challenge(endpoint, length, challenge(), now.awake);
                     }
-                    self.record_in((index, newest), endpoint, &rest[range], now, deliver);
+                    self.record_in((index, newest), endpoint, &mut rest[range], now, deliver);
                 }
                 Content::Retransmission => self.resend(index, now.awake),
                 Content::Closed => self.closed(index),
@@ -272,12 +275,25 @@ impl<E: Copy + Eq> Datagrams<E> {
         Some((link.endpoint, record_length(&link.seal, length)))
     }
 
+    /// The mark of the datagram that carries a packet with `inner`: the same, if the client takes it over to the packet again; else none
+    /// (RFC 6040 section 4.1).
+    pub fn outer(&self, inner: Ecn) -> Ecn {
+        if self.terms.ecn { inner } else { Ecn::NotEct }
+    }
+
     /// Seals a packet of `length` bytes, which `write` puts into its place, at the end of `batch`, which has to take a record of
-    /// [`Datagrams::record_length`]. `None` as there.
-    pub fn seal(&mut self, length: usize, batch: &mut Batch, write: impl FnOnce(&mut [u8]), now: Now) -> Option<E> {
+    /// [`Datagrams::record_length`] with the mark of [`Datagrams::outer`]. `None` as there.
+    pub fn seal(
+        &mut self,
+        (length, inner): (usize, Ecn),
+        batch: &mut Batch,
+        write: impl FnOnce(&mut [u8]),
+        now: Now,
+    ) -> Option<E> {
         self.record_length(length)?;
+        let outer = self.outer(inner);
         let link = self.links.first_mut()?;
-        if seal_at_the_end(&mut link.seal, length, batch, write).is_err() {
+        if seal_at_the_end(&mut link.seal, (length, outer), batch, write).is_err() {
             self.lost("the key is used up");
             return None;
         }
@@ -448,9 +464,9 @@ impl<E: Copy + Eq> Datagrams<E> {
         &mut self,
         (index, newest): (usize, bool),
         endpoint: E,
-        plaintext: &[u8],
+        plaintext: &mut [u8],
         now: Now,
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&mut [u8]),
     ) {
         let Some((kind, payload)) = split(plaintext) else {
             return;

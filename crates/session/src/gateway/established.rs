@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use now::{Deadline, Gap, Now};
-use packet::{Bundle, DropCounters, DropReason, IpPacket};
+use packet::{Bundle, DropCounters, DropReason, Ecn, IpPacket, ecn};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 
 use super::Lease;
@@ -207,6 +207,15 @@ impl Established {
         )
     }
 
+    /// Whether a packet out of a datagram with the mark `outer` may go on, with what of the mark is to be its own; otherwise as
+    /// [`Established::incoming`].
+    pub fn incoming_in(&mut self, outer: Ecn, payload: &mut [u8], now: Now) -> Received {
+        match ecn::decapsulate(payload, outer) {
+            Ok(()) => self.incoming(payload, now),
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
     /// Whether a packet that came over either channel may go on: only if its source is the client's lease. It then counts as
     /// received.
     pub fn incoming(&mut self, payload: &[u8], now: Now) -> Received {
@@ -350,6 +359,27 @@ mod tests {
         let mut stock = self::session(None);
         assert_eq!(stock.received(&bundle([10, 78, 0, 2]), now(1)), Received::Nothing);
         assert_eq!(stock.traffic().drops.total(), 0);
+    }
+
+    #[test]
+    fn a_mark_reaches_the_packet_or_costs_it_and_is_counted() {
+        let mut session = session(None);
+        let bytes = |ecn: Ecn| {
+            let mut bytes = packet([10, 78, 0, 2], 6).payload.to_vec();
+            bytes[1] = ecn.bits();
+            bytes
+        };
+        let mut capable = bytes(Ecn::Ect0);
+        assert_eq!(session.incoming_in(Ecn::Ce, &mut capable, now(1)), Received::Packet);
+        assert_eq!(Ecn::of(&capable), Ecn::Ce);
+        let lost = session.incoming_in(Ecn::Ce, &mut bytes(Ecn::NotEct), now(1));
+        assert_eq!(lost, Received::Dropped(DropReason::Congestion));
+        assert_eq!(session.traffic().drops.of(DropReason::Congestion), 1);
+        let mut foreign = bytes(Ecn::Ect0);
+        foreign[15] = 9;
+        let spoofed = session.incoming_in(Ecn::Ce, &mut foreign, now(1));
+        assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+        assert_eq!(session.traffic().drops.total(), 2, "one reason each");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod sleeping;
 use std::time::Duration;
 
 use net::{DELAY, Net};
+use packet::{Batch, Ecn};
 use session::client::{Renewal, RenewalBy};
 
 const MS: Duration = Duration::from_millis(1);
@@ -22,6 +23,24 @@ fn packets_take_the_data_channel_both_ways() {
         assert_eq!(net.at_gateway, [b"there"]);
         assert_eq!(net.at_client, [b"and back"]);
         assert_eq!(net.told[0], format!("client up TLS_PSK_WITH_AES_128_GCM_SHA256 {ours}"));
+    }
+}
+
+#[test]
+fn datagrams_have_the_mark_of_their_packets_only_where_the_other_end_takes_it_over() {
+    for ours in [true, false] {
+        let mut net = Net::new(ours);
+        net.up();
+        for ecn in Ecn::ALL {
+            let expected = if ours { ecn } else { Ecn::NotEct };
+            assert_eq!((net.client.outer(ecn), net.gateway.outer(ecn)), (expected, expected));
+            let mut batch = Batch::default();
+            assert!(net.client.seal((20, ecn), &mut batch, |_| {}, net.now).is_some());
+            assert_eq!(batch.ecn(), expected);
+            let mut batch = Batch::default();
+            assert!(net.gateway.seal((20, ecn), &mut batch, |_| {}, net.now).is_some());
+            assert_eq!(batch.ecn(), expected);
+        }
     }
 }
 

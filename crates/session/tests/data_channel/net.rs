@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dtls::{ConnectionId, CookieCheck, Cookies, Peek, Psk, Suite, peek};
 use now::{Gap, GapKind, Now};
-use packet::Batch;
+use packet::{Batch, Ecn};
 use session::client::{Ask, DataOutput, Datagrams, PathId, Renewal, Terms};
 use session::gateway::{self, DatagramTerms, GatewayData, Key};
 
@@ -59,6 +59,7 @@ pub(crate) fn terms(ours: bool, key: u8) -> Terms {
         app_id: vec![key; 32],
         suites: vec![Suite::Aes128GcmSha256],
         ours,
+        ecn: ours,
         parks: ours,
         dpd: Some(Duration::from_secs(20)),
         keepalive: None,
@@ -74,6 +75,7 @@ fn gateway_terms(terms: &Terms) -> DatagramTerms {
         psk: terms.psk.clone(),
         suites: terms.suites.clone(),
         ours: terms.ours,
+        ecn: terms.ecn,
         mtu: terms.mtu,
         floor: terms.floor,
         path_mtu_discovery: true,
@@ -167,7 +169,10 @@ impl Net {
     pub(crate) fn up_packet(&mut self, packet: &[u8]) -> bool {
         self.batch.clear();
         let write = |place: &mut [u8]| place.copy_from_slice(packet);
-        match self.client.seal(packet.len(), &mut self.batch, write, self.now) {
+        match self
+            .client
+            .seal((packet.len(), Ecn::NotEct), &mut self.batch, write, self.now)
+        {
             Some(path) => {
                 self.uplink(path, self.batch.bytes().to_vec());
                 true
@@ -180,7 +185,10 @@ impl Net {
     pub(crate) fn down_packet(&mut self, packet: &[u8]) -> bool {
         self.batch.clear();
         let write = |place: &mut [u8]| place.copy_from_slice(packet);
-        match self.gateway.seal(packet.len(), &mut self.batch, write, self.now) {
+        match self
+            .gateway
+            .seal((packet.len(), Ecn::NotEct), &mut self.batch, write, self.now)
+        {
             Some(to) => {
                 self.launch(Flight::ToClient(to, self.batch.bytes().to_vec()));
                 true
@@ -386,7 +394,7 @@ impl Net {
                         .map(|(path, _)| *path);
                     if let Some(path) = path {
                         let packets = &mut self.at_client;
-                        let deliver = &mut |packet: &[u8]| packets.push(packet.to_vec());
+                        let deliver = &mut |packet: &mut [u8]| packets.push(packet.to_vec());
                         self.client.received(path, &mut datagram, self.now, deliver);
                     }
                 }
@@ -419,7 +427,7 @@ impl Net {
                 }
                 let challenge = self.random();
                 let packets = &mut self.at_gateway;
-                let deliver = &mut |packet: &[u8]| packets.push(packet.to_vec());
+                let deliver = &mut |packet: &mut [u8]| packets.push(packet.to_vec());
                 self.gateway
                     .received(from, id, datagram, || challenge, self.now, deliver);
             }

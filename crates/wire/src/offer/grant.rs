@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::MarmotDatagram;
 use crate::limits::MAX_SESSION_ID;
 use crate::secret::Secret;
 
@@ -61,9 +62,8 @@ pub struct Grant {
     pub server_name: Option<String>,
     /// The DTLS channel, if one was granted.
     pub dtls: Option<DtlsGrant>,
-    /// `X-Marmot-Datagram: v=1`: both ends of the DTLS channel are ours, so that it has connection ids, path probes both
-    /// ways, and keys that stay valid while another connection takes the session over. Only if it was offered.
-    pub marmot_datagram: bool,
+    /// `X-Marmot-Datagram`: both ends of the DTLS channel are ours. Only if it was offered, and only what was.
+    pub marmot_datagram: Option<MarmotDatagram>,
     /// `X-Marmot-Bundle: v=1`: frames of the kind [`crate::cstp::Kind::Bundle`] may be sent, by either end. Only if it was offered.
     pub marmot_bundle: bool,
     /// `X-Marmot-Park`: the gateway keeps session, addresses and keys this long without a word from the client, on the clock

@@ -9,6 +9,7 @@
 //! Header names of the reply are compared with case, as both stock peers do. Source: protocol draft section 2.2,
 //! openconnect 9.01 and ocserv 1.1.6 (captures).
 
+mod datagram;
 mod grant;
 mod logout;
 mod park;
@@ -18,6 +19,7 @@ mod request;
 mod values;
 mod write;
 
+pub use datagram::MarmotDatagram;
 pub use grant::{DtlsGrant, Grant, MarmotSession, Rekey, RekeyMethod};
 pub use logout::{LOGOUT_PATH, Logout};
 pub use park::{KEY_BYTES, ParkKey, Resume, SIGNATURE_BYTES};

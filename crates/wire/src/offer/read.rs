@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::datagram::{DATAGRAM, MarmotDatagram};
 use super::park::{PARK, TICKET, read_park, read_ticket};
-use super::request::{BUNDLE, DATAGRAM};
+use super::request::BUNDLE;
 use super::values::{self, Malformed};
 use super::{DtlsGrant, Grant, Logout, MarmotSession, Rekey, RekeyMethod};
 use crate::error::GrantError;
@@ -82,7 +83,7 @@ impl Draft {
             Some(("X-CSTP-", rest)) => self.cstp(rest, value),
             Some(("X-DTLS-", rest)) => self.dtls(rest, value),
             _ if name == DATAGRAM => {
-                self.grant.marmot_datagram = values::is_version_1(value);
+                self.grant.marmot_datagram = MarmotDatagram::parse(value);
                 Ok(())
             }
             _ if name == BUNDLE => {
@@ -470,10 +471,13 @@ mod tests {
     #[test]
     fn a_channel_of_our_kind_is_granted_in_a_word() {
         let ours = |line: &str| with(line).map(|grant| grant.marmot_datagram);
-        assert_eq!(ours("X-Marmot-Datagram: v=1\r\n"), Ok(true));
-        assert_eq!(ours("X-Marmot-Datagram: v=2\r\n"), Ok(false));
-        assert_eq!(ours("x-marmot-datagram: v=1\r\n"), Ok(false));
-        assert_eq!(ours(""), Ok(false));
+        for (line, ecn) in [("v=1", false), ("v=1;ecn", true)] {
+            let line = format!("X-Marmot-Datagram: {line}\r\n");
+            assert_eq!(ours(&line), Ok(Some(MarmotDatagram { ecn })));
+        }
+        assert_eq!(ours("X-Marmot-Datagram: v=2\r\n"), Ok(None));
+        assert_eq!(ours("x-marmot-datagram: v=1\r\n"), Ok(None));
+        assert_eq!(ours(""), Ok(None));
         let bundles = |line: &str| with(line).map(|grant| grant.marmot_bundle);
         assert_eq!(bundles("X-Marmot-Bundle: v=1\r\n"), Ok(true));
         assert_eq!(bundles("X-Marmot-Bundle: v=2\r\n"), Ok(false));

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::datagram::{DATAGRAM, MarmotDatagram};
 use super::park::{PARK, ParkKey, RESUME, Resume};
 use super::values;
 use crate::auth::COOKIE;
@@ -15,9 +16,6 @@ pub const TUNNEL_PATH: &str = "/CSCOSSLC/tunnel";
 /// The word for a DTLS channel with a pre-shared key from the exporter of the TLS connection that carries CONNECT, and a
 /// suite that its handshake agrees on. An offer has it somewhere in a list separated by colons, a grant alone.
 pub const PSK_NEGOTIATE: &str = "PSK-NEGOTIATE";
-
-/// The header by which our own ends know each other's DTLS channel; the same in both directions.
-pub(super) const DATAGRAM: &str = "X-Marmot-Datagram";
 
 /// The header by which our own ends agree on frames of several packets; the same in both directions.
 pub(super) const BUNDLE: &str = "X-Marmot-Bundle";
@@ -53,8 +51,8 @@ pub struct Offer {
     pub dtls: bool,
     /// It understands [`super::MarmotSession`].
     pub session: bool,
-    /// `X-Marmot-Datagram: v=1`: its DTLS channel is of our kind, see [`super::Grant::marmot_datagram`].
-    pub marmot_datagram: bool,
+    /// `X-Marmot-Datagram`: its DTLS channel is of our kind.
+    pub marmot_datagram: Option<MarmotDatagram>,
     /// `X-Marmot-Bundle: v=1`: it takes several packets in one frame, see [`super::Grant::marmot_bundle`].
     pub marmot_bundle: bool,
     /// `X-Marmot-Park`: it can park, and this is its key for the session.
@@ -99,8 +97,8 @@ impl Offer {
         if self.session {
             headers.push("X-Marmot-Session", "1");
         }
-        if self.marmot_datagram {
-            headers.push(DATAGRAM, values::VERSION_1);
+        if let Some(datagram) = self.marmot_datagram {
+            headers.push(DATAGRAM, datagram.write());
         }
         if self.marmot_bundle {
             headers.push(BUNDLE, values::VERSION_1);
@@ -151,7 +149,7 @@ impl Offer {
                 .flat_map(|list| list.split(':'))
                 .any(|word| word == PSK_NEGOTIATE),
             session: headers.get("X-Marmot-Session") == Some("1"),
-            marmot_datagram: headers.get(DATAGRAM).is_some_and(values::is_version_1),
+            marmot_datagram: headers.get(DATAGRAM).and_then(MarmotDatagram::parse),
             marmot_bundle: headers.get(BUNDLE).is_some_and(values::is_version_1),
             park: match headers.get(PARK) {
                 Some(value) => ParkKey::parse(value).map_err(|_| OfferError::Header(PARK))?,
@@ -218,7 +216,7 @@ mod tests {
             previous: vec!["10.0.0.2".parse().expect("address")],
             dtls: true,
             session: true,
-            marmot_datagram: true,
+            marmot_datagram: Some(MarmotDatagram { ecn: true }),
             marmot_bundle: true,
             park: Some(ParkKey([0xab; 32])),
             resume: None,
@@ -226,7 +224,7 @@ mod tests {
         let expected = "CONNECT /CSCOSSLC/tunnel HTTP/1.1\r\nHost: gw.test:8443\r\nUser-Agent: OpenConnect VPN Agent (marmot 0.1)\r\n\
             Cookie: webvpn=YWJj==\r\nX-CSTP-Version: 1\r\nX-CSTP-Hostname: burrow\r\nX-CSTP-Base-MTU: 1500\r\n\
             X-CSTP-Address-Type: IPv6,IPv4\r\nX-CSTP-Full-IPv6-Capability: true\r\nX-CSTP-Address: 10.0.0.2\r\n\
-            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Bundle: v=1\r\nX-Marmot-Park: v=1;key={}\r\n\r\n";
+            X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-Marmot-Session: 1\r\nX-Marmot-Datagram: v=1;ecn\r\nX-Marmot-Bundle: v=1\r\nX-Marmot-Park: v=1;key={}\r\n\r\n";
         let expected = expected.replace("{}", &"ab".repeat(32));
         assert_eq!(String::from_utf8(offer.encode()), Ok(expected));
         let (head, _) = parse_request(&offer.encode(), MAX_HEAD)
@@ -297,19 +295,20 @@ mod tests {
 
     #[test]
     fn a_channel_of_our_kind_is_known_by_its_version() {
-        let ours = |name: &str, value: &str| {
-            let offer = parse(&format!("X-Marmot-{name}: {value}\r\n"));
-            offer.map(|offer| (offer.marmot_datagram, offer.marmot_bundle))
-        };
+        let ours = |value: &str| parse(&format!("X-Marmot-Datagram: {value}\r\n")).map(|offer| offer.marmot_datagram);
+        assert_eq!(ours("v=1"), Ok(Some(MarmotDatagram { ecn: false })));
+        assert_eq!(ours("v=1;more=2;ecn"), Ok(Some(MarmotDatagram { ecn: true })));
+        for other in ["1", "v=2", "v=10", "V=1"] {
+            assert_eq!(ours(other), Ok(None), "{other}");
+        }
+        assert_eq!(parse("").map(|offer| offer.marmot_datagram), Ok(None));
+        let bundles = |value: &str| parse(&format!("X-Marmot-Bundle: {value}\r\n")).map(|offer| offer.marmot_bundle);
         for value in ["v=1", "v=1;more=2"] {
-            assert_eq!(ours("Datagram", value), Ok((true, false)));
-            assert_eq!(ours("Bundle", value), Ok((false, true)));
+            assert_eq!(bundles(value), Ok(true), "{value}");
         }
         for other in ["1", "v=2", "v=10", "V=1"] {
-            assert_eq!(ours("Datagram", other), Ok((false, false)), "{other}");
-            assert_eq!(ours("Bundle", other), Ok((false, false)), "{other}");
+            assert_eq!(bundles(other), Ok(false), "{other}");
         }
-        assert_eq!(ours("Other", "v=1"), Ok((false, false)));
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::datagram::DATAGRAM;
 use super::park::{PARK, TICKET};
-use super::request::{BUNDLE, DATAGRAM};
+use super::request::BUNDLE;
 use super::values;
 use super::{DtlsGrant, Grant, Rekey, RekeyMethod};
 use crate::http::{Headers, ResponseHead};
@@ -29,8 +30,8 @@ impl Grant {
         if let Some(dtls) = &self.dtls {
             push_dtls(&mut out, dtls);
         }
-        if self.marmot_datagram {
-            out.push(DATAGRAM, values::VERSION_1);
+        if let Some(datagram) = self.marmot_datagram {
+            out.push(DATAGRAM, datagram.write());
         }
         if self.marmot_bundle {
             out.push(BUNDLE, values::VERSION_1);
@@ -171,7 +172,7 @@ fn by_family<'a>(net: &IpNet, v4: &'a str, v6: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offer::{MarmotSession, PSK_NEGOTIATE};
+    use crate::offer::{MarmotDatagram, MarmotSession, PSK_NEGOTIATE};
 
     fn some_seconds(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
@@ -204,7 +205,7 @@ mod tests {
                 keepalive: some_seconds(20),
                 rekey: None,
             }),
-            marmot_datagram: true,
+            marmot_datagram: Some(MarmotDatagram { ecn: true }),
             marmot_bundle: true,
             session: Some(MarmotSession {
                 id: "a1".into(),
@@ -221,7 +222,7 @@ mod tests {
             X-CSTP-Client-Bypass-Protocol: false\r\nX-CSTP-Keep: false\r\nX-CSTP-DynDNS: false\r\n\
             X-CSTP-Base-MTU: 1500\r\nX-CSTP-MTU: 1406\r\nX-DTLS-App-ID: 00ab\r\n\
             X-DTLS-CipherSuite: PSK-NEGOTIATE\r\nX-DTLS-Port: 443\r\nX-DTLS-MTU: 1400\r\nX-DTLS-DPD: 90\r\n\
-            X-DTLS-Keepalive: 20\r\nX-Marmot-Datagram: v=1\r\nX-Marmot-Bundle: v=1\r\nX-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
+            X-DTLS-Keepalive: 20\r\nX-Marmot-Datagram: v=1;ecn\r\nX-Marmot-Bundle: v=1\r\nX-Marmot-Session: a1;7\r\nX-Marmot-Logout: 00112233445566778899aabbccddeeff\r\n\r\n";
         assert_eq!(String::from_utf8(grant.encode()).as_deref(), Ok(expected));
     }
 

@@ -1,18 +1,17 @@
 //! The socket that hears all clients: each datagram with the address that it came to, in ancillary data (ip(7), ipv6(7)), and so do its answers.
 
-use std::ffi::c_void;
 use std::io;
-use std::mem::{size_of, size_of_val, zeroed};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
-use std::ptr;
 
+use packet::Ecn;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
+use super::message::{Control, as_v6, send};
 use super::{configure, fault, passing_over_reports, send_at_once, send_many, set_option, steer};
 use crate::PlatformError;
-use crate::udp::batch::Batches;
+use crate::udp::batch::{Batches, Told};
 use crate::udp::{Endpoint, Inbox, SEGMENTS_MAX, SendFault, Unsent};
 
 /// An unconnected socket that answers from the address it was asked at, never fragmenting.
@@ -62,7 +61,7 @@ impl UdpListener {
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
         Ok(Self {
-            batches: Batches::new(&socket)?,
+            batches: Batches::new(&socket, Told::Address)?,
             socket,
             v6,
         })
@@ -87,11 +86,11 @@ impl UdpListener {
     ///
     /// # Errors
     /// Where it stopped, and why.
-    pub fn try_send_many(&self, datagrams: &[u8], segment: usize, to: Endpoint) -> Result<(), Unsent> {
+    pub fn try_send_many(&self, datagrams: &[u8], segment: usize, ecn: Ecn, to: Endpoint) -> Result<(), Unsent> {
         let peer = if self.v6 { mapped(to.peer) } else { to.peer };
         let local = (!to.local.is_unspecified()).then_some(to.local);
         let local = if self.v6 {
-            local.map(|local| mapped_ip(local).into())
+            local.map(|local| as_v6(local).into())
         } else {
             local
         };
@@ -99,24 +98,36 @@ impl UdpListener {
         let most = if to.interface == 0 { SEGMENTS_MAX } else { 1 };
         send_many((&self.batches, &self.socket), datagrams, (segment, most), |part| {
             if part.len() <= segment {
-                return self.try_send(part, to);
+                return self.send_one(part, ecn, to);
             }
             let sent = send_at_once(&self.socket, || {
                 self.batches
-                    .send(&self.socket, (peer, local), part, segment)
+                    .send(&self.socket, (peer, local), part, (segment, ecn))
                     .map(|()| part.len())
             });
             sent.map(drop).map_err(|error| fault(error, || Ok(to.local)))
         })
     }
 
-    /// Sends one datagram to the peer of `to`, from the address it came to, if the kernel takes it at once.
+    /// Sends one datagram to the peer of `to`, from the address it came to, if the kernel takes it at once. It cannot be marked.
     ///
     /// # Errors
     /// See [`SendFault`]; [`SendFault::SourceGone`] concerns this endpoint only.
     pub fn try_send(&self, datagram: &[u8], to: Endpoint) -> Result<(), SendFault> {
+        self.send_one(datagram, Ecn::NotEct, to)
+    }
+
+    fn send_one(&self, datagram: &[u8], ecn: Ecn, to: Endpoint) -> Result<(), SendFault> {
+        let peer = SockAddr::from(if self.v6 { mapped(to.peer) } else { to.peer });
+        let mut control = Control::default();
+        if !to.local.is_unspecified() {
+            control.from(to.local, to.interface, self.v6);
+        }
+        if ecn != Ecn::NotEct {
+            control.marked(ecn, to.peer.is_ipv4());
+        }
         let number = self.socket.as_raw_fd();
-        let sent = send_at_once(&self.socket, || send(number, self.v6, datagram, to));
+        let sent = send_at_once(&self.socket, || send(number, datagram, Some(&peer), &mut control));
         let length = sent.map_err(|error| fault(error, || Ok(to.local)))?;
         debug_assert_eq!(length, datagram.len(), "a datagram is sent whole");
         Ok(())
@@ -171,90 +182,10 @@ fn new_socket(address: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Room for one header with the longer of the two kinds of data (40 bytes), aligned as headers must be.
-type Control = [u64; 8];
-
-fn send(number: RawFd, v6: bool, datagram: &[u8], to: Endpoint) -> io::Result<usize> {
-    let mut control: Control = [0; 8];
-    let mut part = libc::iovec {
-        // The kernel does not write there.
-        iov_base: datagram.as_ptr().cast_mut().cast(),
-        iov_len: datagram.len(),
-    };
-    let peer = SockAddr::from(if v6 { mapped(to.peer) } else { to.peer });
-    let name = peer.as_ptr().cast_mut().cast();
-    let mut message = message(name, peer.len(), &mut part, &mut control);
-    let interface = to.interface;
-    match to.local {
-        local if local.is_unspecified() => message.msg_controllen = 0,
-        // SAFETY: `control` has room for one header with this data, and `message` describes it.
-        IpAddr::V4(local) if !v6 => unsafe {
-            let data = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(local.octets()),
-                },
-                ipi_addr: libc::in_addr { s_addr: 0 },
-            };
-            add(&mut message, libc::IPPROTO_IP, libc::IP_PKTINFO, data);
-        },
-        // SAFETY: as above.
-        local => unsafe {
-            let data = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr {
-                    s6_addr: mapped_ip(local).octets(),
-                },
-                ipi6_ifindex: interface,
-            };
-            add(&mut message, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, data);
-        },
-    }
-    // SAFETY: all that `message` points to outlives the call, in the lengths it says; the kernel only reads.
-    let length = unsafe { libc::sendmsg(number, &message, 0) };
-    usize::try_from(length).map_err(|_| io::Error::last_os_error())
-}
-
-/// A message with one part, an address and control data.
-fn message(name: *mut c_void, length: libc::socklen_t, part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
-    // SAFETY: integers and pointers, for which zero is valid; some systems have padding between them.
-    let mut message: libc::msghdr = unsafe { zeroed() };
-    message.msg_name = name;
-    message.msg_namelen = length;
-    message.msg_iov = part;
-    message.msg_iovlen = 1;
-    message.msg_controllen = size_of_val(control) as _;
-    message.msg_control = control.as_mut_ptr().cast();
-    message
-}
-
-/// Makes `data` the only control data of a message.
-///
-/// # Safety
-/// The control buffer of `message` is aligned for a header and has room for one and `data`.
-unsafe fn add<T>(message: &mut libc::msghdr, level: libc::c_int, kind: libc::c_int, data: T) {
-    let size = size_of::<T>() as libc::c_uint;
-    // SAFETY: the caller vouches for the room; the header lies within it, its data behind it.
-    unsafe {
-        message.msg_controllen = libc::CMSG_SPACE(size) as _;
-        let header = libc::CMSG_FIRSTHDR(message);
-        (*header).cmsg_level = level;
-        (*header).cmsg_type = kind;
-        (*header).cmsg_len = libc::CMSG_LEN(size) as _;
-        ptr::write_unaligned(libc::CMSG_DATA(header).cast(), data);
-    }
-}
-
 /// As an IPv6 socket wants it.
 fn mapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),
         SocketAddr::V6(_) => address,
-    }
-}
-
-fn mapped_ip(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
     }
 }

@@ -131,7 +131,7 @@ impl Datagrams {
     }
 
     /// The new link takes over, if the handshake is done.
-    pub(super) fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    pub(super) fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         let Some(Attempt::Shaking(path, client)) = &mut self.attempt else {
             return;
         };
@@ -169,8 +169,8 @@ impl Datagrams {
         self.ask_from_here(now.awake);
         // The first authentic record makes the gateway send over this link.
         self.send_control(Kind::DpdRequest, &[], now.awake);
-        for record in early {
-            self.record_in(&record, now, deliver);
+        for mut record in early {
+            self.record_in(&mut record, now, deliver);
         }
         self.look_at_mtu(now.awake);
     }

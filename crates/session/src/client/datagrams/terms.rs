@@ -39,6 +39,8 @@ pub struct Terms {
     pub suites: Vec<Suite>,
     /// The gateway is one of ours: connection ids, and old keys stay good over a take-over.
     pub ours: bool,
+    /// The gateway takes over to packets what is marked on their datagrams.
+    pub ecn: bool,
     /// The gateway granted parking: it may be told of a sleep and of a wake.
     pub parks: bool,
     /// Ask a silent path after this long.

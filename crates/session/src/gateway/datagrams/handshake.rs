@@ -83,7 +83,7 @@ impl<E: Copy + Eq> Datagrams<E> {
         endpoint: E,
         datagram: &mut [u8],
         now: Now,
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&mut [u8]),
     ) {
         if let Some(shaking) = &mut self.shaking
             && shaking.endpoint == endpoint
@@ -98,7 +98,7 @@ impl<E: Copy + Eq> Datagrams<E> {
     }
 
     /// A link of its own, if the handshake is done.
-    pub(super) fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&[u8])) {
+    pub(super) fn stand(&mut self, now: Now, deliver: &mut dyn FnMut(&mut [u8])) {
         let Some(shaking) = &mut self.shaking else { return };
         let Some(established) = shaking.server.established() else {
             return;
@@ -136,9 +136,9 @@ impl<E: Copy + Eq> Datagrams<E> {
                 self.forget(&link);
             }
         }
-        for record in facts.early {
+        for mut record in facts.early {
             let index = self.heard(index, now.awake);
-            self.record_in((index, true), endpoint, &record, now, deliver);
+            self.record_in((index, true), endpoint, &mut record, now, deliver);
         }
     }
 }

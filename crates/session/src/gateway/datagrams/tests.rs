@@ -29,6 +29,7 @@ fn terms(ours: bool) -> DatagramTerms {
         psk: Psk::new(&[1; 32]).expect("a key"),
         suites: vec![Suite::Aes128GcmSha256],
         ours,
+        ecn: ours,
         mtu: 1400,
         floor: 576,
         path_mtu_discovery: true,
@@ -111,7 +112,7 @@ impl Pair {
             panic!("no id")
         };
         let packets = &mut self.packets;
-        let deliver = &mut |_: &[u8]| *packets += 1;
+        let deliver = &mut |_: &mut [u8]| *packets += 1;
         self.gateway
             .received(from, Some(id), &mut datagram, || CHALLENGE, self.now, deliver);
         self.settle();
@@ -119,7 +120,8 @@ impl Pair {
 
     /// Where the record of a packet for the client goes.
     fn packet(&mut self, length: usize) -> Option<u32> {
-        self.gateway.seal(length, &mut Batch::default(), |_| {}, self.now)
+        self.gateway
+            .seal((length, Ecn::NotEct), &mut Batch::default(), |_| {}, self.now)
     }
 
     fn wait(&mut self, time: Duration) {
@@ -138,7 +140,7 @@ impl Pair {
             match output {
                 GatewayData::Send(to, mut datagram) => {
                     if let Content::Data { range, .. } = self.client.open.open(&mut datagram).content {
-                        let (kind, payload) = split(&datagram[range]).expect("a kind");
+                        let (kind, payload) = split(&mut datagram[range]).expect("a kind");
                         self.sent.push((to, kind, payload.to_vec()));
                         if self.echoes && kind == Kind::DpdRequest {
                             echoes.push(payload.to_vec());
