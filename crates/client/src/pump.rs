@@ -53,8 +53,8 @@ pub(crate) use sleep::{Command, LONG_FREEZE};
 /// 90 kB, a few milliseconds at 100 Mbit/s. What the device gives at once may be more.
 const BATCH: usize = 64;
 
-/// Bytes that the kernel may hold unsent on the control channel: two reads of the device. What waits beyond that waits in the device, and a word to the gateway not behind
-/// megabytes.
+/// Bytes that the kernel may hold unsent on the control channel: two reads of the device. More waits in the device, and a word to the gateway
+/// not behind megabytes.
 const UNSENT_MAX: u32 = 128 * 1024;
 
 /// Turns after which the shell gets its turn, whatever waits here: signals are read on the same thread. A full batch counts
