@@ -1,10 +1,10 @@
 //! Bytes that travel from task to task, and the pool of large buffers that they travel in.
 //!
 //! ```text
-//!   socket or device --reads into--> large buffer --much in it--> given away, comes back to the pool when it is dropped
-//!                                                 --little------> copied; the large one stays where it is
+//!   socket or device --reads into--> large buffer --much in it--> given away  \ comes back to the pool when it is dropped
+//!                                                 --little------> copied into a small one, which /
 //! ```
-//! So nothing is copied at full rate, and what waits somewhere keeps no more than four times its length.
+//! So nothing is copied at full rate, no packet asks for memory, and what waits somewhere keeps no more than four times its length, or 1.5 KiB.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -19,9 +19,15 @@ const MUCH: usize = 16 * 1024;
 /// Large buffers that wait to be used again: 4 MiB. What is on its way is bounded by the queues.
 const FREE_MAX: usize = 64;
 
-/// Large buffers ([`Inbox::buffer`]).
+/// Bytes of a small buffer: one datagram of a usual link, whose packets have 1,500 bytes.
+const SMALL: usize = 1536;
+
+/// Small buffers that wait to be used again: 768 KiB.
+const SMALL_FREE_MAX: usize = 512;
+
+/// Large buffers ([`Inbox::buffer`]), and small ones.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(Rc<RefCell<Vec<Box<[u8]>>>>);
+pub(crate) struct Pool(Rc<RefCell<Vec<Box<[u8]>>>>, Rc<RefCell<Vec<Vec<u8>>>>);
 
 impl Pool {
     /// One that was used before, or a new one.
@@ -31,6 +37,12 @@ impl Pool {
 
     /// What was read into the first `length` bytes of a large buffer: that buffer, for which another one is put in place, or a copy.
     pub(crate) fn part(&self, length: usize, read: &mut Box<[u8]>) -> Buffer {
+        if length <= SMALL {
+            let mut bytes = self.1.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SMALL));
+            bytes.extend_from_slice(&read[..length]);
+            let pool = self.clone();
+            return Buffer::Small(Small { bytes, pool });
+        }
         if length < MUCH {
             return Buffer::Own(read[..length].to_vec());
         }
@@ -53,6 +65,7 @@ impl Pool {
 #[derive(Debug)]
 pub(crate) enum Buffer {
     Large(Large),
+    Small(Small),
     Own(Vec<u8>),
     /// A part of what a TLS record was decrypted to.
     Frame(BytesMut),
@@ -65,6 +78,24 @@ pub(crate) struct Large {
     bytes: Box<[u8]>,
     length: usize,
     pool: Pool,
+}
+
+/// A small buffer on its way. It goes back to its pool.
+#[derive(Debug)]
+pub(crate) struct Small {
+    bytes: Vec<u8>,
+    pool: Pool,
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let mut free = self.pool.1.borrow_mut();
+        if bytes.capacity() >= SMALL && free.len() < SMALL_FREE_MAX {
+            bytes.clear();
+            free.push(bytes);
+        }
+    }
 }
 
 impl Drop for Large {
@@ -118,6 +149,7 @@ impl Buffer {
     pub(crate) fn kept(&self) -> usize {
         match self {
             Self::Large(large) => large.bytes.len(),
+            Self::Small(small) => small.bytes.capacity(),
             Self::Own(bytes) => bytes.len(),
             Self::Frame(bytes) => bytes.len(),
             Self::Shared(bytes) => bytes.len(),
@@ -128,6 +160,7 @@ impl Buffer {
     pub(crate) fn into_freight(self) -> Freight {
         match self {
             Self::Large(mut large) => Freight::Large(std::mem::take(&mut large.bytes), large.length),
+            Self::Small(mut small) => Freight::Own(std::mem::take(&mut small.bytes)),
             Self::Own(bytes) => Freight::Own(bytes),
             Self::Frame(bytes) => Freight::Frame(bytes),
             Self::Shared(bytes) => Freight::Shared(bytes),
@@ -141,6 +174,7 @@ impl Buffer {
         }
         match self {
             Self::Large(large) => &mut large.bytes[..large.length],
+            Self::Small(small) => &mut small.bytes,
             Self::Own(bytes) => bytes,
             Self::Frame(bytes) => bytes,
             Self::Shared(_) => unreachable!("replaced above"),
@@ -154,6 +188,7 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Large(large) => &large.bytes[..large.length],
+            Self::Small(small) => &small.bytes,
             Self::Own(bytes) => bytes,
             Self::Frame(bytes) => bytes,
             Self::Shared(bytes) => bytes,
@@ -177,7 +212,9 @@ mod tests {
         let mut whole = Inbox::buffer();
         whole[0] = 7;
         let little = pool.part(100, &mut whole);
-        assert_eq!((little.len(), little.kept(), little[0]), (100, 100, 7));
+        assert_eq!((little.len(), little.kept(), little[0]), (100, SMALL, 7));
+        let some = pool.part(3000, &mut whole);
+        assert_eq!((some.len(), some.kept()), (3000, 3000));
         let much = pool.part(40_000, &mut whole);
         assert_eq!((much.len(), much[0]), (40_000, 7));
         assert!(much.kept() > 65_535);
@@ -185,6 +222,10 @@ mod tests {
         drop(much);
         assert_eq!(pool.0.borrow().len(), 1);
         assert_eq!(pool.take()[0], 7, "the same again");
+        let memory = little.as_ptr();
+        drop(little);
+        let again = pool.part(50, &mut whole);
+        assert_eq!((again.len(), again.as_ptr()), (50, memory), "the same again");
     }
     #[test]
     fn a_large_buffer_goes_to_another_pool_and_stays_there() {

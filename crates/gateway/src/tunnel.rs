@@ -133,6 +133,7 @@ pub(crate) async fn carry(
         reported: now.awake,
         question: false,
         rest: None,
+        scratch: Vec::new(),
         unsaid: VecDeque::new(),
     };
     let mut fitter = Fitter::new(manners.mss_clamp);
@@ -205,6 +206,8 @@ struct Tunnel<'a> {
     question: bool,
     /// What is left of a load, when its channel has room again.
     rest: Option<Load>,
+    /// A packet that had to be completed.
+    scratch: Vec<u8>,
     /// Control frames for a client that is not active, until the one before has been acknowledged.
     unsaid: VecDeque<(Kind, Vec<u8>)>,
 }

@@ -6,7 +6,7 @@ mod service;
 mod sleeping;
 mod wire;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -118,6 +118,20 @@ pub fn field(process: &Process, mark: Mark, texts: &[&str], name: &str) -> Resul
 /// If it did not come up.
 pub fn addresses(client: &Process) -> Result<String> {
     field(client, Mark::default(), &["session.start"], "addresses")
+}
+
+/// The IPv4 address of a tunnel's device on a host.
+///
+/// # Errors
+/// If it has none.
+pub fn tunnel_address(host: &Namespace, device: &str) -> Result<Ipv4Addr> {
+    let state = host.snapshot()?;
+    let found = state
+        .lines()
+        .filter_map(|line| line.strip_prefix("address "))
+        .filter(|line| line.contains(device))
+        .find_map(|line| line.split('/').next()?.parse().ok());
+    found.context("the tunnel has an address")
 }
 
 /// Both ends of the only TCP connection of a client.

@@ -8,12 +8,11 @@
 //!        hardly any processor
 //! ```
 
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use interop::{BESIDE, PARKED_WITHIN, Sleeping, TO_DATA, only_connection};
+use interop::{BESIDE, PARKED_WITHIN, Sleeping, TO_DATA, only_connection, tunnel_address};
 use lab::{
     Delay, Forgetting, Freezer, Lab, Mark, Meter, Nat, PATIENCE, Ping, Pulse, Signal, Starvation, client_interface,
     is_long, move_client, ms, status, until,
@@ -87,7 +86,7 @@ fn stands_still(lab: &Lab, ends: &Sleeping<'_>, mut still: impl FnMut(bool) -> R
     let plan = lab.site().plan;
     let connection = only_connection(&ends.client)?;
     let round_trip = ends.round_trip()?;
-    let address = tunnel_address(lab)?;
+    let address = tunnel_address(lab.client(), &client_interface(lab.site()))?;
     let dropped = stale(lab)?;
     ends.begin()?;
     let began = still(true)?;
@@ -151,18 +150,6 @@ fn stale(lab: &Lab) -> Result<u64> {
     let status = status(lab, lab.client(), "client")?;
     let count = status["totals"]["stale_packets_dropped_total"].as_u64();
     count.with_context(|| format!("no count in {status}"))
-}
-
-/// The client's IPv4 address in the tunnel.
-fn tunnel_address(lab: &Lab) -> Result<Ipv4Addr> {
-    let state = lab.client().snapshot()?;
-    let device = client_interface(lab.site());
-    let found = state
-        .lines()
-        .filter_map(|line| line.strip_prefix("address "))
-        .filter(|line| line.contains(&device))
-        .find_map(|line| line.split('/').next()?.parse().ok());
-    found.context("the tunnel has an address")
 }
 
 fn a_full_wake_on_the_same_path_costs_no_round_trip(lab: &Lab) -> Result<()> {

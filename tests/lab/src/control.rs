@@ -1,4 +1,4 @@
-//! The local socket of a running client, spoken to as curl would: one request a connection, JSON back.
+//! The local socket of a running client or gateway, spoken to as curl would: one request a connection, JSON back.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{Lab, PATIENCE, eventually};
+use crate::{Lab, PATIENCE, Site, eventually};
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// A client's socket.
+/// A client's socket, or a gateway's.
 #[derive(Clone, Debug)]
 pub struct Control {
     socket: PathBuf,
@@ -24,6 +24,14 @@ impl Control {
     pub fn of(lab: &Lab, tunnel: &str) -> Self {
         Self {
             socket: lab.folder().join("run").join(format!("{tunnel}.sock")),
+        }
+    }
+
+    /// Of the gateway of a site, as [`gateway_settings`](crate::gateway_settings) configures it.
+    pub fn of_gateway(lab: &Lab, site: &Site) -> Self {
+        let folder = lab.folder().join(format!("gateway-run-{}", site.plan.name()));
+        Self {
+            socket: folder.join("_gateway.sock"),
         }
     }
 

@@ -16,18 +16,23 @@
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
 //!   delay     a long way to the gateway               starvation  a program without the processor
+//!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
+//!   numbered  datagrams that know their number and time  herd  many clients that sleep
 //!                                                     machine   systemd as the first process, with a logind of its own
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
 
+mod allocations;
 mod capture;
 mod clock;
 mod control;
+mod course;
 mod delay;
 mod devices;
 mod figures;
 mod freezer;
 mod harness;
+mod herd;
 mod hole;
 mod host;
 mod logind;
@@ -38,6 +43,7 @@ mod marmot;
 mod meter;
 mod names;
 mod nat;
+mod numbered;
 mod ocserv;
 mod openconnect;
 mod openvpn;
@@ -58,14 +64,17 @@ mod transfer;
 mod wait;
 mod wireguard;
 
+pub use allocations::{Allocated, Allocations};
 pub use capture::{Capture, Datagram};
 pub use clock::{Clock, Sleeper};
 pub use control::{Control, Events, answer};
+pub use course::{Course, Direction, STEP, Stream};
 pub use delay::Delay;
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use freezer::Freezer;
 pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
+pub use herd::Herd;
 pub use hole::Hole;
 pub use logind::{Inhibitor, Logind};
 pub use longjob::{LongJob, write_hook};
@@ -78,6 +87,7 @@ pub use marmot::{
 pub use meter::Meter;
 pub use names::Names;
 pub use nat::{Forgetting, Nat};
+pub use numbered::{Fared, Numbered, burst};
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses, stock_channel};
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};

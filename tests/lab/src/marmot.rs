@@ -13,7 +13,7 @@ use platform::netns::Namespace;
 use serde_json::Value;
 
 use crate::pki::write_private;
-use crate::{Clock, GATEWAY_NAME, Lab, Mark, PATIENCE, Process, Settings, Site};
+use crate::{Allocations, Clock, GATEWAY_NAME, Lab, Mark, PATIENCE, Process, Settings, Site};
 
 /// The user that every gateway of the lab knows.
 pub const USER: &str = "alice";
@@ -263,6 +263,34 @@ impl Clock {
     fn spawn(&self, lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Process> {
         let mut command = configured(lab, host, what, name, settings)?;
         self.rule(&mut command);
+        lab.spawn(name, command)
+    }
+}
+
+impl Allocations {
+    /// Starts a client whose allocations are counted, and waits until its tunnel is up.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_client(&self, lab: &Lab, host: &Namespace, name: &str, settings: &Settings) -> Result<Process> {
+        let process = self.spawn(lab, host, "client", name, settings)?;
+        process.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
+        Ok(process)
+    }
+
+    /// Starts a gateway whose allocations are counted, and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn start_gateway(&self, lab: &Lab, site: &Site, name: &str, settings: &Settings) -> Result<Process> {
+        let process = self.spawn(lab, &site.gateway, "gateway", name, settings)?;
+        process.wait_for("gateway ready on", PATIENCE)?;
+        Ok(process)
+    }
+
+    fn spawn(&self, lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Process> {
+        let mut command = configured(lab, host, what, name, settings)?;
+        self.watch(&mut command);
         lab.spawn(name, command)
     }
 }

@@ -1,13 +1,13 @@
 //! Bytes through a tunnel: a server in the LAN, bulk transfers with hashes at both ends, and connections that must last.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use platform::netns::Namespace;
 use socket2::SockRef;
@@ -20,6 +20,10 @@ const PORT: u16 = 7000;
 const BLOCK: usize = 64 * 1024;
 
 const HASH: usize = 32;
+
+/// A transfer that is slower than this, in bytes per second, beside [`PATIENCE`] of standing still, is given up: the slowest tunnel of the tests
+/// (single packets of a lossy, long way) carries four times as much.
+const SLOWEST: u64 = 1_000_000;
 
 const UPLOAD: u8 = b'u';
 const DOWNLOAD: u8 = b'd';
@@ -87,7 +91,7 @@ impl std::fmt::Display for Rates {
 /// Moves `bytes` from `client` to the [`Server`] at `to`, and as many back, and compares the SHA-256 of both ends.
 ///
 /// # Errors
-/// If it breaks, stalls for [`PATIENCE`], or the hashes differ.
+/// If it breaks, stalls for [`PATIENCE`], is slower than [`SLOWEST`] over all, or the hashes differ.
 pub fn transfer(client: &Namespace, to: impl Into<IpAddr>, bytes: u64) -> Result<Rates> {
     let to = to.into();
     let up = upload(connect(client, to)?, bytes).with_context(|| format!("cannot upload to {to}"))?;
@@ -170,10 +174,8 @@ fn upload(mut stream: TcpStream, bytes: u64) -> Result<f64> {
     let seed = SEED.fetch_add(1, Ordering::Relaxed);
     let began = Instant::now();
     stream.write_all(&request(UPLOAD, bytes, seed))?;
-    let sent = send(&mut stream, bytes, seed, &AtomicU64::new(0))?;
-    let mut received = [0; HASH];
-    stream.read_exact(&mut received)?;
-    ensure!(sent == received, "the server received something else");
+    let sent = send(&mut stream, bytes, seed, Moved::within(bytes))?;
+    ensure!(sent == hash(&mut stream)?, "the server received something else");
     Ok(rate(bytes, began))
 }
 
@@ -181,11 +183,17 @@ fn download(mut stream: TcpStream, bytes: u64) -> Result<f64> {
     let seed = SEED.fetch_add(1, Ordering::Relaxed);
     let began = Instant::now();
     stream.write_all(&request(DOWNLOAD, bytes, seed))?;
-    let received = receive(&mut stream, bytes, &AtomicU64::new(0))?;
-    let mut sent = [0; HASH];
-    stream.read_exact(&mut sent)?;
-    ensure!(sent == received, "the server sent something else");
+    let received = receive(&mut stream, bytes, Moved::within(bytes))?;
+    ensure!(hash(&mut stream)? == received, "the server sent something else");
     Ok(rate(bytes, began))
+}
+
+/// What the other end made of it.
+fn hash(stream: &mut TcpStream) -> Result<[u8; HASH]> {
+    let mut hash = [0; HASH];
+    let read = stream.read_exact(&mut hash).map_err(clearly);
+    read.context("all bytes have gone, but the other end does not say what it received or sent")?;
+    Ok(hash)
 }
 
 fn rate(bytes: u64, began: Instant) -> f64 {
@@ -205,11 +213,11 @@ fn serve(mut stream: TcpStream, moved: &AtomicU64) -> Result<()> {
     let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| request[at + i]));
     match request[0] {
         UPLOAD => {
-            let received = receive(&mut stream, number(1), moved)?;
+            let received = receive(&mut stream, number(1), Moved::counted(moved))?;
             stream.write_all(&received)?;
         }
         DOWNLOAD => {
-            let sent = send(&mut stream, number(1), number(9), moved)?;
+            let sent = send(&mut stream, number(1), number(9), Moved::counted(moved))?;
             stream.write_all(&sent)?;
         }
         _ => {
@@ -222,42 +230,165 @@ fn serve(mut stream: TcpStream, moved: &AtomicU64) -> Result<()> {
     Ok(())
 }
 
-fn send(stream: &mut TcpStream, bytes: u64, seed: u64, moved: &AtomicU64) -> Result<[u8; HASH]> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+/// What has been moved at one end, and until when all of it must be.
+struct Moved<'a> {
+    total: Option<&'a AtomicU64>,
+    bytes: u64,
+    began: Instant,
+    within: Option<Duration>,
+}
+
+impl<'a> Moved<'a> {
+    /// At the end that asked.
+    fn within(bytes: u64) -> Self {
+        Self {
+            total: None,
+            bytes: 0,
+            began: Instant::now(),
+            within: Some(PATIENCE + Duration::from_secs(bytes / SLOWEST)),
+        }
+    }
+
+    /// At the end that was asked; the other one looks at its watch.
+    fn counted(total: &'a AtomicU64) -> Self {
+        Self {
+            total: Some(total),
+            bytes: 0,
+            began: Instant::now(),
+            within: None,
+        }
+    }
+
+    fn add(&mut self, bytes: usize, of: u64) -> Result<()> {
+        self.bytes += bytes as u64;
+        if let Some(total) = self.total {
+            total.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        let took = self.began.elapsed();
+        ensure!(
+            self.within.is_none_or(|within| took <= within),
+            "the transfer crawls: {} of {of} bytes after {took:?}",
+            self.bytes
+        );
+        Ok(())
+    }
+
+    fn broken(&self, error: std::io::Error, of: u64) -> anyhow::Error {
+        let stands = format!("the transfer broke after {} of {of} bytes", self.bytes);
+        clearly(error).context(stands)
+    }
+}
+
+/// Says what a deadline of a socket means.
+fn clearly(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow::anyhow!("nothing moved for {PATIENCE:?}"),
+        _ => error.into(),
+    }
+}
+
+fn send(stream: &mut TcpStream, bytes: u64, seed: u64, mut moved: Moved<'_>) -> Result<[u8; HASH]> {
+    let mut noise = Noise::new(seed);
     let mut block = vec![0; BLOCK];
     let mut hash = Hash::new(&SHA256);
     let mut left = bytes;
     while left > 0 {
-        for word in block.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_be_bytes());
-        }
+        noise.fill(&mut block);
         let length = BLOCK.min(usize::try_from(left).unwrap_or(BLOCK));
         hash.update(&block[..length]);
-        stream.write_all(&block[..length])?;
+        let written = stream.write_all(&block[..length]);
+        written.map_err(|error| moved.broken(error, bytes))?;
         left -= length as u64;
-        moved.fetch_add(length as u64, Ordering::Relaxed);
+        moved.add(length, bytes)?;
     }
     finish(hash)
 }
 
-fn receive(stream: &mut TcpStream, bytes: u64, moved: &AtomicU64) -> Result<[u8; HASH]> {
+fn receive(stream: &mut TcpStream, bytes: u64, mut moved: Moved<'_>) -> Result<[u8; HASH]> {
     let mut block = vec![0; BLOCK];
     let mut hash = Hash::new(&SHA256);
     let mut left = bytes;
     while left > 0 {
         let room = BLOCK.min(usize::try_from(left).unwrap_or(BLOCK));
-        let length = stream.read(&mut block[..room])?;
-        ensure!(length > 0, "the connection ended {left} bytes too early");
+        let read = stream.read(&mut block[..room]);
+        let length = read.map_err(|error| moved.broken(error, bytes))?;
+        if length == 0 {
+            bail!("the connection ended {left} bytes too early");
+        }
         hash.update(&block[..length]);
         left -= length as u64;
-        moved.fetch_add(length as u64, Ordering::Relaxed);
+        moved.add(length, bytes)?;
     }
     finish(hash)
 }
 
 fn finish(hash: Hash) -> Result<[u8; HASH]> {
     hash.finish().as_ref().try_into().context("SHA-256 has 32 bytes")
+}
+
+/// Bytes that look like chance, always the same for a seed (xorshift64).
+struct Noise(u64);
+
+impl Noise {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn fill(&mut self, block: &mut [u8]) {
+        for word in block.chunks_exact_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends of a connection on this host, the first with a deadline of its own.
+    fn pair() -> (TcpStream, TcpStream) {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(door.local_addr().unwrap()).unwrap();
+        near.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        (near, door.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_transfer_that_stands_still_says_where() {
+        let (near, mut far) = pair();
+        far.write_all(&[7; 5000]).unwrap();
+        let error = download(near, 10_000).unwrap_err();
+        let said = format!("{error:#}");
+        assert!(
+            said.contains("after 5000 of 10000 bytes") && said.contains("nothing moved"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_transfer_that_crawls_is_given_up() {
+        let mut moved = Moved::within(1);
+        moved.add(1, 2).unwrap();
+        moved.within = Some(Duration::ZERO);
+        let said = moved.add(1, 3).unwrap_err().to_string();
+        assert!(said.contains("crawls: 2 of 3 bytes"), "{said}");
+    }
+
+    #[test]
+    fn an_end_that_stays_silent_about_its_hash_is_named() {
+        let (near, mut far) = pair();
+        let asked = thread::spawn(move || {
+            let mut request = [0; 17];
+            far.read_exact(&mut request).unwrap();
+            let mut rest = [0; 100];
+            far.read_exact(&mut rest).unwrap();
+            far
+        });
+        let said = format!("{:#}", upload(near, 100).unwrap_err());
+        assert!(said.contains("does not say"), "{said}");
+        drop(asked.join());
+    }
 }

@@ -141,10 +141,14 @@ impl Worker {
         }
         self.last_traffic = now.awake;
         if packets == 1 && !rest.counted {
-            return match segments.as_is() {
-                Some(packet) => self.packet(packet, now),
-                None => self.first(segments, now),
+            let sent = match segments.as_is() {
+                Some(packet) => self.packet(packet, now)?,
+                None => self.first(segments, now)?,
             };
+            if sent == Carried::Later {
+                self.rest = Some(Rest { counted: true, ..rest });
+            }
+            return Ok(());
         }
         if longest > usize::from(self.link.mtu()) {
             return self.too_long(segments, now);
@@ -195,14 +199,16 @@ impl Worker {
     fn too_long(&mut self, segments: &mut Segments<'_>, now: Now) -> Result<(), Outcome> {
         let may_split = IpPacket::parse(segments.whole()).is_ok_and(|packet| packet.may_fragment());
         while segments.left() > 0 && (may_split || segments.is_untouched()) {
-            self.first(segments, now)?;
+            if self.first(segments, now)? == Carried::Later {
+                self.link.established.drop_packet(DropReason::QueueFull);
+            }
         }
         self.link.established.drop_packets(DropReason::TooBig, segments.left());
         Ok(())
     }
 
     /// The next of these packets by itself, completed.
-    fn first(&mut self, segments: &mut Segments<'_>, now: Now) -> Result<(), Outcome> {
+    fn first(&mut self, segments: &mut Segments<'_>, now: Now) -> Result<Carried, Outcome> {
         let mut packet = std::mem::take(&mut self.scratch);
         packet.resize(segments.next_length().unwrap_or(0), 0);
         segments.write_next(&mut packet);
@@ -211,24 +217,22 @@ impl Worker {
         sent
     }
 
-    fn packet(&mut self, packet: &[u8], now: Now) -> Result<(), Outcome> {
+    /// [`Carried::Later`]: it fits as it is, counts as sent, and the socket does not take it.
+    fn packet(&mut self, packet: &[u8], now: Now) -> Result<Carried, Outcome> {
         let link = &mut self.link;
         let mtu = link.mtu();
         match self.fitter.fit(packet, mtu, now.awake) {
-            Fit::AsIs => send(link, packet, now),
-            Fit::Clamped(packet) => send(link, packet, now),
-            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send(link, piece, now)),
+            Fit::AsIs => return send(link, packet, now),
+            Fit::Clamped(packet) => send_or_drop(link, packet, now)?,
+            Fit::Pieces(pieces) => pieces.iter().try_for_each(|piece| send_or_drop(link, piece, now))?,
             Fit::Answer(answer) => {
                 link.established.drop_packet(DropReason::TooBig);
                 // Whoever does not take it sends as much again.
                 let _ = self.device.try_send(answer);
-                Ok(())
             }
-            Fit::Dropped(reason) => {
-                link.established.drop_packet(reason);
-                Ok(())
-            }
+            Fit::Dropped(reason) => link.established.drop_packet(reason),
         }
+        Ok(Carried::Done)
     }
 
     /// Drops what could not be sent.
@@ -292,15 +296,19 @@ enum Carried {
     Later,
 }
 
-/// Sends a packet that fits. A single one that the socket does not take is dropped: TCP does not send singles when it has many.
-fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
+/// Sends a packet that fits. One that may not go is dropped, and counted.
+fn send(link: &mut Link, packet: &[u8], now: Now) -> Result<Carried, Outcome> {
     if link.established.outgoing(packet, now).is_err() {
-        return Ok(());
+        return Ok(Carried::Done);
     }
     let marked = (packet.len(), Ecn::of(packet));
-    match carry(link, marked, |place| place.copy_from_slice(packet), now)? {
-        Carried::Done => {}
-        Carried::Later => link.established.drop_packet(DropReason::QueueFull),
+    carry(link, marked, |place| place.copy_from_slice(packet), now)
+}
+
+/// The same with a packet that is made of another one and kept nowhere: if the socket does not take it, it is dropped.
+fn send_or_drop(link: &mut Link, packet: &[u8], now: Now) -> Result<(), Outcome> {
+    if send(link, packet, now)? == Carried::Later {
+        link.established.drop_packet(DropReason::QueueFull);
     }
     Ok(())
 }

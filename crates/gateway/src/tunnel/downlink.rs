@@ -167,9 +167,12 @@ impl Tunnel<'_> {
 
     /// The next of these packets by itself.
     fn first(&mut self, segments: &mut Segments<'_>, fitter: &mut Fitter, now: Now) -> Result<(), Closed> {
-        let mut packet = vec![0; segments.next_length().unwrap_or(0)];
+        let mut packet = std::mem::take(&mut self.scratch);
+        packet.resize(segments.next_length().unwrap_or(0), 0);
         segments.write_next(&mut packet);
-        self.packet(&packet, fitter, now)
+        let sent = self.packet(&packet, fitter, now);
+        self.scratch = packet;
+        sent
     }
 
     fn mtu(&self) -> u16 {

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
 
 mod net;
+mod no_allocation;
 mod sleeping;
 
 use std::time::Duration;

@@ -35,9 +35,19 @@ impl PeerClient {
     /// If the gateway refuses.
     pub fn log_in(line: &mut Line) -> Result<String> {
         let (head, _) = Self::try_password(line, USER, PASSWORD)?;
-        let cookies = head.lines().filter_map(|line| line.strip_prefix("Set-Cookie: webvpn="));
-        let cookie = cookies.filter_map(|value| value.split(';').next()).next();
-        cookie.map(str::to_owned).with_context(|| format!("no cookie: {head}"))
+        cookie(&head)
+    }
+
+    /// Logs in with the certificate that the connection has shown, and returns the cookie.
+    ///
+    /// # Errors
+    /// If the gateway refuses.
+    pub fn show_certificate(line: &mut Line) -> Result<String> {
+        let body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<config-auth client=\"vpn\" type=\"init\"><version who=\"vpn\">v9</version>\
+                    <device-id>linux-64</device-id></config-auth>";
+        line.send(request("POST /", &["Content-Type: application/xml; charset=utf-8"], body).as_bytes())?;
+        let (head, _) = line.receive_message()?;
+        cookie(&head)
     }
 
     /// Tries a name and a password, and returns the answer: head and body.
@@ -67,15 +77,24 @@ impl PeerClient {
     ///
     /// # Errors
     /// If the gateway refuses.
-    pub fn connect_with(mut line: Line, cookie: &str) -> Result<Self> {
+    pub fn connect_with(line: Line, cookie: &str) -> Result<Self> {
+        Self::connect_offering(line, cookie, &[])
+    }
+
+    /// The same with more headers.
+    ///
+    /// # Errors
+    /// If the gateway refuses.
+    pub fn connect_offering(mut line: Line, cookie: &str, more: &[&str]) -> Result<Self> {
         let cookie = format!("Cookie: webvpn={cookie}");
-        let headers = [
+        let mut headers = vec![
             cookie.as_str(),
             "X-CSTP-Version: 1",
             "X-CSTP-Base-MTU: 1500",
             "X-CSTP-Address-Type: IPv6,IPv4",
             "X-CSTP-Full-IPv6-Capability: true",
         ];
+        headers.extend(more);
         line.send(request("CONNECT /CSCOSSLC/tunnel", &headers, "").as_bytes())?;
         let (grant, _) = line.receive_message()?;
         ensure!(grant.starts_with("HTTP/1.1 200 "), "refused: {grant}");
@@ -94,6 +113,14 @@ impl PeerClient {
     pub fn address(&self) -> Result<Ipv4Addr> {
         let address = self.granted("X-CSTP-Address").context("no address was granted")?;
         address.parse().context("the granted address is none")
+    }
+
+    /// 32 bytes that only both ends of this connection know, by this label (RFC 8446 section 7.5).
+    ///
+    /// # Errors
+    /// If the TLS library refuses.
+    pub fn export(&self, label: &[u8]) -> Result<[u8; 32]> {
+        self.line.export(label)
     }
 
     /// The connection, to be fed by hand.
@@ -169,6 +196,12 @@ fn packet(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8>
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(payload);
     packet
+}
+
+fn cookie(head: &str) -> Result<String> {
+    let cookies = head.lines().filter_map(|line| line.strip_prefix("Set-Cookie: webvpn="));
+    let cookie = cookies.filter_map(|value| value.split(';').next()).next();
+    cookie.map(str::to_owned).with_context(|| format!("no cookie: {head}"))
 }
 
 fn request(first: &str, headers: &[&str], body: &str) -> String {

@@ -79,6 +79,14 @@ impl Line {
         &self.socket
     }
 
+    pub(crate) fn export(&self, label: &[u8]) -> Result<[u8; 32]> {
+        let exported = match &self.tls {
+            Connection::Client(tls) => tls.export_keying_material([0; 32], label, None),
+            Connection::Server(tls) => tls.export_keying_material([0; 32], label, None),
+        };
+        exported.context("cannot export a key")
+    }
+
     /// Sends bytes as one record.
     ///
     /// # Errors
