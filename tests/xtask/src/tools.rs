@@ -36,6 +36,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "/usr/lib/systemd/system/polkit.service", package: "polkitd", used_by: "lab and interop: a machine with a systemd and a logind of its own" },
     Tool { program: "dbus-daemon", package: "dbus-daemon", used_by: "lab: a bus for a logind that tests speak for" },
     Tool { program: "/usr/lib/python3/dist-packages/dbusmock/__main__.py", package: "python3-dbusmock", used_by: "lab: a logind that tests speak for" },
+    Tool { program: "valgrind", package: "valgrind", used_by: "counts: instructions of the hot functions" },
     Tool { program: "strace", package: "strace", used_by: "crash: system calls killed and failed one by one" },
     Tool { program: "openvpn", package: "openvpn", used_by: "interop: how long others take to stop" },
     Tool { program: "wireguard-go", package: "wireguard-go", used_by: "interop: how long others take to stop" },
