@@ -120,7 +120,7 @@ fn run_on(threads: usize, needs: &[&str], tests: impl IntoIterator<Item = Test>,
 const CABLES: &[&str] = &["ip", "ethtool"];
 
 /// Why the tests cannot run here, if so.
-fn obstacle(needs: &[&str]) -> Option<String> {
+pub(crate) fn obstacle(needs: &[&str]) -> Option<String> {
     for program in CABLES.iter().chain(needs) {
         if host::find(program).is_none() {
             return Some(format!("{program} is not installed"));

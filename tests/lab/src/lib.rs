@@ -8,6 +8,7 @@
 //!   openvpn, wireguard            other tunnels     devices   when a device goes
 //!   ping, transfer                traffic           sockets   what the kernel knows of a connection
 //!   figures   medians of repeated measurements      longjob   a hook that waits at a gate
+//!   stage     what measurements start with, instead of tests
 //!   control   the local socket                      spool     what a daemon wrote down
 //!   hole, names, meter, steady   packets that vanish, names, a count on a cable, a flow in which each packet counts
 //!   marks     marks of congestion, asked for and set
@@ -56,6 +57,7 @@ mod roam;
 mod settings;
 mod sockets;
 mod spool;
+mod stage;
 mod starvation;
 mod steady;
 mod systemd;
@@ -91,7 +93,7 @@ pub use numbered::{Fared, Numbered, burst};
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
 pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses, stock_channel};
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
-pub use ping::Ping;
+pub use ping::{Ping, Series};
 pub use pki::{Identity, Pki};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
@@ -100,6 +102,7 @@ pub use rustix::process::Signal;
 pub use settings::Settings;
 pub use sockets::{Connection, send_queue};
 pub use spool::Spool;
+pub use stage::stage;
 pub use starvation::Starvation;
 pub use steady::{Steady, Tally};
 pub use systemd::Systemd;

@@ -83,7 +83,10 @@ impl<'a> Ping<'a> {
     }
 
     /// Requests over one socket, each sent once.
-    pub(crate) fn series(self) -> Result<Series<'a>> {
+    ///
+    /// # Errors
+    /// If there can be no such socket.
+    pub fn series(self) -> Result<Series<'a>> {
         Ok(Series {
             socket: self.socket()?,
             ping: self,
@@ -161,14 +164,18 @@ impl<'a> Ping<'a> {
 }
 
 /// Requests of one [`Ping`], one after the other.
-pub(crate) struct Series<'a> {
+#[derive(Debug)]
+pub struct Series<'a> {
     ping: Ping<'a>,
     socket: Socket,
 }
 
 impl Series<'_> {
     /// Sends one request and waits for its answer; a late answer to an earlier one does not count.
-    pub(crate) fn once(&mut self, within: Duration) -> Result<Option<Duration>> {
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn once(&mut self, within: Duration) -> Result<Option<Duration>> {
         let sent = Instant::now();
         let sequence = self.send();
         while let Some(left) = within.checked_sub(sent.elapsed()) {
@@ -180,7 +187,7 @@ impl Series<'_> {
     }
 
     /// Sends one request, and returns its number.
-    pub(crate) fn send(&mut self) -> u16 {
+    pub fn send(&mut self) -> u16 {
         let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
         // What cannot be sent is lost, too.
         let _ = self
@@ -190,7 +197,10 @@ impl Series<'_> {
     }
 
     /// The number of the request that is answered next, if one is in time.
-    pub(crate) fn answer(&self, within: Duration) -> Result<Option<u16>> {
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn answer(&self, within: Duration) -> Result<Option<u16>> {
         self.ping.reply(&self.socket, within)
     }
 }

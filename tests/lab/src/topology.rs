@@ -7,7 +7,10 @@
 //!                      \
 //!                       ----------- site B: the same with 203.0.113.1, 2001:db8:3::1, 87 and 88   (on demand)
 //! ```
-//! Hosts reach each other only through `internet`; nothing leads to a LAN but the tunnel.
+//! Hosts reach each other only through `internet`; nothing leads to a LAN but the tunnel. For measurements there is another
+//! one, without a router in between: see `direct`.
+
+mod direct;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -143,16 +146,20 @@ const fn local_v6(net: u8, host: u16) -> Ipv6Addr {
 impl Lab {
     /// Builds the hosts of one test.
     pub(crate) fn build(test: &str) -> Result<Self> {
+        let internet = host()?;
+        internet.forwarding(true)?;
+        let client = attach_client(&internet, "client", 1)?;
+        let site = attach_site(&internet, "site-a", SITE_A)?;
+        Self::of(test, client, internet, site)
+    }
+
+    fn of(test: &str, client: Namespace, internet: Namespace, site: Site) -> Result<Self> {
         let mut folder = tempfile::Builder::new()
             .prefix("marmot-lab-")
             .tempdir()
             .context("cannot make a folder")?;
         folder.disable_cleanup(std::env::var_os("MARMOT_LAB").is_some_and(|value| value == "keep"));
         let pki = Pki::new(folder.path())?;
-        let internet = host()?;
-        internet.forwarding(true)?;
-        let client = attach_client(&internet, "client", 1)?;
-        let site = attach_site(&internet, "site-a", SITE_A)?;
         fs::write(folder.path().join("resolv.conf"), "# a test's own\n").context("cannot write resolv.conf")?;
         Ok(Self {
             test: test.to_owned(),
@@ -348,9 +355,9 @@ fn attach_client(internet: &Namespace, port: &str, number: u8) -> Result<Namespa
 }
 
 fn attach_site(internet: &Namespace, port: &str, plan: SitePlan) -> Result<Site> {
-    let (gateway, lan) = (host()?, host()?);
     let (router_v4, router_v6) = (plan.wan_host_v4(254), plan.wan_host_v6(0xfe));
     let wan = [net(plan.gateway_v4(), 24), net(plan.gateway_v6(), 64)];
+    let gateway = host()?;
     wire(
         internet,
         port,
@@ -361,6 +368,12 @@ fn attach_site(internet: &Namespace, port: &str, plan: SitePlan) -> Result<Site>
     )?;
     gateway.default_route(router_v4.into())?;
     gateway.default_route(router_v6.into())?;
+    with_lan(gateway, plan)
+}
+
+/// The LAN behind a gateway.
+fn with_lan(gateway: Namespace, plan: SitePlan) -> Result<Site> {
+    let lan = host()?;
     let first_v4 = Ipv4Addr::new(10, plan.decimal(0), 0, 1);
     let first_v6 = local_v6(plan.lan, 1);
     let hosts = [net(plan.host_v4(), 24), net(plan.host_v6(), 64)];

@@ -1,5 +1,7 @@
-//! `cargo xtask test`: one command that fetches what the tests need, runs them and says what happened.
+//! `cargo xtask test`: one command that fetches what the tests need, runs them and says what happened. `cargo xtask bench` does the same
+//! for the measurements beside other tunnels.
 
+mod bench;
 mod policy;
 mod run;
 mod summary;
@@ -27,11 +29,15 @@ enum Chore {
         /// Run only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Install (as root on Debian) and build the tunnels of others, then measure ours beside them, in namespaces.
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Chore::Test { long, filter } = Arguments::parse().chore;
-    let result = tools::provide().and_then(|()| run::tests(long, filter.as_deref()));
+    let result = match Arguments::parse().chore {
+        Chore::Test { long, filter } => tools::provide().and_then(|()| run::tests(long, filter.as_deref())),
+        Chore::Bench(arguments) => bench::beside_others(&arguments),
+    };
     result.unwrap_or_else(|e| {
         eprintln!("{e:#}");
         ExitCode::FAILURE

@@ -70,7 +70,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// The path of the `marmot` program, if this message of cargo announces it.
-fn executable(message: &str) -> Option<PathBuf> {
+pub(crate) fn executable(message: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let program = message["target"]["name"] == "marmot" && message["target"]["kind"] == serde_json::json!(["bin"]);
     let product = message["profile"]["test"] == false;
@@ -96,7 +96,7 @@ fn run_and_listen(command: &mut Command) -> Result<(ExitStatus, String)> {
     Ok((status, String::from_utf8_lossy(&heard).into_owned()))
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.env("PATH", tools::search_path());
     command

@@ -37,16 +37,25 @@ const TOOLS: &[Tool] = &[
     Tool { program: "/usr/lib/systemd/system/polkit.service", package: "polkitd", used_by: "lab and interop: a machine with a systemd and a logind of its own" },
     Tool { program: "dbus-daemon", package: "dbus-daemon", used_by: "lab: a bus for a logind that tests speak for" },
     Tool { program: "/usr/lib/python3/dist-packages/dbusmock/__main__.py", package: "python3-dbusmock", used_by: "lab: a logind that tests speak for" },
+    Tool { program: "valgrind", package: "valgrind", used_by: "counts: instructions of the hot functions" },
     Tool { program: "strace", package: "strace", used_by: "crash: system calls killed and failed one by one" },
     Tool { program: "openvpn", package: "openvpn", used_by: "interop: how long others take to stop" },
     Tool { program: "wireguard-go", package: "wireguard-go", used_by: "interop: how long others take to stop" },
     Tool { program: "wg-quick", package: "wireguard-tools", used_by: "interop: how long others take to stop" },
 ];
 
+/// What only the measurements beside other tunnels need. CI does not.
+#[rustfmt::skip]
+const BENCH_TOOLS: &[Tool] = &[
+    Tool { program: "tincd", package: "tinc", used_by: "bench: a tunnel to compare with" },
+    Tool { program: "fastd", package: "fastd", used_by: "bench: a tunnel to compare with" },
+];
+
 /// Packages that enable services of their own, with those.
 const STARTING_AT_BOOT: &[(&str, &[&str])] = &[
     ("ocserv", &["ocserv.service", "ocserv.socket"]),
     ("openvpn", &["openvpn.service"]),
+    ("tinc", &["tinc.service"]),
 ];
 
 /// Makes the tools available: installs them as root on Debian, otherwise says what will be skipped.
@@ -54,9 +63,25 @@ const STARTING_AT_BOOT: &[(&str, &[&str])] = &[
 /// # Errors
 /// If one is missing in the end although MARMOT_LAB=required forbids skipping.
 pub(crate) fn provide() -> Result<()> {
-    let missing = missing();
+    let missing = provided(&[TOOLS]);
+    let required = env::var_os("MARMOT_LAB").is_some_and(|value| value == "required");
+    ensure!(
+        missing == 0 || !required,
+        "MARMOT_LAB=required forbids skipping, and tools are missing; install them, or unset it"
+    );
+    Ok(())
+}
+
+/// The same for the measurements, which name what is missing themselves.
+pub(crate) fn provide_for_bench() {
+    provided(&[TOOLS, BENCH_TOOLS]);
+}
+
+/// Installs what is missing if that is possible, names what is missing then, and counts it.
+fn provided(lists: &[&'static [Tool]]) -> usize {
+    let missing = missing(lists);
     if missing.is_empty() {
-        return Ok(());
+        return 0;
     }
     match obstacle() {
         None => {
@@ -66,19 +91,14 @@ pub(crate) fn provide() -> Result<()> {
         }
         Some(obstacle) => println!("Some tools are missing and {obstacle}."),
     }
-    let missing = self::missing();
+    let missing = self::missing(lists);
     for tool in &missing {
         println!(
             "WITHOUT {} (Debian: {}) these tests are skipped: {}",
             tool.program, tool.package, tool.used_by
         );
     }
-    let required = env::var_os("MARMOT_LAB").is_some_and(|value| value == "required");
-    ensure!(
-        missing.is_empty() || !required,
-        "MARMOT_LAB=required forbids skipping, and tools are missing; install them, or unset it"
-    );
-    Ok(())
+    missing.len()
 }
 
 /// PATH with the folders of system programs, which Debian leaves out for ordinary users.
@@ -93,10 +113,15 @@ pub(crate) fn search_path() -> OsString {
     env::join_paths(folders).unwrap_or(path)
 }
 
-fn missing() -> Vec<&'static Tool> {
+fn missing(lists: &[&'static [Tool]]) -> Vec<&'static Tool> {
     let path = search_path();
     let found = |program: &str| env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    TOOLS.iter().filter(|tool| !found(tool.program)).collect()
+    lists
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|tool| !found(tool.program))
+        .collect()
 }
 
 /// Why nothing can be installed here, if so.
