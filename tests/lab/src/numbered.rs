@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use packet::Ecn;
 use platform::netns::Namespace;
 use platform::udp::Udp;
 use socket2::SockRef;
@@ -228,7 +229,7 @@ pub fn burst(from: &Namespace, (to, port): (IpAddr, u16), count: usize, bytes: u
         let _inside = runtime.enter();
         let socket = Udp::connect(SocketAddr::new(to, port), None)?;
         socket
-            .try_send_many(&vec![0x5a; count * bytes], bytes)
+            .try_send_many(&vec![0x5a; count * bytes], bytes, Ecn::default())
             .map_err(|unsent| std::io::Error::other(unsent.fault))
     })?;
     sent.context("cannot send many datagrams")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dtls::{Peek, peek};
 use now::Now;
 use packet::virtio::{Checksum, Gso, GsoKind, Offload};
-use packet::{Batch, Coalescer, Place, Segments, Step};
+use packet::{Batch, Coalescer, Ecn, Place, Segments, Step};
 use session::client::{Authenticated, Identity, Wants};
 use session::gateway::{self, Lease};
 use session::{Fit, Fitter, Received, client};
@@ -265,6 +265,7 @@ impl Ends {
         let now = self.turn(read);
         let (offload, packet) = Offload::split(&read.bytes).expect("a header");
         let mut segments = Segments::new(&offload, packet).expect("what a device gives");
+        let ecn = Ecn::of(segments.whole());
         let all = (segments.left(), segments.bytes());
         let longest = segments.longest();
         self.client
@@ -274,12 +275,12 @@ impl Ends {
         while segments.left() > 0 {
             segments.each(|length, write| {
                 let record = self.net.client.record_length(length).expect("up");
-                if !self.batch.takes(record) {
+                if !self.batch.takes(record, ecn) {
                     return Step::Later;
                 }
                 self.net
                     .client
-                    .seal(length, &mut self.batch, write, now)
+                    .seal((length, ecn), &mut self.batch, write, now)
                     .expect("sealed");
                 Step::On
             });
@@ -292,17 +293,18 @@ impl Ends {
         let now = self.turn(read);
         let (offload, packet) = Offload::split(&read.bytes).expect("a header");
         let mut segments = Segments::new(&offload, packet).expect("what a device gives");
+        let ecn = Ecn::of(segments.whole());
         self.fits(&mut segments.clone(), now);
         while segments.left() > 0 {
             segments.each(|length, write| {
                 let (_, record) = self.net.gateway.record_length(length).expect("up");
-                if !self.batch.takes(record) {
+                if !self.batch.takes(record, ecn) {
                     return Step::Later;
                 }
                 self.gateway.outgoing(length).expect("it fits");
                 self.net
                     .gateway
-                    .seal(length, &mut self.batch, write, now)
+                    .seal((length, ecn), &mut self.batch, write, now)
                     .expect("sealed");
                 Step::On
             });
@@ -338,8 +340,8 @@ impl Ends {
                 other => panic!("{other:?}"),
             };
             let (gateway, places) = (&mut self.gateway, &mut self.places);
-            let deliver = &mut |packet: &[u8]| {
-                assert_eq!(gateway.incoming(packet, now), Received::Packet);
+            let deliver = &mut |packet: &mut [u8]| {
+                assert_eq!(gateway.incoming_in(Ecn::default(), packet, now), Received::Packet);
                 places.push(place(packet, start));
             };
             self.net
@@ -359,8 +361,8 @@ impl Ends {
             let start = buffer.as_ptr().addr();
             let datagram = &mut buffer[from..length.min(from + each)];
             let (client, places) = (&mut self.client, &mut self.places);
-            let deliver = &mut |packet: &[u8]| {
-                assert_eq!(client.incoming(packet), Received::Packet);
+            let deliver = &mut |packet: &mut [u8]| {
+                assert_eq!(client.incoming_in(Ecn::default(), packet), Received::Packet);
                 places.push(place(packet, start));
             };
             self.net.client.received(path, datagram, now, deliver);
