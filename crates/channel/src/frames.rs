@@ -133,9 +133,8 @@ impl Channel {
         self.frame = Vec::new();
         self.appetite = READ_LEAST;
         for buffer in [&mut self.sealed, self.incoming.buffer()] {
-            if buffer.is_empty() {
-                *buffer = BytesMut::new();
-            }
+            // What is in it is a part of a record or of a frame, and has to wait for the rest.
+            *buffer = BytesMut::from(&buffer[..]);
         }
         // Before a read rustls makes its buffer small, if nothing is in it.
         let _ = self.tls.read_tls(&mut Silence);

@@ -53,6 +53,15 @@ impl Pool {
         })
     }
 
+    /// Bytes of memory that [`Pool::part`] keeps for so many.
+    pub(crate) fn kept(length: usize) -> usize {
+        if length < MUCH {
+            length.max(SMALL)
+        } else {
+            Inbox::BUFFER
+        }
+    }
+
     fn back(&self, bytes: Box<[u8]>) {
         let mut free = self.0.borrow_mut();
         if free.len() < FREE_MAX {

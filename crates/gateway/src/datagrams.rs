@@ -53,6 +53,10 @@ const BUDGET: u32 = 4;
 /// a client that sends more than is taken of it fills the queue of its own session, and not that of the socket, in which everybody waits.
 const AT_LEAST: usize = 512;
 
+/// Bytes that are kept by what is read in one turn: what four calls read at most, and what fits into the queue of one session.
+const TURN_BYTES: usize = 1024 * 1024;
+const _: () = assert!(TURN_BYTES + 4 * 65_600 <= QUEUE_BYTES);
+
 /// How long a cookie of a hello is good: at least this, at most twice this.
 const COOKIE_LIFE_S: u64 = 60;
 
@@ -385,16 +389,15 @@ impl DatagramRoom {
             if let Err(error) = listener.readable().await {
                 return error;
             }
-            let (mut calls, mut taken) = (0, 0);
-            while calls < BUDGET || taken < AT_LEAST {
+            let (mut calls, mut taken, mut kept) = (0, 0, 0);
+            while kept < TURN_BYTES && (calls < BUDGET || taken < AT_LEAST) {
                 calls += 1;
                 match listener.try_recv(&mut inbox) {
                     Ok(()) => {
-                        taken += inbox
-                            .arrivals()
-                            .iter()
-                            .map(|bulk| bulk.datagrams().count())
-                            .sum::<usize>();
+                        for bulk in inbox.arrivals() {
+                            taken += bulk.datagrams().count();
+                            kept += Pool::kept(bulk.length());
+                        }
                         self.distribute(&mut inbox, socket, now());
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -20,8 +20,11 @@ use crate::outlet::{Origin, Outlet};
 /// How long a tunnel waits for what the one before it leaves. That one is told at once, and needs one turn.
 const ESTATE: Duration = Duration::from_millis(100);
 
-/// Datagrams handled before something else gets its turn. A prototype read as many with four calls, and was fastest so.
+/// Arrivals handled before something else gets its turn. A prototype read as many single datagrams with four calls, and was fastest so.
 const BATCH: usize = 256;
+
+/// Datagrams in them: more than a socket gives in a turn of its own (`datagrams`), so that a single client's never fill the queue.
+const DATAGRAMS: usize = 1024;
 
 /// What became of a packet that was to take the data channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +80,8 @@ pub(crate) struct DataPath<'a> {
     gathered_for: Option<Endpoint>,
     /// Packets that were sealed and could not be sent.
     lost: DropCounters,
-    /// What was heard; the tunnel takes it after each call. Each word costs the client a record, of which [`BATCH`] are taken
-    /// at a time.
+    /// What was heard; the tunnel takes it after each call. Each word costs the client a record, of which about [`DATAGRAMS`] are
+    /// taken at a time.
     words: VecDeque<Word>,
 }
 
@@ -132,18 +135,20 @@ impl<'a> DataPath<'a> {
         std::future::pending().await
     }
 
-    /// Takes this arrival and those behind it, about [`BATCH`] datagrams, and says whether there are likely more.
+    /// Takes this arrival and those behind it, at most [`BATCH`] and about [`DATAGRAMS`], and says whether there are likely more.
     pub(crate) fn take(&mut self, first: Arrival, now: Now, inlet: &mut Inlet<'_>) -> bool {
-        let mut taken = first.datagrams();
+        let (mut taken, mut datagrams) = (1, first.datagrams());
         self.arrived(first, now, inlet);
         while taken < BATCH
+            && datagrams < DATAGRAMS
             && let Some(arrival) = self.port.as_mut().and_then(|port| port.arrivals.try_recv())
         {
-            taken += arrival.datagrams();
+            taken += 1;
+            datagrams += arrival.datagrams();
             self.arrived(arrival, now, inlet);
         }
         self.carry_out(now);
-        taken >= BATCH
+        taken >= BATCH || datagrams >= DATAGRAMS
     }
 
     /// The client sent a packet over the control channel.
@@ -212,6 +217,10 @@ impl<'a> DataPath<'a> {
         };
         let room = self.room;
         let mut batch = room.batch();
+        if self.gathered_for.is_none() {
+            // What a session has left that ended in the middle of it, by a panic.
+            batch.clear();
+        }
         if !batch.takes(record, self.machine.outer(ecn)) || self.gathered_for.is_some_and(|before| before != to) {
             self.send_gathered(&mut batch, now);
         }

@@ -49,6 +49,13 @@ impl Outlet {
         }
     }
 
+    /// Forgets what a session has left that ended in the middle of it, by a panic.
+    pub(crate) fn begin(&mut self) {
+        self.places.clear();
+        self.bundles.clear();
+        self.buffers.clear();
+    }
+
     /// Notes a packet in the buffer of `origin`, which is kept next; one that stands elsewhere is copied.
     pub(crate) fn note(&mut self, packet: &[u8], origin: Origin) {
         let start = packet.as_ptr().addr().wrapping_sub(origin.start);

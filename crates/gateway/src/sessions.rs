@@ -222,6 +222,12 @@ impl SessionRoom {
                 self.all_over(connected.ended.clone(), now);
             }
         }
+        // It was over, and is rebuilt before its last tunnel has said so: what that says is of the session before.
+        let over = |record: &mut Record| record.ending.take();
+        let over = self.records.borrow_mut().get_mut(&connected.id).and_then(over);
+        if let Some(ended) = over {
+            self.close_record(&ended, now);
+        }
         let mut records = self.records.borrow_mut();
         let record = records.entry(connected.id).or_insert_with(|| {
             let user = escape(&connected.user);
@@ -388,6 +394,10 @@ impl SessionRoom {
 
     /// Ends every session, because the gateway does and keeps no state; otherwise writes what has become of them all.
     pub(crate) fn end_all(&self, now: Now) {
+        // Of tunnels that have not said in time what they carried: what they reported last.
+        for record in self.records.borrow_mut().values_mut() {
+            record.traffic.add(&std::mem::take(&mut record.report).traffic);
+        }
         if self.store.keeps() {
             self.keep_all(now);
         } else {

@@ -55,6 +55,9 @@ use crate::tally::{PERIOD, Tallies, Throttle};
 /// How long connections may take to end when the gateway stops, within the 250 ms a stop may take.
 const STOP: Duration = Duration::from_millis(200);
 
+/// How long the threads of workers may take to end, whose tunnels have.
+const THREADS: Duration = Duration::from_millis(40);
+
 /// Notices of tunnels heard before other tasks get a turn.
 const NOTICE_BUDGET: usize = 64;
 
@@ -251,7 +254,7 @@ impl Gateway {
         }
         shared.sessions.end_all(shared.clock.now());
         shared.sessions.crew().dismiss();
-        works.threads.all_ended(STOP).await;
+        works.threads.all_ended(THREADS).await;
         shared.sessions.finish(RECORDS).await;
         shared.sessions.accounts().finish(RECORDS).await;
         if let Some(housekeeper) = housekeeper {

@@ -32,7 +32,7 @@ use crate::team::Team;
 
 /// Bytes of memory that is kept by what is read from the device before other tasks get a turn: four large reads, with which a prototype was fastest
 /// and quickest to answer. They fit into the queue of one session, which is empty again when it is the device's turn.
-const BYTES: usize = 256 * 1024;
+pub(crate) const BYTES: usize = 256 * 1024;
 const _: () = assert!(BYTES < SESSION_QUEUE_BYTES);
 
 /// Packets in them; several that are read at once count as many.

@@ -53,7 +53,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Bytes of TLS records waiting for TCP above which a packet stays where it is. What is sealed cannot be dropped any more
-/// when the client is parked, and a parked session is to keep no more than 16 KiB.
+/// when the client is parked, and a parked session is to keep no more than 16 KiB beside one frame.
 const SEALED_MAX: usize = 12 * 1024;
 
 /// The same for an active client whose TCP takes what it is given: one read of the device, in one write. One that stops right then leaves as much
@@ -418,6 +418,7 @@ impl Tunnel<'_> {
         } = self;
         let Some(data) = data else { return false };
         let mut outlet = worker.switch.outlet();
+        outlet.begin();
         let inlet = &mut Inlet {
             established,
             outlet: &mut outlet,
@@ -446,6 +447,7 @@ impl Tunnel<'_> {
     }
 
     fn gather_frames(&mut self, first: Frame, now: Now) -> Result<usize, Closed> {
+        self.worker.switch.outlet().begin();
         self.take_frame(first, now)?;
         for taken in 1..BATCH {
             let next = match self.channel() {

@@ -38,7 +38,7 @@ use crate::device::{Part, Reader};
 use crate::listener::Guest;
 use crate::load::Load;
 use crate::losses::Losses;
-use crate::queue::{Receiver, queue};
+use crate::queue::{Receiver, Weighs, queue};
 use crate::sessions::Left;
 use crate::switch::{Place, Switch};
 use crate::tally::PERIOD;
@@ -47,6 +47,10 @@ use crate::tunnel::{self, Line, Manners, Terms};
 
 /// Parcels taken from other workers before other tasks get a turn.
 const PARCEL_BUDGET: usize = 64;
+
+/// Bytes that they keep: with what the switch reads in a turn they fit into the queue of one session.
+const PARCEL_BYTES: usize = 32 * 1024;
+const _: () = assert!(PARCEL_BYTES + 65_600 + crate::switch::BYTES < SESSION_QUEUE_BYTES);
 
 /// What a tunnel is told from outside. At most one is ever sent: each ends it.
 #[derive(Debug)]
@@ -411,14 +415,19 @@ impl Worker {
     async fn unpack(self: Rc<Self>, mut parcels: Receiver<Parcel>) -> Option<GatewayError> {
         while let Some(parcel) = parcels.recv().await {
             let now = self.clock.now();
-            let mut next = Some(parcel);
+            let (mut next, mut kept) = (Some(parcel), 0);
             for _ in 0..PARCEL_BUDGET {
-                match next.take().or_else(|| parcels.try_recv()) {
+                let parcel = next.take().or_else(|| parcels.try_recv());
+                kept += parcel.as_ref().map_or(0, Weighs::kept);
+                match parcel {
                     Some(Parcel::Load(load)) => self.switch.handed(load),
                     Some(Parcel::Datagrams { bytes, each, ecn, from }) => {
                         self.datagrams.handed((bytes, each, ecn), from, now);
                     }
                     None => break,
+                }
+                if kept > PARCEL_BYTES {
+                    break;
                 }
             }
             yield_now().await;

@@ -16,21 +16,21 @@ use lab::{
 };
 
 /// What belongs to an event.
-const BEHIND: Duration = Duration::from_millis(500);
+const BEHIND: Duration = Duration::from_millis(750);
 
 /// Between two events: what the one costs is over when the other comes, and there are quiet moments enough to compare with.
-const APART: Duration = Duration::from_millis(1500);
+const APART: Duration = Duration::from_millis(2000);
 
 /// New keys in each direction.
-const RENEWALS: u64 = 6;
+const RENEWALS: u64 = 5;
 
 /// What new keys cost at most, in the middle, beside what happens without them. The figure to reach is 50 ms; the rest is for a machine that has
 /// something else to do.
-const NEW_KEYS: Duration = Duration::from_millis(150);
+const NEW_KEYS: Duration = Duration::from_millis(300);
 
 /// The same of a move. What was on its way to the old port or address is lost, and TCP finds that out when it has waited for two round trips, which
 /// a busy machine makes long, or for 200 ms.
-const MOVE: Duration = Duration::from_millis(400);
+const MOVE: Duration = Duration::from_millis(650);
 
 fn main() -> ExitCode {
     lab::run(
@@ -81,7 +81,7 @@ fn another_address_costs_a_stream_little(lab: &Lab) -> Result<()> {
     let (gateway, client) = ends(lab)?;
     let mut number = 2;
     for direction in [Direction::Up, Direction::Down] {
-        let (course, events) = under_load(lab, direction, RENEWALS / 2, |_| {
+        let (course, events) = under_load(lab, direction, 3, |_| {
             let marks = (gateway.mark(), client.mark());
             let at = Instant::now();
             move_client(lab, number, number + 1)?;

@@ -114,7 +114,7 @@ impl Tunnel<'_> {
             return self.too_long(segments, fitter, now);
         }
         if self.established.takes_bundles() && self.way(now) == Way::Control {
-            self.bundles(segments)?;
+            self.bundles(segments, now)?;
             if segments.left() < packets && !self.takes_packets() {
                 return Ok(());
             }
@@ -131,7 +131,7 @@ impl Tunnel<'_> {
     }
 
     /// Sends as many of these packets as go in bundles, as far as the control connection keeps up.
-    fn bundles(&mut self, segments: &mut Segments<'_>) -> Result<(), Closed> {
+    fn bundles(&mut self, segments: &mut Segments<'_>, now: Now) -> Result<(), Closed> {
         let (longest, mut bytes) = (segments.longest(), segments.bytes());
         while let Some(bundle) = segments.next_bundle(CSTP_MAX_PAYLOAD) {
             let before = std::mem::replace(&mut bytes, segments.bytes());
@@ -140,9 +140,14 @@ impl Tunnel<'_> {
             if self.established.outgoing_many(longest, all).is_ok()
                 && let Some(channel) = self.channel()
             {
-                channel.queue_pieces(Kind::Bundle, bundle.pieces())?;
+                let packets = bundle.packets();
+                if let Err(closed) = channel.queue_pieces(Kind::Bundle, bundle.pieces()) {
+                    self.established.drop_packets(DropReason::ChannelDown, packets);
+                    return Err(closed);
+                }
             }
-            if !self.takes_packets() {
+            // One that sleeps takes one record at a time, and each may be the last that may be said now.
+            if !self.takes_packets() || self.way(now) != Way::Control {
                 break;
             }
         }

@@ -98,6 +98,9 @@ impl Default for Inbox {
 }
 
 impl Inbox {
+    /// Bytes of a buffer.
+    pub const BUFFER: usize = BUFFER;
+
     /// A buffer as it has them.
     pub fn buffer() -> Box<[u8]> {
         vec![0; BUFFER].into_boxed_slice()
