@@ -15,11 +15,25 @@ use lab::{
     move_client, ms, start_client, start_gateway, until,
 };
 
-/// What belongs to an event.
-const BEHIND: Duration = Duration::from_millis(750);
+/// What belongs to an event, and between two events: what the one costs is over when the other comes, and there are quiet moments enough to compare
+/// with.
+#[derive(Clone, Copy)]
+struct Pace {
+    behind: Duration,
+    apart: Duration,
+}
 
-/// Between two events: what the one costs is over when the other comes, and there are quiet moments enough to compare with.
-const APART: Duration = Duration::from_millis(2000);
+/// Of what both ends notice at once.
+const QUICK: Pace = Pace {
+    behind: Duration::from_millis(750),
+    apart: Duration::from_millis(2000),
+};
+
+/// Of what the client does not notice, and so the gateway only with its next word.
+const SLOW: Pace = Pace {
+    behind: Duration::from_millis(2500),
+    apart: Duration::from_millis(6000),
+};
 
 /// New keys in each direction.
 const RENEWALS: u64 = 5;
@@ -31,6 +45,10 @@ const NEW_KEYS: Duration = Duration::from_millis(300);
 /// The same of a move. What was on its way to the old port or address is lost, and TCP finds that out when it has waited for two round trips, which
 /// a busy machine makes long, or for 200 ms.
 const MOVE: Duration = Duration::from_millis(650);
+
+/// The same of another port while packets come to the client alone. It gets none any more, so that it has nothing to answer: the gateway hears of the
+/// new port with the client's next word.
+const UNHEARD: Duration = Duration::from_millis(2400);
 
 fn main() -> ExitCode {
     lab::run(
@@ -47,7 +65,7 @@ fn new_keys_cost_a_stream_no_time(lab: &Lab) -> Result<()> {
     let (_gateway, client) = ends(lab)?;
     let mut epoch = 1;
     for direction in [Direction::Up, Direction::Down] {
-        let (course, events) = under_load(lab, direction, RENEWALS, |_| {
+        let (course, events) = under_load(lab, direction, (RENEWALS, QUICK), |_| {
             epoch += 1;
             let (mark, at) = (client.mark(), Instant::now());
             client.signal(Signal::USR2)?;
@@ -56,7 +74,13 @@ fn new_keys_cost_a_stream_no_time(lab: &Lab) -> Result<()> {
             data_channel(&client, mark)?;
             Ok(at)
         })?;
-        judge(lab, &format!("new keys, {direction:?}"), &course, &events, NEW_KEYS)?;
+        judge(
+            lab,
+            &format!("new keys, {direction:?}"),
+            &course,
+            (&events, QUICK),
+            NEW_KEYS,
+        )?;
     }
     Ok(())
 }
@@ -64,15 +88,24 @@ fn new_keys_cost_a_stream_no_time(lab: &Lab) -> Result<()> {
 fn another_port_costs_a_stream_little(lab: &Lab) -> Result<()> {
     let mut nat = Nat::start(lab)?;
     let (gateway, _client) = ends(lab)?;
-    for direction in [Direction::Up, Direction::Down] {
-        let (course, events) = under_load(lab, direction, RENEWALS, |_| {
+    for (direction, count, pace, most) in [
+        (Direction::Up, RENEWALS, QUICK, MOVE),
+        (Direction::Down, 3, SLOW, UNHEARD),
+    ] {
+        let (course, events) = under_load(lab, direction, (count, pace), |_| {
             let mark = gateway.mark();
             let at = Instant::now();
             nat.rebind()?;
             gateway.wait_for_line(mark, &[MOVED], PATIENCE)?;
             Ok(at)
         })?;
-        judge(lab, &format!("another port, {direction:?}"), &course, &events, MOVE)?;
+        judge(
+            lab,
+            &format!("another port, {direction:?}"),
+            &course,
+            (&events, pace),
+            most,
+        )?;
     }
     Ok(())
 }
@@ -81,7 +114,7 @@ fn another_address_costs_a_stream_little(lab: &Lab) -> Result<()> {
     let (gateway, client) = ends(lab)?;
     let mut number = 2;
     for direction in [Direction::Up, Direction::Down] {
-        let (course, events) = under_load(lab, direction, 3, |_| {
+        let (course, events) = under_load(lab, direction, (3, QUICK), |_| {
             let marks = (gateway.mark(), client.mark());
             let at = Instant::now();
             move_client(lab, number, number + 1)?;
@@ -92,7 +125,13 @@ fn another_address_costs_a_stream_little(lab: &Lab) -> Result<()> {
             data_channel(&client, marks.1)?;
             Ok(at)
         })?;
-        judge(lab, &format!("another address, {direction:?}"), &course, &events, MOVE)?;
+        judge(
+            lab,
+            &format!("another address, {direction:?}"),
+            &course,
+            (&events, QUICK),
+            MOVE,
+        )?;
     }
     Ok(())
 }
@@ -101,31 +140,31 @@ fn another_address_costs_a_stream_little(lab: &Lab) -> Result<()> {
 fn under_load(
     lab: &Lab,
     direction: Direction,
-    events: u64,
+    (events, pace): (u64, Pace),
     mut event: impl FnMut(u64) -> Result<Instant>,
 ) -> Result<(Course, Vec<Instant>)> {
     let site = lab.site();
     let stream = Stream::start(lab.client(), &site.lan, site.plan.host_v4(), direction)?;
     let mut times = Vec::new();
-    pause()?;
+    pause(pace)?;
     for number in 0..events {
-        pause()?;
+        pause(pace)?;
         times.push(event(number)?);
     }
-    pause()?;
+    pause(pace)?;
     Ok((stream.end()?, times))
 }
 
-fn pause() -> Result<()> {
+fn pause(pace: Pace) -> Result<()> {
     let began = Instant::now();
-    until("a moment without an event", APART + PATIENCE, || {
-        Ok(began.elapsed() >= APART)
+    until("a moment without an event", pace.apart + PATIENCE, || {
+        Ok(began.elapsed() >= pace.apart)
     })
 }
 
-fn judge(lab: &Lab, what: &str, course: &Course, events: &[Instant], most: Duration) -> Result<()> {
-    let dips: Vec<Duration> = events.iter().map(|at| course.dip(*at, BEHIND)).collect();
-    let quiet = course.quiet_dips(events, BEHIND);
+fn judge(lab: &Lab, what: &str, course: &Course, (events, pace): (&[Instant], Pace), most: Duration) -> Result<()> {
+    let dips: Vec<Duration> = events.iter().map(|at| course.dip(*at, pace.behind)).collect();
+    let quiet = course.quiet_dips(events, pace.behind);
     let cost = median(&dips).saturating_sub(median(&quiet));
     lab.note(&format!(
         "{what}: {:.0} MB/s; below half of that for {} ms after an event ({}), {} ms without one ({} moments)",
