@@ -152,12 +152,12 @@ fn a_second_worker_costs_little(lab: &Lab) -> Result<()> {
         anyhow::bail!("four measurements");
     };
     for (sessions, before, after) in [(1, one, two), (4, one_of_four, two_of_four)] {
-        let (up, down) = (after.up / before.up, after.down / before.down);
+        let (up, down, cpu) = (after.up / before.up, after.down / before.down, after.cpu / before.cpu);
         lab.note(&format!(
-            "two workers over one, {sessions} sessions: {up:.2} up, {down:.2} down, processor time {:.2}",
-            after.cpu / before.cpu
+            "two workers over one, {sessions} sessions: {up:.2} up, {down:.2} down, processor time {cpu:.2}"
         ));
-        ensure!(up > 0.4 && down > 0.4, "a second worker must not cost so much");
+        // The rates share two processors with whatever else runs; what a byte costs does not.
+        ensure!(cpu < 2.0, "a second worker must not cost so much: {cpu:.2}");
     }
     Ok(())
 }
