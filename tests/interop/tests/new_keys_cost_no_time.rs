@@ -31,8 +31,8 @@ const QUICK: Pace = Pace {
 
 /// Of what the client does not notice, and so the gateway only with its next word.
 const SLOW: Pace = Pace {
-    behind: Duration::from_millis(2500),
-    apart: Duration::from_millis(6000),
+    behind: Duration::from_millis(4000),
+    apart: Duration::from_millis(9000),
 };
 
 /// New keys in each direction.
@@ -48,7 +48,7 @@ const MOVE: Duration = Duration::from_millis(650);
 
 /// The same of another port while packets come to the client alone. It gets none any more, so that it has nothing to answer: the gateway hears of the
 /// new port with the client's next word.
-const UNHEARD: Duration = Duration::from_millis(2400);
+const UNHEARD: Duration = Duration::from_millis(3500);
 
 fn main() -> ExitCode {
     lab::run(
