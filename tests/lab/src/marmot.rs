@@ -208,9 +208,7 @@ pub fn client_interface(site: &Site) -> String {
 /// # Errors
 /// If it does not.
 pub fn start_gateway(lab: &Lab, site: &Site, name: &str, settings: &Settings) -> Result<Process> {
-    let process = spawn_gateway(lab, site, name, settings)?;
-    process.wait_for("gateway ready on", PATIENCE)?;
-    Ok(process)
+    listening(spawn_gateway(lab, site, name, settings)?)
 }
 
 /// Starts a gateway.
@@ -226,9 +224,7 @@ pub fn spawn_gateway(lab: &Lab, site: &Site, name: &str, settings: &Settings) ->
 /// # Errors
 /// If it does not come up.
 pub fn start_client(lab: &Lab, host: &Namespace, name: &str, settings: &Settings) -> Result<Process> {
-    let process = spawn_client(lab, host, name, settings)?;
-    process.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
-    Ok(process)
+    up(spawn_client(lab, host, name, settings)?)
 }
 
 /// Starts a client.
@@ -239,15 +235,25 @@ pub fn spawn_client(lab: &Lab, host: &Namespace, name: &str, settings: &Settings
     spawn(lab, host, "client", name, settings)
 }
 
+/// A gateway, once it listens.
+fn listening(gateway: Process) -> Result<Process> {
+    gateway.wait_for("gateway ready on", PATIENCE)?;
+    Ok(gateway)
+}
+
+/// A client, once its tunnel is up.
+fn up(client: Process) -> Result<Process> {
+    client.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
+    Ok(client)
+}
+
 impl Clock {
     /// Starts a client under these clocks and waits until its tunnel is up.
     ///
     /// # Errors
     /// If it does not come up.
     pub fn start_client(&self, lab: &Lab, host: &Namespace, name: &str, settings: &Settings) -> Result<Process> {
-        let process = self.spawn(lab, host, "client", name, settings)?;
-        process.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
-        Ok(process)
+        up(self.spawn(lab, host, "client", name, settings)?)
     }
 
     /// Starts a gateway under these clocks and waits until it listens.
@@ -255,9 +261,7 @@ impl Clock {
     /// # Errors
     /// If it does not.
     pub fn start_gateway(&self, lab: &Lab, site: &Site, name: &str, settings: &Settings) -> Result<Process> {
-        let process = self.spawn(lab, &site.gateway, "gateway", name, settings)?;
-        process.wait_for("gateway ready on", PATIENCE)?;
-        Ok(process)
+        listening(self.spawn(lab, &site.gateway, "gateway", name, settings)?)
     }
 
     fn spawn(&self, lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Process> {
@@ -273,9 +277,7 @@ impl Allocations {
     /// # Errors
     /// If it does not come up.
     pub fn start_client(&self, lab: &Lab, host: &Namespace, name: &str, settings: &Settings) -> Result<Process> {
-        let process = self.spawn(lab, host, "client", name, settings)?;
-        process.wait_for_line(Mark::default(), &["session.start"], PATIENCE)?;
-        Ok(process)
+        up(self.spawn(lab, host, "client", name, settings)?)
     }
 
     /// Starts a gateway whose allocations are counted, and waits until it listens.
@@ -283,9 +285,7 @@ impl Allocations {
     /// # Errors
     /// If it does not.
     pub fn start_gateway(&self, lab: &Lab, site: &Site, name: &str, settings: &Settings) -> Result<Process> {
-        let process = self.spawn(lab, &site.gateway, "gateway", name, settings)?;
-        process.wait_for("gateway ready on", PATIENCE)?;
-        Ok(process)
+        listening(self.spawn(lab, &site.gateway, "gateway", name, settings)?)
     }
 
     fn spawn(&self, lab: &Lab, host: &Namespace, what: &str, name: &str, settings: &Settings) -> Result<Process> {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 /// How long the last words of an ended process may take to arrive, should a grandchild hold its output open.
@@ -223,6 +223,20 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let size = line.context("the kernel tells VmRSS")?.trim().trim_end_matches(" kB");
         size.parse().context("VmRSS is a number")
+    }
+
+    /// Seconds of processor time that it has used.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn processor_time(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.pid.as_raw_nonzero());
+        let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        // Behind the name, which may have spaces: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+        let fields = stat.rsplit(')').next().context("a name")?.split_whitespace();
+        let ticks: Vec<f64> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        ensure!(ticks.len() == 2, "{path} has no processor time");
+        Ok(ticks.iter().sum::<f64>() / 100.0)
     }
 
     /// Waits for its end.
