@@ -40,11 +40,11 @@ const RENEWALS: u64 = 5;
 
 /// What new keys cost at most, in the middle, beside what happens without them. The figure to reach is 50 ms; the rest is for a machine that has
 /// something else to do.
-const NEW_KEYS: Duration = Duration::from_millis(300);
+const NEW_KEYS: Duration = Duration::from_millis(150);
 
 /// The same of a move. What was on its way to the old port or address is lost, and TCP finds that out when it has waited for two round trips, which
 /// a busy machine makes long, or for 200 ms.
-const MOVE: Duration = Duration::from_millis(650);
+const MOVE: Duration = Duration::from_millis(400);
 
 /// The same of another port while packets come to the client alone. It gets none any more, so that it has nothing to answer: the gateway hears of the
 /// new port with the client's next word.
@@ -114,7 +114,7 @@ fn another_address_costs_a_stream_little(lab: &Lab) -> Result<()> {
     let (gateway, client) = ends(lab)?;
     let mut number = 2;
     for direction in [Direction::Up, Direction::Down] {
-        let (course, events) = under_load(lab, direction, (3, QUICK), |_| {
+        let (course, events) = under_load(lab, direction, (RENEWALS, QUICK), |_| {
             let marks = (gateway.mark(), client.mark());
             let at = Instant::now();
             move_client(lab, number, number + 1)?;
