@@ -49,6 +49,10 @@ pub enum PlatformError {
         pid: Option<u32>,
     },
 
+    /// There is no `nft`.
+    #[error("there is no nft on this host: install the package nftables")]
+    FirewallMissing,
+
     /// All slots of this host are locked by running tunnels.
     #[error(
         "all {} tunnel slots of this host are in use; stop another tunnel first",

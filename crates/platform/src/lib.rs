@@ -23,6 +23,7 @@ mod coarse;
 pub mod disk;
 mod error;
 pub mod files;
+pub mod firewall;
 pub mod listen;
 mod lock;
 pub mod netns;

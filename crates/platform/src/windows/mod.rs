@@ -7,6 +7,7 @@ pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod disk;
 pub(crate) mod files;
+pub(crate) mod firewall;
 pub(crate) mod listen;
 pub(crate) mod netns;
 pub(crate) mod network;
