@@ -272,6 +272,7 @@ impl Datagrams {
             shaking,
             at(self.next_attempt, "the next DTLS handshake"),
             at(watch, "liveness of the data channel"),
+            at(link.and_then(Link::falls_silent_at), "a download that falls silent"),
             at(self.keepalive_at(), "keepalive of the data channel"),
             link.and_then(|link| link.mtu.as_ref()?.deadline()),
             at(self.fading.as_ref().map(|(_, until)| *until), "the end of old keys"),
@@ -306,6 +307,7 @@ impl Datagrams {
             self.close(link.path);
         }
         self.look_at_path(now);
+        self.look_at_downlink(now);
         if self.keepalive_at().is_some_and(|at| at <= now) {
             self.ask(now);
             self.send_control(Kind::Keepalive, &[], now);
@@ -332,6 +334,7 @@ impl Datagrams {
         }
         let Some(link) = &mut self.link else { return };
         link.watch.rebase(by);
+        link.downlink.forget();
         link.sent = link.sent.plus(by);
         if let Some(mtu) = &mut link.mtu {
             mtu.rebase(by);
@@ -378,6 +381,7 @@ impl Datagrams {
         self.proven();
         let Some(link) = &mut self.link else { return };
         let asked_for = link.watch.heard(now);
+        link.downlink.heard(now);
         if let Some(mtu) = link.mtu.as_mut().filter(|_| asked_for) {
             mtu.doubt(now);
         }
@@ -453,6 +457,14 @@ impl Datagrams {
                 self.down("nothing comes back");
                 self.begin(now);
             }
+        }
+    }
+
+    /// A router may have given this host another port, which the gateway learns from whatever comes from there.
+    fn look_at_downlink(&mut self, now: Awake) {
+        let link = self.link.as_mut().filter(|link| link.falls_silent_at().is_some());
+        if link.is_some_and(|link| link.downlink.look(now)) {
+            self.send_control(Kind::DpdRequest, &[], now);
         }
     }
 

@@ -6,12 +6,14 @@
 //! ```
 //! There is no length: a datagram carries one record, a record one packet (protocol draft, measured with both stock peers).
 
+mod downlink;
 mod watch;
 
 use dtls::{SealError, SealHalf};
 use packet::{Batch, Ecn};
 use wire::cstp::Kind;
 
+pub(crate) use downlink::Downlink;
 pub use watch::{PathVerdict, PathWatch};
 
 /// Longest payload of a probe that is answered. An echo is never longer than what asked for it.

@@ -127,6 +127,27 @@ fn a_new_port_of_a_router_is_followed() {
 }
 
 #[test]
+fn a_new_port_is_followed_in_the_middle_of_a_download() {
+    let mut net = Net::new(true);
+    net.up();
+    net.run(10 * S);
+    let download = |net: &mut Net, packets: u32| {
+        for _ in 0..packets {
+            net.down_packet(b"one of many");
+            net.run(MS);
+        }
+    };
+    download(&mut net, 200);
+    net.renumber();
+    let arrived = net.at_client.len();
+    // 30 ms of silence, a probe, a challenge and its answer.
+    download(&mut net, 100);
+    assert!(net.told.contains(&"moved".to_owned()), "{:?}", net.told);
+    net.run(DELAY * 2);
+    assert!(net.at_client.len() > arrived, "nothing came to the new port");
+}
+
+#[test]
 fn a_withheld_record_from_a_third_host_moves_nothing_but_the_challenge() {
     let mut net = Net::new(true);
     net.up();

@@ -8,7 +8,7 @@ use wire::cstp::Kind;
 
 use super::link::{Attempt, Link, LinkKeys};
 use super::{DataOutput, Datagrams, FADING, PathId};
-use crate::datagrams::PathWatch;
+use crate::datagrams::{Downlink, PathWatch};
 use crate::path_mtu::PathMtu;
 
 /// Identity sent with the key; gateways ignore it (protocol draft).
@@ -156,6 +156,7 @@ impl Datagrams {
             path,
             keys,
             watch: PathWatch::new(self.terms.dpd, now.awake),
+            downlink: Downlink::default(),
             sent: now.awake,
             alive: true,
             mtu,

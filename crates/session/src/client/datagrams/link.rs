@@ -4,7 +4,7 @@ use dtls::{Client, Established, OpenHalf, SealHalf, Suite};
 use now::Awake;
 
 use super::{DataOutput, PathId};
-use crate::datagrams::PathWatch;
+use crate::datagrams::{Downlink, PathWatch};
 use crate::path_mtu::PathMtu;
 
 /// Which keys opened a record.
@@ -68,7 +68,15 @@ pub(super) struct Link {
     pub(super) path: PathId,
     pub(super) keys: LinkKeys,
     pub(super) watch: PathWatch,
+    pub(super) downlink: Downlink,
     pub(super) sent: Awake,
     pub(super) alive: bool,
     pub(super) mtu: Option<PathMtu>,
+}
+
+impl Link {
+    /// When the gateway is to be asked because a download has fallen silent. Only a link that can move to another port gains by it.
+    pub(super) fn falls_silent_at(&self) -> Option<Awake> {
+        self.downlink.deadline().filter(|_| self.alive && self.keys.roams)
+    }
 }
