@@ -58,6 +58,7 @@ pub(crate) struct Opened {
 /// Opens records.
 pub struct OpenHalf {
     protection: Protection,
+    additional: Additional,
     /// Our connection id: records to us must carry it.
     connection_id: Option<ConnectionId>,
     window: ReplayWindow,
@@ -69,6 +70,7 @@ impl OpenHalf {
     pub(crate) fn new(protection: Protection, connection_id: Option<ConnectionId>) -> Self {
         Self {
             protection,
+            additional: Additional::new(connection_id.as_ref()),
             connection_id,
             window: ReplayWindow::new(),
             failed: 0,
@@ -141,12 +143,9 @@ impl OpenHalf {
             return Err(Discard::Exhausted);
         }
         let text_length = u16::try_from(length).expect("a record has less than 2^16 bytes");
-        let additional = match &self.connection_id {
-            None => Additional::plain(header.sequence, header.content, text_length),
-            Some(id) => Additional::identified(header.sequence, id, text_length),
-        };
+        let additional = self.additional.of(header.sequence, header.content, text_length);
         let body = &mut record[header.body.clone()];
-        if self.protection.open(header.sequence, &additional, body).is_none() {
+        if self.protection.open(header.sequence, additional, body).is_none() {
             self.failed += 1;
             return Err(Discard::Forged);
         }

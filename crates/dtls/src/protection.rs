@@ -42,15 +42,15 @@ impl Protection {
     }
 
     /// Seals `text` in place; the tag goes to `tag`, which is [`TAG`] bytes long.
-    pub(crate) fn seal(&self, sequence: u64, additional: &Additional, text: &mut [u8], tag: &mut [u8]) -> Option<()> {
+    pub(crate) fn seal(&self, sequence: u64, additional: &[u8], text: &mut [u8], tag: &mut [u8]) -> Option<()> {
         let nonce = self.nonce(&numbered(sequence));
         self.key
-            .seal_in_place_scatter(nonce, aead::Aad::from(additional.as_bytes()), text, &[], tag)
+            .seal_in_place_scatter(nonce, aead::Aad::from(additional), text, &[], tag)
             .ok()
     }
 
     /// Opens what stands behind the header of a record, in place. The plaintext is all between explicit nonce and tag.
-    pub(crate) fn open(&self, sequence: u64, additional: &Additional, body: &mut [u8]) -> Option<()> {
+    pub(crate) fn open(&self, sequence: u64, additional: &[u8], body: &mut [u8]) -> Option<()> {
         let (explicit, sealed) = body.split_at_mut_checked(self.suite.explicit_nonce())?;
         let (text, tag) = sealed.split_at_mut_checked(sealed.len().checked_sub(TAG)?)?;
         let nonce = match <&[u8; 8]>::try_from(&*explicit) {
@@ -58,7 +58,7 @@ impl Protection {
             Err(_) => self.nonce(&numbered(sequence)),
         };
         self.key
-            .open_in_place_separate_tag(nonce, aead::Aad::from(additional.as_bytes()), tag, text)
+            .open_in_place_separate_tag(nonce, aead::Aad::from(additional), tag, text)
             .ok()
             .map(|_| ())
     }
@@ -78,51 +78,60 @@ pub(crate) fn numbered(sequence: u64) -> [u8; 8] {
     ((u64::from(EPOCH) << 48) | sequence).to_be_bytes()
 }
 
-/// What is authenticated besides the contents.
+/// What is authenticated besides the contents: the same for each record of a direction, but for what [`Additional::of`] writes.
 pub(crate) struct Additional {
     bytes: [u8; MAX_ADDITIONAL],
     length: usize,
+    /// Where epoch and sequence stand.
+    numbers: usize,
+    /// Where the type stands, if it is told.
+    content: Option<usize>,
 }
 
 impl Additional {
-    /// For a record without connection id (RFC 5246 section 6.2.3.3).
-    pub(crate) fn plain(sequence: u64, content: ContentType, text_length: u16) -> Self {
-        let mut all = Self::empty();
-        all.push(&numbered(sequence));
-        all.push(&[content.code()]);
-        all.push(&DTLS_1_2.to_be_bytes());
-        all.push(&text_length.to_be_bytes());
-        all
-    }
-
-    /// For a record with connection id; the length is that of contents and true type (RFC 9146 section 5.3).
-    pub(crate) fn identified(sequence: u64, id: &ConnectionId, inner_length: u16) -> Self {
-        let identified = ContentType::Identified.code();
-        let id = id.as_bytes();
-        let mut all = Self::empty();
-        all.push(&[0xff; 8]);
-        all.push(&[identified, u8::try_from(id.len()).expect("at most 8 bytes"), identified]);
-        all.push(&DTLS_1_2.to_be_bytes());
-        all.push(&numbered(sequence));
-        all.push(id);
-        all.push(&inner_length.to_be_bytes());
-        all
-    }
-
-    fn empty() -> Self {
-        Self {
+    /// For records with this connection id (RFC 9146 section 5.3), or without one (RFC 5246 section 6.2.3.3).
+    pub(crate) fn new(id: Option<&ConnectionId>) -> Self {
+        let mut all = Self {
             bytes: [0; MAX_ADDITIONAL],
             length: 0,
+            numbers: 0,
+            content: None,
+        };
+        match id {
+            None => {
+                all.push(&numbered(0));
+                all.content = Some(all.length);
+                all.push(&[0]);
+                all.push(&DTLS_1_2.to_be_bytes());
+            }
+            Some(id) => {
+                let identified = ContentType::Identified.code();
+                let id = id.as_bytes();
+                all.push(&[0xff; 8]);
+                all.push(&[identified, u8::try_from(id.len()).expect("at most 8 bytes"), identified]);
+                all.push(&DTLS_1_2.to_be_bytes());
+                all.numbers = all.length;
+                all.push(&numbered(0));
+                all.push(id);
+            }
         }
+        all.push(&[0; 2]);
+        all
+    }
+
+    /// That of one record. With a connection id the true type is inside, and counts in the length.
+    pub(crate) fn of(&mut self, sequence: u64, content: ContentType, length: u16) -> &[u8] {
+        self.bytes[self.numbers..self.numbers + 8].copy_from_slice(&numbered(sequence));
+        if let Some(at) = self.content {
+            self.bytes[at] = content.code();
+        }
+        self.bytes[self.length - 2..self.length].copy_from_slice(&length.to_be_bytes());
+        &self.bytes[..self.length]
     }
 
     fn push(&mut self, bytes: &[u8]) {
         self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
         self.length += bytes.len();
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
     }
 }
 
@@ -143,14 +152,17 @@ mod tests {
 
     #[test]
     fn the_additional_data_is_that_of_the_standards() {
-        let plain = Additional::plain(7, ContentType::Data, 0x0102);
-        assert_eq!(plain.as_bytes(), [0, 1, 0, 0, 0, 0, 0, 7, 23, 0xfe, 0xfd, 1, 2]);
+        let mut plain = Additional::new(None);
+        let alert = plain.of(6, ContentType::Alert, 2);
+        assert_eq!(alert, [0, 1, 0, 0, 0, 0, 0, 6, 21, 0xfe, 0xfd, 0, 2]);
+        let data = plain.of(7, ContentType::Data, 0x0102);
+        assert_eq!(data, [0, 1, 0, 0, 0, 0, 0, 7, 23, 0xfe, 0xfd, 1, 2]);
         let id = ConnectionId::new(&[9; 8]).unwrap();
-        let identified = Additional::identified(7, &id, 0x0102);
+        let mut identified = Additional::new(Some(&id));
         let mut expected = vec![0xff; 8];
         expected.extend([25, 8, 25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 7]);
         expected.extend([9; 8]);
         expected.extend([1, 2]);
-        assert_eq!(identified.as_bytes(), expected);
+        assert_eq!(identified.of(7, ContentType::Data, 0x0102), expected);
     }
 }

@@ -34,6 +34,7 @@ pub enum SealError {
 /// Seals records, each with a sequence of its own.
 pub struct SealHalf {
     protection: Protection,
+    additional: Additional,
     /// The peer's connection id: our records carry it.
     connection_id: Option<ConnectionId>,
     next: u64,
@@ -50,6 +51,7 @@ impl SealHalf {
     pub(crate) fn new(protection: Protection, connection_id: Option<ConnectionId>) -> Self {
         Self {
             protection,
+            additional: Additional::new(connection_id.as_ref()),
             connection_id,
             next: 0,
             sealed: 0,
@@ -125,10 +127,6 @@ impl SealHalf {
         let sequence = self.next;
         let inner = length + usize::from(self.connection_id.is_some());
         let inner_length = u16::try_from(inner).expect("at most 2^14 + 1");
-        let additional = match &self.connection_id {
-            None => Additional::plain(sequence, content, inner_length),
-            Some(id) => Additional::identified(sequence, id, inner_length),
-        };
         self.write_prefix(content, sequence, record);
         let (text, tag) = record[self.prefix()..].split_at_mut(inner);
         if self.connection_id.is_some() {
@@ -137,8 +135,9 @@ impl SealHalf {
         // Counted before it is tried: a sequence is never used twice.
         self.next += 1;
         self.sealed += 1;
+        let additional = self.additional.of(sequence, content, inner_length);
         self.protection
-            .seal(sequence, &additional, text, tag)
+            .seal(sequence, additional, text, tag)
             .ok_or(SealError::TooLong)
     }
 
