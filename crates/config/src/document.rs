@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::section::Section;
 use crate::{ConfigError, ConfigErrors, suggest};
@@ -43,17 +43,28 @@ pub(crate) struct Document<'t> {
     sections: RefCell<Vec<&'static str>>,
     opened: RefCell<Vec<Opened>>,
     keys: RefCell<Vec<Key>>,
+    /// Keys of sections (as in the list of keys) whose values are lists of sections themselves.
+    lists: RefCell<Vec<(&'static str, &'static str)>>,
     errors: RefCell<Vec<ConfigError>>,
 }
 
 /// A section of keys that was asked for.
 struct Opened {
-    /// `network`, `users`.
-    top: &'static str,
-    /// The X of `[users.X]`.
-    sub: Option<String>,
+    /// The way to it from the top of the file.
+    steps: Vec<Step>,
+    /// As in messages: `network`, `users.alice`.
+    path: String,
     /// As in the list of keys: `network`, `users.NAME`.
     name: &'static str,
+}
+
+/// One step towards a section.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// Into the value of a key.
+    Key(String),
+    /// Into one entry of a list.
+    Entry(usize),
 }
 
 impl<'t> Document<'t> {
@@ -88,6 +99,7 @@ impl<'t> Document<'t> {
             sections: RefCell::default(),
             opened: RefCell::default(),
             keys: RefCell::default(),
+            lists: RefCell::default(),
             errors: RefCell::default(),
         })
     }
@@ -95,20 +107,15 @@ impl<'t> Document<'t> {
     /// The section `[name]`; every key in it has its default if the section is not there.
     pub(crate) fn section(&self, name: &'static str) -> Section<'_, 't> {
         self.sections.borrow_mut().push(name);
-        self.opened.borrow_mut().push(Opened {
-            top: name,
-            sub: None,
-            name,
-        });
         let entry = self.root.get_key_value(name);
         let table = entry.and_then(|(key, value)| self.table(name, key.span(), value));
-        Section {
-            document: self,
-            path: name.to_string(),
-            name,
-            header: entry.map(|(key, _)| key.span()),
+        let header = entry.map(|(key, _)| key.span());
+        self.opened(
+            vec![Step::Key(name.to_string())],
+            (name.to_string(), name),
+            header,
             table,
-        }
+        )
     }
 
     /// The sections `[name.X]` with their X, in the order of X. `each` stands for all of them in the list of keys.
@@ -120,24 +127,95 @@ impl<'t> Document<'t> {
         for (key, value) in table.into_iter().flat_map(|table| table.iter()) {
             let sub = key.get_ref().to_string();
             let path = format!("{name}.{sub}");
-            self.opened.borrow_mut().push(Opened {
-                top: name,
-                sub: Some(sub.clone()),
-                name: each,
-            });
             let table = self.table(&path, key.span(), value);
-            sections.push((
-                sub,
-                Section {
-                    document: self,
-                    path,
-                    name: each,
-                    header: Some(key.span()),
-                    table,
-                },
-            ));
+            let steps = vec![Step::Key(name.to_string()), Step::Key(sub.clone())];
+            sections.push((sub, self.opened(steps, (path, each), Some(key.span()), table)));
         }
         sections
+    }
+
+    /// The sections `[[name]]`, at most `max`.
+    pub(crate) fn list(&self, name: &'static str, max: usize) -> Vec<Section<'_, 't>> {
+        self.sections.borrow_mut().push(name);
+        match self.root.get(name) {
+            Some(value) => self.entries(value, &[Step::Key(name.to_string())], (name, name), max),
+            None => Vec::new(),
+        }
+    }
+
+    /// The sections `[[section.key]]` of a section, at most `max`. `each` stands for all of them in the list of keys.
+    pub(crate) fn list_in<'d>(
+        &'d self,
+        section: &Section<'d, 't>,
+        (key, each): (&'static str, &'static str),
+        max: usize,
+    ) -> Vec<Section<'d, 't>> {
+        self.lists.borrow_mut().push((section.name, key));
+        match section.table.and_then(|table| table.get(key)) {
+            Some(value) => {
+                let steps = [&section.steps[..], &[Step::Key(key.to_string())]].concat();
+                self.entries(value, &steps, (&format!("{}.{key}", section.path), each), max)
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn entries<'d>(
+        &'d self,
+        value: &'d Spanned<DeValue<'t>>,
+        steps: &[Step],
+        (path, each): (&str, &'static str),
+        max: usize,
+    ) -> Vec<Section<'d, 't>> {
+        let Some(entries) = value.get_ref().as_array() else {
+            let message = format!("expected a list of sections, found {}", kind(value.get_ref()));
+            let help = format!("write [[{path}]] and its keys below, once for each");
+            self.fault(Some(value.span()), path.to_string(), message, Some(help));
+            return Vec::new();
+        };
+        if entries.len() > max {
+            let message = format!("{} of them are too many", entries.len());
+            self.fault(
+                Some(value.span()),
+                path.to_string(),
+                message,
+                Some(format!("at most {max}")),
+            );
+            return Vec::new();
+        }
+        let mut sections = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let steps = [steps, &[Step::Entry(index)]].concat();
+            let Some(table) = entry.get_ref().as_table() else {
+                let message = format!("expected a section, found {}", kind(entry.get_ref()));
+                self.fault(Some(entry.span()), path.to_string(), message, None);
+                continue;
+            };
+            sections.push(self.opened(steps, (path.to_string(), each), Some(entry.span()), Some(table)));
+        }
+        sections
+    }
+
+    fn opened<'d>(
+        &'d self,
+        steps: Vec<Step>,
+        (path, name): (String, &'static str),
+        header: Option<Range<usize>>,
+        table: Option<&'d DeTable<'t>>,
+    ) -> Section<'d, 't> {
+        self.opened.borrow_mut().push(Opened {
+            steps: steps.clone(),
+            path: path.clone(),
+            name,
+        });
+        Section {
+            document: self,
+            path,
+            name,
+            steps,
+            header,
+            table,
+        }
     }
 
     /// Ends the reading: the result, or everything that was found wrong, unknown keys included, in the order of the file.
@@ -184,32 +262,34 @@ impl<'t> Document<'t> {
     /// Reports every key that nobody asked for.
     fn report_unknown_keys(&self) {
         let keys = self.keys();
+        let lists = self.lists.borrow();
         for opened in self.opened.borrow().iter() {
-            let top = self.root.get(opened.top);
-            let value = match &opened.sub {
-                None => top,
-                Some(sub) => top.and_then(|top| top.get_ref().as_table()?.get(sub.as_str())),
-            };
-            let path = match &opened.sub {
-                None => opened.top.to_string(),
-                Some(sub) => format!("{}.{sub}", opened.top),
-            };
-            for (key, _) in value
-                .and_then(|value| value.get_ref().as_table())
-                .into_iter()
-                .flat_map(|table| table.iter())
-            {
+            let path = &opened.path;
+            for (key, _) in self.at(&opened.steps).into_iter().flat_map(|table| table.iter()) {
                 let name = key.get_ref();
-                if !keys
-                    .iter()
-                    .any(|known| known.section == opened.name && known.name == name)
-                {
+                let is_key = |known: &Key| known.section == opened.name && known.name == name;
+                let is_list = |(section, list): &(&str, &str)| *section == opened.name && *list == name;
+                if !keys.iter().any(is_key) && !lists.iter().any(is_list) {
                     let help = suggest::for_key(opened.name, name, &keys);
                     let message = format!("unknown key in [{path}]");
                     self.fault(Some(key.span()), format!("{path}.{name}"), message, Some(help));
                 }
             }
         }
+    }
+
+    /// The section at the end of these steps, if there is one.
+    fn at(&self, steps: &[Step]) -> Option<&DeTable<'t>> {
+        let (first, rest) = steps.split_first()?;
+        let Step::Key(top) = first else { return None };
+        let mut value = self.root.get(top.as_str())?.get_ref();
+        for step in rest {
+            value = match step {
+                Step::Key(key) => value.as_table()?.get(key.as_str())?.get_ref(),
+                Step::Entry(index) => value.as_array()?.get(*index)?.get_ref(),
+            };
+        }
+        value.as_table()
     }
 
     fn report_unknown_sections(&self) {
@@ -221,7 +301,8 @@ impl<'t> Document<'t> {
             .filter(|(key, _)| !sections.contains(&key.get_ref().as_ref()))
         {
             let name = key.get_ref();
-            let is_table = value.get_ref().is_table();
+            let of_sections = |list: &DeArray<'_>| list.iter().any(|entry| entry.get_ref().is_table());
+            let is_table = value.get_ref().is_table() || value.get_ref().as_array().is_some_and(of_sections);
             let message = if is_table {
                 "unknown section"
             } else {

@@ -7,9 +7,12 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::document::{Document, Key};
-use crate::{Api, ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, Park, TlsVersion};
+use crate::{AccessAction, AccessRule, Api, ConfigErrors, DtlsSuite, Housekeeping, Keepalive, Log, Park, TlsVersion};
 
+mod group;
 mod read;
+
+pub use group::{Access, Group, Pushed};
 
 /// A checked `gateway.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct GatewayConfig {
     pub pool: Pool,
     /// `[network]`
     pub network: Network,
+    /// `[[group]]`, at most 32
+    pub groups: Vec<Group>,
     /// `[dtls]`
     pub dtls: Dtls,
     /// `[session]`
@@ -163,6 +168,10 @@ pub struct Network {
     pub offload: bool,
     /// Threads that carry packets, each with a queue of the device and a UDP socket of each address. 1 to 16; default 1.
     pub workers: usize,
+    /// Clients reach what is behind the gateway by the gateway's own addresses, and nothing there reaches them by itself.
+    pub nat: bool,
+    /// The only interface towards which addresses are translated; `None` is all but the device itself.
+    pub nat_interface: Option<String>,
     /// Networks pushed to clients, at most 1000; empty pushes a default route (the protocol says it by naming none).
     pub routes: Vec<IpNet>,
     /// Networks that clients keep outside of the tunnel, at most 1000.
@@ -177,6 +186,10 @@ pub struct Network {
     pub client_to_client: bool,
     /// Tell clients to send no DNS query outside of the tunnel.
     pub tunnel_all_dns: bool,
+    /// What becomes of a packet of a client, or for one, that no rule fits.
+    pub acl_default: AccessAction,
+    /// Rules for everybody, at most 1000; those of the group come first.
+    pub acl: Vec<AccessRule>,
 }
 
 /// `[dtls]` of the gateway: packets over UDP instead of the control channel.
@@ -282,5 +295,15 @@ impl GatewayConfig {
         let document = Document::parse("", "", Path::new("")).expect("an empty text is TOML");
         read::all(&document);
         document.keys()
+    }
+
+    /// The same for the sections of which there can be many: `group`, `group.acl` and `network.acl`.
+    pub fn list_keys() -> Vec<Key> {
+        let one_each = "[[group]]\n[[group.acl]]\n[[network.acl]]\n";
+        let document = Document::parse(one_each, "", Path::new("")).expect("the text is TOML");
+        read::all(&document);
+        let mut keys = document.keys();
+        keys.retain(|key| key.section == "group" || key.section.ends_with(".acl"));
+        keys
     }
 }

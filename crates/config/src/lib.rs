@@ -5,6 +5,7 @@
 //! messages and the folder that relative paths start from; the shells do the reading.
 #![forbid(unsafe_code)]
 
+mod access;
 mod api;
 pub mod client;
 mod document;
@@ -26,6 +27,7 @@ pub mod users;
 
 use std::path::Path;
 
+pub use access::{AccessAction, AccessProtocol, AccessRule};
 pub use api::Api;
 pub use document::Key;
 pub use dtls::DtlsSuite;

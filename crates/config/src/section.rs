@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::client::PasswordSource;
-use crate::document::{Document, Key, kind};
+use crate::document::{Document, Key, Step, kind};
 use crate::error::shown;
 
 /// The longest path, as Linux has it (PATH_MAX).
@@ -21,6 +21,8 @@ pub(crate) struct Section<'d, 't> {
     pub(crate) path: String,
     /// As in the list of keys: `network`, `users.NAME`.
     pub(crate) name: &'static str,
+    /// The way to it from the top of the file.
+    pub(crate) steps: Vec<Step>,
     pub(crate) header: Option<Range<usize>>,
     pub(crate) table: Option<&'d DeTable<'t>>,
 }
@@ -271,6 +273,16 @@ impl<'d, 't> Section<'d, 't> {
     pub(crate) fn wrong_section(&self, message: impl Into<String>) {
         self.document
             .fault(self.header.clone(), self.path.clone(), message.into(), None);
+    }
+
+    /// The same, and what to do about it.
+    pub(crate) fn wrong_section_with(&self, message: impl Into<String>, help: &str) {
+        self.document.fault(
+            self.header.clone(),
+            self.path.clone(),
+            message.into(),
+            Some(help.into()),
+        );
     }
 
     /// Says that one entry of the list `key` is wrong.

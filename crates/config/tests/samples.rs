@@ -22,11 +22,14 @@ fn entries(text: &str) -> Vec<Entry> {
     let (mut section, mut comment, mut entries) = (String::new(), String::new(), Vec::new());
     for line in text.lines() {
         if let Some(header) = line.strip_prefix('[') {
-            section = header.trim_end_matches(']').to_string();
+            section = header.trim_matches(['[', ']']).to_string();
             comment.clear();
         } else if let Some(words) = line.strip_prefix("# ") {
             comment.push_str(words);
             comment.push(' ');
+        } else if line.starts_with('#') {
+            // Sections of which there are none by default, in a test of their own.
+            comment.clear();
         } else if let Some((name, value)) = line.split_once(" = ") {
             let comment = std::mem::take(&mut comment);
             entries.push(Entry {
@@ -41,7 +44,15 @@ fn entries(text: &str) -> Vec<Entry> {
 }
 
 /// Keys without a default of their own: required, or required by another key's default.
-const EXAMPLES: [&str; 4] = ["gateway.url", "tls.certificate_file", "tls.key_file", "auth.users_file"];
+const EXAMPLES: [&str; 7] = [
+    "gateway.url",
+    "tls.certificate_file",
+    "tls.key_file",
+    "auth.users_file",
+    "network.acl.action",
+    "group.name",
+    "group.acl.action",
+];
 
 fn compare(text: &str, keys: &[Key]) {
     let entries = entries(text);
@@ -78,6 +89,40 @@ fn the_client_sample_has_every_key_with_its_default_and_limit() {
 #[test]
 fn the_gateway_sample_has_every_key_with_its_default_and_limit() {
     compare(GATEWAY, &GatewayConfig::keys());
+}
+
+/// The lists of sections in the sample, which are commented out, and nothing else.
+fn lists() -> String {
+    let (mut text, mut listed) = (String::new(), false);
+    for line in GATEWAY.lines() {
+        listed = line.starts_with("#[[") || listed && line.starts_with('#');
+        if listed {
+            let line = match line.strip_prefix('#') {
+                Some(key) if !key.starts_with(' ') => key,
+                Some(_) | None => line,
+            };
+            text += line;
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[test]
+fn the_gateway_sample_has_every_key_of_its_lists_commented_out() {
+    compare(&lists(), &GatewayConfig::list_keys());
+}
+
+#[test]
+fn the_lists_of_the_sample_are_good_ones() {
+    let text = format!(
+        "[tls]\ncertificate_file = \"c\"\nkey_file = \"k\"\n[auth]\nusers_file = \"u\"\ngroups = [\"staff\"]\n{}",
+        lists()
+    );
+    let config = GatewayConfig::parse(&text, "gateway.toml", Path::new("/etc/marmot")).expect("valid");
+    assert_eq!((config.groups.len(), config.network.acl.len()), (1, 1));
+    assert_eq!(config.access(Some("staff")).rules.len(), 2);
+    assert_eq!(config.access(None).rules.len(), 1);
 }
 
 #[test]

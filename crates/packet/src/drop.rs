@@ -55,6 +55,8 @@ reasons! {
     Asleep => "asleep",
     /// A destination that never leaves the host or the link: multicast, link-local, loopback.
     NotForwardable => "not_forwardable",
+    /// The rules of the client's group do not allow it.
+    Access => "access",
 }
 
 impl fmt::Display for DropReason {

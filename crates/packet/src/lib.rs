@@ -1,7 +1,8 @@
-//! IP packets as validated views, the reasons for which one is dropped, what is done to packets that are too long, and the work
-//! that a device with offloads leaves to us.
+//! IP packets as validated views, the reasons for which one is dropped, what is done to packets that are too long, who may talk to whom, and
+//! the work that a device with offloads leaves to us.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod batch;
 pub mod bundle;
 pub mod checksum;
@@ -18,6 +19,7 @@ pub mod too_big;
 mod upper;
 pub mod virtio;
 
+pub use access::AccessList;
 pub use batch::Batch;
 pub use bundle::Bundle;
 pub use coalesce::{Coalescer, Place};

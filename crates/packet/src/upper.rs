@@ -10,7 +10,7 @@
 use crate::{IpPacket, Version};
 
 /// Extension headers looked at. RFC 8200 section 4.1 knows six kinds, only one of which may come twice.
-const EXTENSIONS_MAX: usize = 8;
+pub(crate) const EXTENSIONS_MAX: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -43,24 +43,26 @@ pub(crate) struct Upper {
 /// Finds the upper layer; `None` if the extension headers are cut off or too many.
 pub(crate) fn upper(packet: &IpPacket<'_>) -> Option<Upper> {
     match packet.version() {
-        Version::V4 => Some(upper_v4(packet)),
+        Version::V4 => upper_v4_in(packet.as_bytes()),
         Version::V6 => upper_v6(packet.as_bytes()),
     }
 }
 
-fn upper_v4(packet: &IpPacket<'_>) -> Upper {
-    let bytes = packet.as_bytes();
-    let field = u16::from_be_bytes([bytes[6], bytes[7]]);
-    Upper {
-        protocol: packet.protocol(),
-        at: packet.header_length(),
+/// The same for what may be no more than the beginning of an IPv4 packet; `None` if there is less than its header.
+pub(crate) fn upper_v4_in(bytes: &[u8]) -> Option<Upper> {
+    let header: &[u8; 20] = bytes.first_chunk()?;
+    let field = u16::from_be_bytes([header[6], header[7]]);
+    Some(Upper {
+        protocol: header[9],
+        at: usize::from(header[0] & 0x0f) * 4,
         part: part(field & 0x1fff != 0, field & 0x2000 != 0),
-    }
+    })
 }
 
-fn upper_v6(bytes: &[u8]) -> Option<Upper> {
+/// The same for what may be no more than the beginning of an IPv6 packet.
+pub(crate) fn upper_v6(bytes: &[u8]) -> Option<Upper> {
     let mut found = Upper {
-        protocol: bytes[6],
+        protocol: *bytes.get(6)?,
         at: 40,
         part: Part::Whole,
     };

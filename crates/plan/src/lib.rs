@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod network;
+mod translation;
 mod undo;
 mod vet;
 
 pub use network::{Dns, NetworkPlan, Overlap, Route, RouteKind};
+pub use translation::Translation;
 pub use undo::Undo;
 pub use vet::{
     Granted, MAX_DNS_SERVERS, MAX_DOMAINS, MAX_MTU, MAX_ROUTES, MIN_MTU, MIN_MTU_V6, Policy, Refused, Vetted, vet,

@@ -20,6 +20,7 @@ pub mod children;
 pub mod clock;
 #[cfg(any(test, not(target_os = "linux")))]
 mod coarse;
+pub mod conntrack;
 pub mod disk;
 mod error;
 pub mod files;

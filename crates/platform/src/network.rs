@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use crate::os::network::{Network, forwarding_enabled, ipv6_available, strict_reverse_path};
+pub use crate::os::network::{Network, forward_ipv4_from, forwarding_enabled, ipv6_available, strict_reverse_path};
 
 /// A network that an interface of this host reaches without a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    Auth, AuthMethods, Dtls, GatewayConfig, Limits, Listen, Network, Pool, Session, Storage, Tcp, Tls, UserFrom,
+    Auth, AuthMethods, Dtls, GatewayConfig, Limits, Listen, Network, Pool, Session, Storage, Tcp, Tls, UserFrom, group,
 };
 use crate::document::Document;
 use crate::section::Section;
-use crate::{api, dtls, housekeeping, log, names, routes, sleep, transport, url};
+use crate::{access, api, dtls, housekeeping, log, names, routes, sleep, transport, url};
 
 /// Sockets to listen on.
 const MAX_LISTENERS: usize = 16;
@@ -30,7 +30,13 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
     let tls = tls(document);
     let auth = auth(document);
     let pool = pool(document, &listen);
-    let network = network(document, &pool, &listen);
+    let network_section = document.section("network");
+    let network = network(document, &network_section, &pool, &listen);
+    let groups = group::read(document, &pool, &listen);
+    if let (Some(auth), Some(network)) = (&auth, &network) {
+        group::check(&groups, auth, (network, &network_section), &pool);
+    }
+    let groups = groups.into_iter().map(|(group, _)| group).collect();
     let dtls = udp(document);
     let session = session(document);
     let park = sleep::park(document);
@@ -50,6 +56,7 @@ pub(super) fn all(document: &Document<'_>) -> Option<GatewayConfig> {
         auth: auth?,
         pool,
         network: network?,
+        groups,
         dtls,
         session,
         park,
@@ -227,40 +234,43 @@ fn pool_network(net: IpNet, shortest: u8, longest: u8) -> Result<(), String> {
     Ok(())
 }
 
-fn network(document: &Document<'_>, pool: &Pool, listen: &Listen) -> Option<Network> {
-    let section = document.section("network");
+fn network<'d>(document: &'d Document<'_>, section: &Section<'d, '_>, pool: &Pool, listen: &Listen) -> Option<Network> {
     let interface = section.parsed("interface", "marmot-gw", names::INTERFACE, names::interface);
     let mtu = section.integer("mtu", 1406, 576..=9000);
     let offload = section.boolean("offload", true);
     let workers = section.integer("workers", 1, 1..=16);
-    let what = "networks, such as 10.0.0.0/8";
-    let routes = section.list("routes", &[], MAX_ROUTES, what, routes::network);
-    let exclude_routes = section.list("exclude_routes", &[], MAX_ROUTES, what, routes::network);
-    let dns = section.list("dns", &[], MAX_DNS, "IP addresses", |text| {
-        let address: IpAddr = text.parse().map_err(|_| "is not an IP address")?;
-        let usable = !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
-        usable
-            .then_some(address)
-            .ok_or_else(|| "is not an address that clients can reach".to_string())
-    });
-    let domains = section.list("domains", &[], 16, "domains", url::dns_name);
-    let split_dns = section.list("split_dns", &[], 64, "domains", url::dns_name);
+    let nat = section.boolean("nat", false);
+    let nat_interface = section.optional("nat_interface", names::INTERFACE, names::interface);
+    let (routes, exclude_routes) = (networks(section, "routes"), networks(section, "exclude_routes"));
+    let (dns, domains, split_dns) = (name_servers(section), domains(section), split_dns(section));
     let client_to_client = section.boolean("client_to_client", false);
     let tunnel_all_dns = section.boolean("tunnel_all_dns", false);
+    let acl_default = access::default_action(section);
+    let families = (pool.ipv4.is_some(), pool.ipv6.is_some());
+    let acl = access::rules(document, section, "network.acl", families);
     if pool.ipv6.is_some() && mtu < IPV6_MIN_MTU {
         let help = "IPv6 needs 1280; raise it or remove pool.ipv6".to_string();
         section.wrong("mtu", format!("{mtu} is too small for an IPv6 pool"), Some(help));
     }
+    if nat_interface.is_some() && !nat {
+        section.wrong("nat_interface", "has no effect without network.nat = true", None);
+    }
+    if nat_interface.is_some() && nat_interface == interface {
+        let help = "name the one that leads to the networks behind the gateway".to_string();
+        section.wrong("nat_interface", "is the tunnel's own device", Some(help));
+    }
     if dns.is_empty() && !split_dns.is_empty() && !section.has("dns") {
         section.wrong("split_dns", "has no effect without network.dns", None);
     }
-    check_routes(&section, &routes, pool, listen);
-    check_excludes(&section, &exclude_routes, &routes, pool);
+    check_routes(section, &routes, pool, listen);
+    check_excludes(section, &exclude_routes, &routes, pool);
     Some(Network {
         interface: interface?,
         offload,
         workers: usize::try_from(workers).ok()?,
         mtu: u16::try_from(mtu).ok()?,
+        nat,
+        nat_interface,
         routes,
         exclude_routes,
         dns,
@@ -268,10 +278,34 @@ fn network(document: &Document<'_>, pool: &Pool, listen: &Listen) -> Option<Netw
         split_dns,
         client_to_client,
         tunnel_all_dns,
+        acl_default: acl_default?,
+        acl,
     })
 }
 
-fn check_routes(section: &Section<'_, '_>, nets: &[IpNet], pool: &Pool, listen: &Listen) {
+pub(super) fn networks(section: &Section<'_, '_>, key: &'static str) -> Vec<IpNet> {
+    section.list(key, &[], MAX_ROUTES, "networks, such as 10.0.0.0/8", routes::network)
+}
+
+pub(super) fn name_servers(section: &Section<'_, '_>) -> Vec<IpAddr> {
+    section.list("dns", &[], MAX_DNS, "IP addresses", |text| {
+        let address: IpAddr = text.parse().map_err(|_| "is not an IP address")?;
+        let usable = !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
+        usable
+            .then_some(address)
+            .ok_or_else(|| "is not an address that clients can reach".to_string())
+    })
+}
+
+pub(super) fn domains(section: &Section<'_, '_>) -> Vec<String> {
+    section.list("domains", &[], 16, "domains", url::dns_name)
+}
+
+pub(super) fn split_dns(section: &Section<'_, '_>) -> Vec<String> {
+    section.list("split_dns", &[], 64, "domains", url::dns_name)
+}
+
+pub(super) fn check_routes(section: &Section<'_, '_>, nets: &[IpNet], pool: &Pool, listen: &Listen) {
     routes::report_covered(section, "routes", nets);
     if section.length("routes") != Some(nets.len()) {
         return;
@@ -300,7 +334,7 @@ fn check_routes(section: &Section<'_, '_>, nets: &[IpNet], pool: &Pool, listen: 
     }
 }
 
-fn check_excludes(section: &Section<'_, '_>, excludes: &[IpNet], included: &[IpNet], pool: &Pool) {
+pub(super) fn check_excludes(section: &Section<'_, '_>, excludes: &[IpNet], included: &[IpNet], pool: &Pool) {
     routes::report_covered(section, "exclude_routes", excludes);
     if section.length("exclude_routes") != Some(excludes.len()) {
         return;
@@ -311,18 +345,23 @@ fn check_excludes(section: &Section<'_, '_>, excludes: &[IpNet], included: &[IpN
         .into_iter()
         .chain(pool.ipv6.map(IpNet::from))
         .collect();
+    let whose = if section.has("routes") {
+        format!("{}.routes", section.path)
+    } else {
+        "network.routes".to_string()
+    };
     for (index, net) in excludes.iter().enumerate() {
         let fault = |message: String, help: &str| {
             section.wrong_item("exclude_routes", index, message, Some(help.to_string()));
         };
         if let Some(route) = included.iter().find(|route| net.contains(*route)) {
             fault(
-                format!("{net} takes back all of {route} in network.routes"),
+                format!("{net} takes back all of {route} in {whose}"),
                 "a network is either in or out",
             );
         } else if !included.is_empty() && !included.iter().any(|route| route.contains(net)) {
             fault(
-                format!("{net} is in no network of network.routes"),
+                format!("{net} is in no network of {whose}"),
                 "it is outside already; remove it",
             );
         } else if let Some(pool) = pools.iter().find(|pool| routes::overlap(**pool, *net)) {

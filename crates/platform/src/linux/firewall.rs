@@ -52,10 +52,18 @@ impl Nft {
     /// # Errors
     /// As for [`Nft::load`].
     pub async fn remove(&self, tables: &[Table]) -> Result<()> {
-        if tables.is_empty() {
+        let names: Vec<_> = tables.iter().map(Table::to_string).collect();
+        self.remove_named(&names).await
+    }
+
+    /// The same for tables of the family `inet` that have no slot: a gateway's.
+    ///
+    /// # Errors
+    /// As for [`Nft::load`].
+    pub async fn remove_named(&self, names: &[String]) -> Result<()> {
+        if names.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = tables.iter().map(Table::to_string).collect();
         // `destroy table` would say the same, from nft 1.0.8 and Linux 6.3 on.
         let script: String = names
             .iter()
@@ -82,9 +90,17 @@ impl Nft {
     /// # Errors
     /// As for [`Nft::load`]; also if there is no such table.
     pub async fn counters(&self, table: Table) -> Result<Vec<Counter>> {
-        let (what, name) = (format!("read the counters of {table}"), table.to_string());
+        self.counters_named(&table.to_string()).await
+    }
+
+    /// The same for a table of the family `inet` that has no slot.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn counters_named(&self, name: &str) -> Result<Vec<Counter>> {
+        let what = format!("read the counters of {name}");
         let output = self
-            .run(&["-j", "list", "counters", "table", "inet", &name], "", &what)
+            .run(&["-j", "list", "counters", "table", "inet", name], "", &what)
             .await?;
         let listed = items(&output, &what)?;
         Ok(listed.filter_map(|item| item.counter).map(Counter::from).collect())

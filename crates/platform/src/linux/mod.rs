@@ -3,6 +3,7 @@
 pub(crate) mod capabilities;
 pub(crate) mod children;
 pub(crate) mod clock;
+pub(crate) mod conntrack;
 pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod firewall;

@@ -26,7 +26,7 @@ use crate::network::{ConnectedNetwork, HostState, Path, Restored};
 use crate::slot::{PROTOCOL, Slot};
 use crate::udp::{BYTES_MAX, SEGMENTS_MAX};
 
-pub use self::state::{forwarding_enabled, ipv6_available, strict_reverse_path};
+pub use self::state::{forward_ipv4_from, forwarding_enabled, ipv6_available, strict_reverse_path};
 
 type Result<T> = std::result::Result<T, PlatformError>;
 

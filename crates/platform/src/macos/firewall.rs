@@ -26,6 +26,16 @@ impl Nft {
     }
 
     /// Never called: there is no such value.
+    pub async fn remove_named(&self, _names: &[String]) -> Result<(), PlatformError> {
+        match self.never {}
+    }
+
+    /// Never called: there is no such value.
+    pub async fn counters_named(&self, _name: &str) -> Result<Vec<Counter>, PlatformError> {
+        match self.never {}
+    }
+
+    /// Never called: there is no such value.
     pub async fn tables(&self) -> Result<Vec<Table>, PlatformError> {
         match self.never {}
     }

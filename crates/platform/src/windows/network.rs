@@ -99,6 +99,11 @@ pub fn forwarding_enabled() -> (bool, bool) {
     (false, false)
 }
 
+/// Not known on this system.
+pub fn forward_ipv4_from(_interface: &str) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 /// Not known on this system: no.
 pub fn ipv6_available() -> bool {
     false

@@ -82,6 +82,19 @@ pub fn forwarding_enabled() -> (bool, bool) {
     )
 }
 
+/// Lets this host forward IPv4 packets that come in on `interface`, whatever it does with others. For a device of our own: the setting goes with
+/// it. IPv6 has no such switch.
+///
+/// # Errors
+/// Without the privilege, or where `/proc/sys` is read-only.
+pub fn forward_ipv4_from(interface: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys/net/ipv4/conf").join(interface).join("forwarding");
+    match switch(&path) {
+        Some(1) => Ok(()),
+        Some(_) | None => fs::write(path, "1"),
+    }
+}
+
 /// Whether new interfaces of this host can have IPv6 addresses.
 pub fn ipv6_available() -> bool {
     switch("/proc/sys/net/ipv6/conf/default/disable_ipv6") == Some(0)
