@@ -36,6 +36,7 @@ pub mod socket;
 pub mod tcp;
 pub mod tun;
 pub mod udp;
+pub mod watch;
 
 #[cfg(unix)]
 mod unix;
