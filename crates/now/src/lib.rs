@@ -11,10 +11,12 @@
 #![forbid(unsafe_code)]
 
 mod gap;
+mod settle;
 
 use std::time::Duration;
 
 pub use gap::{Gap, GapDetector, GapKind, LATE_BY};
+pub use settle::Settle;
 
 macro_rules! clock {
     ($(#[$doc:meta])* $name:ident) => {

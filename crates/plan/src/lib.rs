@@ -5,6 +5,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod nat64;
 mod network;
 mod translation;
 mod undo;

@@ -37,6 +37,7 @@ pub mod socket;
 pub mod tcp;
 pub mod tun;
 pub mod udp;
+pub mod watch;
 
 #[cfg(unix)]
 mod unix;

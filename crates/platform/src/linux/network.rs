@@ -1,5 +1,6 @@
 //! Plans on the host and off again, through rtnetlink.
 
+mod mend;
 pub(super) mod message;
 pub(super) mod netlink;
 mod state;

@@ -20,3 +20,4 @@ pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod tun;
 pub(crate) mod udp;
+pub(crate) mod watch;

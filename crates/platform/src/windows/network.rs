@@ -54,6 +54,11 @@ impl Network {
     }
 
     /// See [`Network::open`].
+    pub async fn mend(&self, _slot: &Slot, _tun_index: u32, _plan: &NetworkPlan) -> Result<Vec<String>> {
+        match self.0 {}
+    }
+
+    /// See [`Network::open`].
     pub async fn release(&self, _slot: &Slot, _tun_index: u32) -> Restored {
         match self.0 {}
     }

@@ -10,6 +10,7 @@
 //! a program that a test starts holds, between fork and exec, the descriptors of all tests, and a device that one of them has
 //! closed stays until then.
 
+mod changes;
 mod children;
 mod kept;
 mod lab;
@@ -39,6 +40,7 @@ fn main() {
     }
     let tests = [
         tunnel::tests(),
+        changes::tests(),
         udp::tests(),
         kept::tests(),
         ledgers::tests(),

@@ -267,11 +267,15 @@ pub(in super::super) fn given_address(address: &AddressMessage) -> Option<IpAddr
         .attributes
         .iter()
         .any(|attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Nodad)));
-    let local = address.attributes.iter().find_map(|attribute| match attribute {
+    local_of(address).filter(|_| given)
+}
+
+/// A listed address, whoever gave it.
+pub(in super::super) fn local_of(address: &AddressMessage) -> Option<IpAddr> {
+    address.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(*ip),
         _ => None,
-    });
-    local.filter(|_| given)
+    })
 }
 
 // Put into words. Only what somebody configured; nothing that changes by itself.
