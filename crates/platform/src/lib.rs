@@ -21,6 +21,7 @@ pub mod clock;
 #[cfg(any(test, not(target_os = "linux")))]
 mod coarse;
 pub mod disk;
+pub mod dns;
 mod error;
 pub mod files;
 pub mod firewall;

@@ -6,6 +6,7 @@ pub(crate) mod capabilities;
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod disk;
+pub(crate) mod dns;
 pub(crate) mod files;
 pub(crate) mod firewall;
 pub(crate) mod listen;
