@@ -7,6 +7,7 @@
 
 mod api;
 pub mod client;
+mod dns;
 mod document;
 mod dtls;
 mod error;
@@ -27,6 +28,7 @@ pub mod users;
 use std::path::Path;
 
 pub use api::Api;
+pub use dns::{Dns, DnsMode};
 pub use document::Key;
 pub use dtls::DtlsSuite;
 pub use error::{ConfigError, ConfigErrors, Excerpt};

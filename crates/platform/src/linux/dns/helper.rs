@@ -9,7 +9,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -46,7 +46,7 @@ pub fn serve(socket: Option<&Path>, places: &Places, idle: Duration) -> Result<(
         }
     };
     let failed = |source| PlatformError::io("serve orders about name servers", source);
-    let owner = owner(&listener).map_err(failed)?;
+    let path = path_of(&listener).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -61,7 +61,7 @@ pub fn serve(socket: Option<&Path>, places: &Places, idle: Duration) -> Result<(
                 Err(_) => {}
                 Ok(Ok((stream, _))) => {
                     failures = 0;
-                    if let Err(error) = answer(stream, owner, &kept).await {
+                    if let Err(error) = answer(stream, owner(&path), &kept).await {
                         debug!(%error, "an order came to nothing");
                     }
                 }
@@ -82,16 +82,20 @@ fn inherited() -> Result<Option<crate::socket::UnixListener>, PlatformError> {
     taken.next().map(|(_, descriptor)| adopt_unix(descriptor)).transpose()
 }
 
-/// Whoever owns the socket's file may ask. Nobody else may put another one there: its folder is root's.
-fn owner(listener: &crate::socket::UnixListener) -> io::Result<u32> {
+fn path_of(listener: &crate::socket::UnixListener) -> io::Result<PathBuf> {
     let address = listener.local_addr()?;
     let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    std::fs::symlink_metadata(path).map(|file| file.uid())
+    Ok(path.to_owned())
 }
 
-async fn answer(mut stream: UnixStream, owner: u32, kept: &Kept) -> io::Result<()> {
+/// Whoever owns the socket's file may ask. Nobody else may put another one there: its folder is root's.
+fn owner(path: &Path) -> Option<u32> {
+    std::fs::symlink_metadata(path).ok().map(|file| file.uid())
+}
+
+async fn answer(mut stream: UnixStream, owner: Option<u32>, kept: &Kept) -> io::Result<()> {
     let peer = stream.peer_cred()?;
-    let answer = if peer.uid() != 0 && peer.uid() != owner {
+    let answer = if peer.uid() != 0 && Some(peer.uid()) != owner {
         warn!(
             user = peer.uid(),
             process = peer.pid(),

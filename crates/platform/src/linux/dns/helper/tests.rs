@@ -33,7 +33,7 @@ impl Served {
         };
         std::fs::write(&places.resolv_conf, "nameserver 192.0.2.53\n").expect("write");
         let listener = listen_unix(&socket, 0o600, None).expect("listen");
-        let owner = owner(&listener).expect("ours");
+        let owner = owner(&path_of(&listener).expect("a path"));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -153,7 +153,7 @@ async fn somebody_else_is_refused() {
         // Root may always ask; the test of the services has another user.
         return;
     }
-    let (served, asked) = tokio::join!(answer(ours, own + 1, &kept), async {
+    let (served, asked) = tokio::join!(answer(ours, Some(own + 1), &kept), async {
         let mut theirs = theirs;
         line(&mut theirs, MAX_ANSWER).await
     });
