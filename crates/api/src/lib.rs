@@ -44,7 +44,7 @@ pub use gateway::{GatewayDaemon, serve_gateway};
 pub use limits::{EVENT_QUEUE, MAX_CONNECTIONS, MAX_HISTORY, MAX_JOBS, MAX_SESSIONS};
 pub use server::serve;
 pub use types::{
-    Attendance, Counts, Down, Event, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Happening,
+    Attendance, Counts, Dns, Down, Event, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Happening,
     History, Housekeeping, Job, JobState, Kicked, Owed, Problem, Session, SessionCounts, Sleep, State, Status, Totals,
     Traffic, Tunnel, Up, UpOrder, Wanted, line,
 };

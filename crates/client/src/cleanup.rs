@@ -9,6 +9,7 @@ use std::path::Path;
 use config::client::ClientConfig;
 use ledger::{End, JobId, Ledger};
 use platform::network::Restored;
+use tokio::sync::watch;
 
 use crate::ClientError;
 use crate::books::{Trouble, limits, lock_keeper, open_ledger, running};
@@ -48,7 +49,7 @@ pub fn cleanup(config: &ClientConfig) -> Result<CleanupReport, ClientError> {
         .map_err(|error| ClientError::Local(format!("cannot start the runtime: {error}")))?;
     let report = runtime.block_on(async {
         // Holds the tunnel's name and slot until the end.
-        let host = Host::open(config).await?;
+        let host = Host::open(config, watch::Sender::default()).await?;
         clean(config, &host).await
     });
     runtime.shutdown_background();

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::books::Trouble;
 use crate::clock;
 use crate::provider::{self, Outcome, Provider, Stopped};
-use crate::status::{Status, Tally, Totals, TunnelStatus};
+use crate::status::{DnsStatus, Status, Tally, Totals, TunnelStatus};
 
 /// A question to a disk that stands still is answered with that.
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
@@ -188,9 +188,20 @@ fn tunnel(tunnel: &TunnelStatus) -> api::Tunnel {
         mtu: tunnel.mtu,
         data_channel: tunnel.data_channel.map(str::to_owned),
         routes: words(&tunnel.routes),
+        dns: tunnel.dns.as_ref().map(dns),
         session,
         epoch,
         started_unix_ms: Some(tunnel.started_unix_ms),
+    }
+}
+
+fn dns(dns: &DnsStatus) -> api::Dns {
+    api::Dns {
+        servers: words(&dns.servers),
+        search: dns.search.clone(),
+        split: dns.split.clone(),
+        way: dns.way.map(str::to_owned),
+        problem: dns.problem.clone(),
     }
 }
 

@@ -222,8 +222,8 @@ impl Shell {
             Report::SessionStart(_) => {
                 self.begin_account();
                 self.session = self.upcoming.take().map(|session| session.started(clock::now()));
-                let interface = self.host.interface();
-                let tunnel = self.session.as_ref().map(|session| session.status(interface));
+                let (interface, dns) = (self.host.interface(), self.host.dns());
+                let tunnel = self.session.as_ref().map(|session| session.status(interface, dns));
                 if let Some(tunnel) = &tunnel {
                     let (session, epoch) = tunnel.session.clone().unzip();
                     self.tell(Happening::SessionStart {
@@ -267,7 +267,7 @@ impl Shell {
                 }
                 if let (Some(session), Some(upcoming)) = (&mut self.session, self.upcoming.take()) {
                     session.went_on(upcoming, after);
-                    let tunnel = session.status(self.host.interface());
+                    let tunnel = session.status(self.host.interface(), self.host.dns());
                     let after_ms = clock::millis(after);
                     self.tell(Happening::PathBack { after_ms });
                     self.counter.status.send_modify(|status| status.tunnel = Some(tunnel));

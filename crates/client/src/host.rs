@@ -20,7 +20,9 @@ use tracing::{info, warn};
 
 use crate::ClientError;
 use crate::device::{Device, MemoryDevice};
+use crate::names::Names;
 use crate::proof::Proof;
+use crate::status::{DnsStatus, Status};
 
 /// Routes of other tunnels that are named in the log.
 const SHOWN_OVERLAPS: usize = 5;
@@ -50,6 +52,7 @@ pub(crate) struct Installer {
 struct Kernel {
     lock: SlotLock,
     network: Network,
+    names: Names,
     interface: String,
     /// Make the device with offloads.
     offload: bool,
@@ -79,8 +82,8 @@ pub(crate) enum InstallError {
 }
 
 impl Host {
-    /// Locks a slot for this tunnel. What is on the host stays as it is.
-    pub(crate) async fn open(config: &ClientConfig) -> Result<Self, ClientError> {
+    /// Locks a slot for this tunnel. What is on the host stays as it is. `status` is told of its name servers.
+    pub(crate) async fn open(config: &ClientConfig, status: watch::Sender<Status>) -> Result<Self, ClientError> {
         if !has_net_admin() {
             return Err(ClientError::Platform(PlatformError::NotPermitted {
                 what: "configure the network of this host".to_owned(),
@@ -94,6 +97,7 @@ impl Host {
             kernel: Arc::new(Kernel {
                 lock,
                 network,
+                names: Names::new(&config.dns, &config.tunnel.interface, status),
                 interface: config.tunnel.interface.clone(),
                 offload: config.tunnel.offload,
                 on_host: Mutex::default(),
@@ -105,7 +109,13 @@ impl Host {
     /// Removes what a process that ended without a stop left: what its records say, and whatever else is in our slot.
     pub(crate) async fn clear(&self, records: &[Undo]) -> Vec<Restored> {
         let Self::Real(real) = self else { return Vec::new() };
-        let Kernel { lock, network, .. } = &*real.kernel;
+        let Kernel {
+            lock,
+            network,
+            names,
+            interface,
+            ..
+        } = &*real.kernel;
         let mut cleared = Vec::new();
         for undo in records {
             let Some(slot) = Slot::new(undo.slot) else { continue };
@@ -117,11 +127,15 @@ impl Host {
             };
             match borrowed {
                 Ok(None) if slot != lock.slot() => {}
-                Ok(_borrowed) => cleared.push(network.undo(undo).await),
+                Ok(_borrowed) => {
+                    cleared.push(network.undo(undo).await);
+                    cleared.push(names.clear(&undo.interface, undo.plan.dns.is_usable()).await);
+                }
                 Err(error) => warn!("what an earlier run left in slot {slot} stays: {error}"),
             }
         }
         cleared.push(network.sweep(&lock.slot()).await);
+        cleared.push(names.clear(interface, false).await);
         cleared
     }
 
@@ -148,6 +162,7 @@ impl Host {
         let Ok(mut on_host) = real.kernel.on_host.try_lock() else {
             return refuse("it is busy");
         };
+        real.kernel.names.inherit(tun.index(), &undo.plan.dns);
         *on_host = OnHost {
             applied: Some(Applied {
                 tun_index: tun.index(),
@@ -178,6 +193,14 @@ impl Host {
     pub(crate) fn interface(&self) -> Option<&str> {
         match self {
             Self::Real(real) => Some(&real.kernel.interface),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// The name servers of the tunnel, and what became of them.
+    pub(crate) fn dns(&self) -> Option<DnsStatus> {
+        match self {
+            Self::Real(real) => real.kernel.names.status(),
             Self::Memory(_) => None,
         }
     }
@@ -304,6 +327,8 @@ impl Kernel {
                 replaced.map_err(|error| InstallError::Damaged(error.into()))?;
                 applied.plan = plan;
             }
+            // Also those that the process before had told the resolver of.
+            self.names.apply(applied.tun_index, &applied.plan.dns).await;
             return Ok(());
         }
         let clean = |error: PlatformError| InstallError::Clean(error.into());
@@ -315,6 +340,7 @@ impl Kernel {
         .map_err(clean)?;
         self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
         self.warn_of_conflicts(&plan).await;
+        self.names.apply(tun.index(), &plan.dns).await;
         on_host.applied = Some(Applied {
             tun_index: tun.index(),
             plan,
@@ -336,14 +362,20 @@ impl Kernel {
 
     async fn release(&self) -> Proof {
         let slot = self.lock.slot();
+        self.names.hurry();
         let mut on_host = self.on_host.lock().await;
         if !std::mem::take(&mut on_host.touched) {
             return Proof::Untouched;
         }
-        let restored = match on_host.applied.take() {
-            Some(applied) => self.network.release(&slot, applied.tun_index).await,
-            None => self.network.sweep(&slot).await,
+        let applied = on_host.applied.take();
+        let network = async {
+            match applied {
+                Some(applied) => self.network.release(&slot, applied.tun_index).await,
+                None => self.network.sweep(&slot).await,
+            }
         };
+        let (restored, names) = tokio::join!(network, self.names.revert());
+        let restored = restored.and_residue(names);
         if let Some(tun) = on_host.tun.take() {
             // Nobody came to fetch it. The kernel takes 20 ms, which nobody waits for.
             drop(tokio::task::spawn_blocking(move || drop(tun)));

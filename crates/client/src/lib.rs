@@ -33,6 +33,7 @@ mod host;
 mod listener;
 mod login;
 mod look;
+mod names;
 mod news;
 mod offline;
 mod opening;
@@ -84,7 +85,7 @@ pub use error::ClientError;
 pub use look::{history, owed};
 pub use provider::{Outcome, Provider, Refused, Started, Stopped};
 pub use signals::SignalSource;
-pub use status::{Status, Tally, Totals, TunnelStatus};
+pub use status::{DnsStatus, Status, Tally, Totals, TunnelStatus};
 
 /// Where the tunnel ends on this side.
 #[derive(Debug, Default)]
@@ -191,7 +192,7 @@ impl Client {
             Place::Memory(_) => Taken::default(),
         };
         let mut host = match place {
-            Place::Host => host::Host::open(config).await?,
+            Place::Host => host::Host::open(config, status.clone()).await?,
             Place::Memory(device) => host::Host::Memory(Some(device)),
         };
         let manager = Manager::from_env();

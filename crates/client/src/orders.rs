@@ -164,6 +164,9 @@ impl Shell {
         if self.setup.config.log != setup.config.log {
             warn!("[log] counts from the next start of the client on");
         }
+        if self.setup.config.dns != setup.config.dns {
+            warn!("[dns] counts from the next start of the client on");
+        }
         if self.setup.config.sleep.power_source != setup.config.sleep.power_source {
             warn!("[sleep] power_source counts from the next start of the client on");
         }

@@ -17,7 +17,7 @@ use crate::caller::TlsFacts;
 use crate::clock;
 use crate::grant::Accepted;
 use crate::setup::Setup;
-use crate::status::TunnelStatus;
+use crate::status::{DnsStatus, TunnelStatus};
 
 /// Overlapping routes that are named one by one.
 const SHOWN_OVERLAPS: usize = 5;
@@ -153,7 +153,7 @@ impl SessionLog {
         now.boot.since(self.begun.boot)
     }
 
-    pub(crate) fn status(&self, interface: Option<&str>) -> TunnelStatus {
+    pub(crate) fn status(&self, interface: Option<&str>, dns: Option<DnsStatus>) -> TunnelStatus {
         TunnelStatus {
             interface: interface.map(str::to_owned),
             started_unix_ms: clock::millis(self.begun.wall.since_origin()),
@@ -161,6 +161,7 @@ impl SessionLog {
             mtu: self.plan.mtu,
             data_channel: None,
             routes: self.routes().collect(),
+            dns,
             session: self.marmot.as_ref().map(|marmot| (marmot.id.clone(), marmot.epoch)),
         }
     }

@@ -324,7 +324,7 @@ impl Shell {
     pub(crate) fn take_over(&mut self, ticket: &RestartTicket, record: OpenRecord, plan: NetworkPlan) {
         info!(job = %record.id, "device, routes and session of the process before are taken over");
         let session = SessionLog::restored(&record, plan, clock::now());
-        let tunnel = session.status(self.host.interface());
+        let tunnel = session.status(self.host.interface(), self.host.dns());
         self.counter.status.send_modify(|status| {
             status.sessions = 1;
             status.tunnel = Some(tunnel);

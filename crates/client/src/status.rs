@@ -1,9 +1,12 @@
 //! What an observer can watch.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use plan::Dns;
+use platform::dns::Way;
 use session::Traffic;
 
 /// The tunnel as it is now.
@@ -86,6 +89,37 @@ impl Tally {
     }
 }
 
+/// The name servers of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsStatus {
+    /// Their addresses.
+    pub servers: Vec<IpAddr>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// The domains for which they are asked; none is every name.
+    pub split: Vec<String>,
+    /// Who on this host was told: resolved, resolvconf or file.
+    pub way: Option<&'static str>,
+    /// Why they are not in use, if they are not.
+    pub problem: Option<String>,
+}
+
+impl DnsStatus {
+    pub(crate) fn new(dns: &Dns, way: Option<Way>, problem: Option<String>) -> Self {
+        Self {
+            servers: dns.servers.clone(),
+            search: dns.search.clone(),
+            split: match way {
+                // The others know no domains.
+                Some(Way::Resolvconf | Way::File) => Vec::new(),
+                Some(Way::Resolved) | None => dns.split.clone(),
+            },
+            way: way.map(Way::word),
+            problem,
+        }
+    }
+}
+
 /// What a grant came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelStatus {
@@ -99,6 +133,8 @@ pub struct TunnelStatus {
     pub data_channel: Option<&'static str>,
     /// Routes into the tunnel.
     pub routes: Vec<IpNet>,
+    /// Name servers, if the gateway granted some and they are taken.
+    pub dns: Option<DnsStatus>,
     /// Session and epoch, if the gateway is one of ours.
     pub session: Option<(String, u64)>,
     /// When the session began, in wall-clock milliseconds.

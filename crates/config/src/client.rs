@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    Api, ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api, dtls,
-    housekeeping, log, names, sleep, transport,
+    Api, ConfigErrors, Dns, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api,
+    dns, dtls, housekeeping, log, names, sleep, transport,
 };
 
 /// A checked `client.toml`.
@@ -30,6 +30,8 @@ pub struct ClientConfig {
     pub dtls: Dtls,
     /// `[session]`
     pub session: Session,
+    /// `[dns]`
+    pub dns: Dns,
     /// `[sleep]`
     pub sleep: Sleep,
     /// `[reconnect]`
@@ -175,7 +177,7 @@ pub struct Session {
     pub accept_routes: bool,
     /// Install a granted default route (a grant without routes is one).
     pub accept_default_route: bool,
-    /// Use the granted name servers. Recorded; applied in a later release.
+    /// Use the granted name servers, as `[dns]` says.
     pub accept_dns: bool,
     /// Host name told to the gateway (`X-CSTP-Hostname`); `None` sends the machine's own.
     pub hostname: Option<String>,
@@ -232,6 +234,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     };
     let dtls = udp(document);
     let session = session(document);
+    let dns = dns::read(document);
     let sleep = sleep::sleep(document);
     let reconnect = reconnect(document);
     let api = api::read(document);
@@ -246,6 +249,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         tcp,
         dtls,
         session,
+        dns: dns?,
         sleep: sleep?,
         reconnect,
         api,

@@ -8,6 +8,7 @@
 mod access;
 mod api;
 pub mod client;
+mod dns;
 mod document;
 mod dtls;
 mod error;
@@ -29,6 +30,7 @@ use std::path::Path;
 
 pub use access::{AccessAction, AccessProtocol, AccessRule};
 pub use api::Api;
+pub use dns::{Dns, DnsMode};
 pub use document::Key;
 pub use dtls::DtlsSuite;
 pub use error::{ConfigError, ConfigErrors, Excerpt};

@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// Take off this host what a killed client left
     #[command(after_help = CLEANUP_HELP)]
     Cleanup(CleanupArgs),
+    /// Write resolv.conf for the tunnels of this host; started by marmot-dns.socket
+    #[command(hide = true)]
+    DnsHelper(DnsHelperArgs),
     /// Write a working configuration with keys and certificates
     #[command(subcommand)]
     Init(InitCommand),
@@ -111,6 +114,13 @@ pub(crate) enum Command {
     UninstallService(UninstallService),
     /// Show the whole story on this machine: tunnel, download, freeze, stop
     Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DnsHelperArgs {
+    /// Listen here, where the service manager hands no socket over; whoever owns the socket may ask
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// What a file is.

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod control;
 mod demo;
+mod dns_helper;
 mod exit;
 mod init;
 mod load;
@@ -48,6 +49,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Kick(args) => control::kick(&args)?,
         Command::Housekeep(args) => control::housekeep(&args)?,
         Command::Cleanup(args) => control::cleanup(&args)?,
+        Command::DnsHelper(args) => dns_helper::run(&args)?,
         Command::Init(InitCommand::Gateway(args)) => init::gateway::run(&args)?,
         Command::Init(InitCommand::Client(args)) => init::client::run(&args)?,
         Command::Check { file, kind } => check::run(&file, kind)?,

@@ -5,15 +5,19 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod dns;
 pub mod nat64;
 mod network;
+pub mod resolv_conf;
 mod translation;
 mod undo;
 mod vet;
 
-pub use network::{Dns, NetworkPlan, Overlap, Route, RouteKind};
+pub use dns::{Dns, Domain};
+pub use network::{NetworkPlan, Overlap, Route, RouteKind};
 pub use translation::Translation;
 pub use undo::Undo;
 pub use vet::{
-    Granted, MAX_DNS_SERVERS, MAX_DOMAINS, MAX_MTU, MAX_ROUTES, MIN_MTU, MIN_MTU_V6, Policy, Refused, Vetted, vet,
+    Granted, MAX_DNS_SERVERS, MAX_DOMAINS, MAX_MTU, MAX_ROUTES, MIN_MTU, MIN_MTU_V6, Policy, Refused, Vetted, domain,
+    is_name_server, vet,
 };

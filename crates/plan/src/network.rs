@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Vetted;
+use crate::{Dns, Vetted};
 
 /// Where packets for a route of the tunnel's own table go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,17 +25,6 @@ pub struct Route {
     pub net: IpNet,
     /// Where to.
     pub kind: RouteKind,
-}
-
-/// Name servers and domains.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dns {
-    /// Name servers, most wanted first.
-    pub servers: Vec<IpAddr>,
-    /// Search domains.
-    pub search: Vec<String>,
-    /// Domains that only these servers know.
-    pub split: Vec<String>,
 }
 
 /// A granted route that the host reaches directly already, and therefore keeps.
@@ -77,7 +66,7 @@ pub struct NetworkPlan {
     pub default_v4: bool,
     /// Everything of IPv6 goes into the tunnel.
     pub default_v6: bool,
-    /// Name servers and domains. Kept for a later release, not applied yet.
+    /// Name servers and domains.
     pub dns: Dns,
 }
 

@@ -275,13 +275,18 @@ fn special(address: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// Whether a name server can have this address: not one that is special on every host.
+pub fn is_name_server(address: IpAddr) -> bool {
+    special(address).is_none()
+}
+
 /// Name servers and domains that can be such, as many as are kept. The others are left out: none of them is worth the
 /// tunnel.
 fn usable_dns(granted: &Granted) -> Dns {
     let domains = |list: &[String], room: usize| -> Vec<String> {
         list.iter().filter_map(|name| domain(name)).take(room).collect()
     };
-    let servers = granted.dns.iter().filter(|server| special(**server).is_none());
+    let servers = granted.dns.iter().filter(|server| is_name_server(**server));
     let search = domains(&granted.domains, MAX_DOMAINS);
     Dns {
         servers: servers.copied().take(MAX_DNS_SERVERS).collect(),
@@ -290,8 +295,8 @@ fn usable_dns(granted: &Granted) -> Dns {
     }
 }
 
-/// A domain name in lower case without its final dot: labels of letters, digits, hyphens and underscores.
-fn domain(name: &str) -> Option<String> {
+/// A domain name in lower case without its final dot: labels of letters, digits, hyphens and underscores. `None` if it is none.
+pub fn domain(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -49,6 +49,10 @@ pub enum PlatformError {
         pid: Option<u32>,
     },
 
+    /// The resolver of this host was not told of a tunnel's name servers; why, and what to do about it.
+    #[error("cannot set name servers: {0}")]
+    NameService(String),
+
     /// There is no `nft`.
     #[error("there is no nft on this host: install the package nftables")]
     FirewallMissing,

@@ -22,6 +22,7 @@ pub mod clock;
 mod coarse;
 pub mod conntrack;
 pub mod disk;
+pub mod dns;
 mod error;
 pub mod files;
 pub mod firewall;

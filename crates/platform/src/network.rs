@@ -36,10 +36,6 @@ pub struct Restored {
 }
 
 impl Restored {
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(dead_code, reason = "only Linux changes the network yet")
-    )]
     pub(crate) fn new(removed: Vec<String>, residue: Vec<String>) -> Self {
         Self { residue, removed }
     }
@@ -51,6 +47,12 @@ impl Restored {
             residue: vec![what.into()],
             removed: Vec::new(),
         }
+    }
+
+    /// The same with more that is still there.
+    pub fn and_residue(mut self, more: impl IntoIterator<Item = String>) -> Self {
+        self.residue.extend(more);
+        self
     }
 
     /// Whether nothing was left behind.

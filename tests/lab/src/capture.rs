@@ -78,6 +78,20 @@ impl Capture {
         datagrams(&fs::read(&self.file).context("cannot read a capture")?)
     }
 
+    /// How many packets there are so far, of whatever kind.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not what it should be.
+    pub fn packets(&self) -> Result<usize> {
+        let file = fs::read(&self.file).context("cannot read a capture")?;
+        let (mut at, mut found) = (FILE_HEADER, 0);
+        while let Some(length) = file.get(at + 8..at + 12).and_then(|word| word.try_into().ok()) {
+            at += PACKET_HEADER + u32::from_ne_bytes(length) as usize;
+            found += usize::from(at <= file.len());
+        }
+        Ok(found)
+    }
+
     /// Waits until there is a datagram for which this holds, and returns the last one.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 //!   nat, roam   what happens to addresses on the way      capture  datagrams, written down
 //!   logind    a bus with a logind that says what the test wants
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
+//!   nameserver  servers that remember, and who asks   resolved  systemd-resolved on a bus of its own
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
 //!   delay     a long way to the gateway               starvation  a program without the processor
 //!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
@@ -43,6 +44,7 @@ mod marks;
 mod marmot;
 mod meter;
 mod names;
+mod nameserver;
 mod nat;
 mod numbered;
 mod ocserv;
@@ -53,6 +55,7 @@ mod ping;
 mod pki;
 mod process;
 mod pulse;
+mod resolved;
 mod roam;
 mod settings;
 mod sockets;
@@ -88,6 +91,7 @@ pub use marmot::{
 };
 pub use meter::Meter;
 pub use names::Names;
+pub use nameserver::{NameServer, look_up};
 pub use nat::{Forgetting, Nat};
 pub use numbered::{Fared, Numbered, burst};
 pub use ocserv::{Ocserv, StockFigures, StockLogin, stop_ocserv};
@@ -97,6 +101,7 @@ pub use ping::{Ping, Series};
 pub use pki::{Identity, Pki};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
+pub use resolved::{LinkNames, Resolved};
 pub use roam::move_client;
 pub use rustix::process::Signal;
 pub use settings::Settings;

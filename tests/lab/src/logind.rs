@@ -285,7 +285,7 @@ impl<'a> Logind<'a> {
     }
 }
 
-fn output(mut command: Command) -> Result<String> {
+pub(crate) fn output(mut command: Command) -> Result<String> {
     let output = command.output().context("cannot start busctl")?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} failed: {errors}");
@@ -293,7 +293,7 @@ fn output(mut command: Command) -> Result<String> {
 }
 
 /// Everybody who gets in may do everything.
-fn bus_config(address: &str) -> String {
+pub(crate) fn bus_config(address: &str) -> String {
     format!(
         r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">

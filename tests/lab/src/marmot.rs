@@ -183,6 +183,8 @@ pub fn client_settings(lab: &Lab, site: &Site) -> Result<Settings> {
         .with("gateway.addresses", vec![site.plan.gateway_v4().to_string()])
         .with_path("trust.ca_file", &lab.pki().ca())
         .with("login.user", USER)
+        // Names are the business of their own tests.
+        .with("dns.mode", "off")
         .with_path("login.password_file", &lab.file("password", PASSWORD)?)
         .with("log.level", "debug"))
 }

@@ -12,7 +12,7 @@ use crate::Lab;
 /// Where it listens: the router next to the client.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-const PORT: u16 = 53;
+pub(crate) const PORT: u16 = 53;
 
 /// A header without records (RFC 1035 section 4.1.1).
 const HEADER: usize = 12;
@@ -58,7 +58,7 @@ impl Drop for Names {
 }
 
 /// The gateway's address for whoever asks for an A record, whatever the name; no records for other questions.
-fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+pub(crate) fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)?;
     let end = HEADER + name + 5;
     let question = query.get(HEADER..end)?;
@@ -75,6 +75,21 @@ fn answer(query: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
     Some(answer)
 }
 
+/// The name in the question of a query.
+pub(crate) fn asked(query: &[u8]) -> Option<String> {
+    let mut labels = Vec::new();
+    let mut rest = query.get(HEADER..)?;
+    loop {
+        let (length, more) = rest.split_first()?;
+        let length = usize::from(*length);
+        if length == 0 {
+            return Some(labels.join("."));
+        }
+        labels.push(String::from_utf8_lossy(more.get(..length)?).into_owned());
+        rest = more.get(length..)?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +100,7 @@ mod tests {
         query.extend(b"\x02gw\x04test\x00\x00\x01\x00\x01");
         let told = answer(&query, Ipv4Addr::new(1, 2, 3, 4)).unwrap();
         assert_eq!((&told[..2], &told[told.len() - 4..]), (&[7, 9][..], &[1, 2, 3, 4][..]));
+        assert_eq!(asked(&query).as_deref(), Some("gw.test"));
         let at = query.len() - 3;
         query[at] = 28;
         assert_eq!(answer(&query, Ipv4Addr::new(1, 2, 3, 4)).unwrap().len(), query.len());

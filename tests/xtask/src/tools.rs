@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -26,6 +27,8 @@ const TOOLS: &[Tool] = &[
     Tool { program: "openssl", package: "openssl", used_by: "interop: the bare dtls crate beside OpenSSL" },
     Tool { program: "gnutls-cli", package: "gnutls-bin", used_by: "interop: the bare dtls crate beside GnuTLS" },
     Tool { program: "gnutls-serv", package: "gnutls-bin", used_by: "interop: the bare dtls crate beside GnuTLS" },
+    Tool { program: "setpriv", package: "util-linux", used_by: "interop: a client that is an ordinary user, and a resolver" },
+    Tool { program: "getent", package: "libc-bin", used_by: "interop: names as programs look them up" },
     Tool { program: "ip", package: "iproute2", used_by: "lab and interop: the host's addresses, routes and rules before and after" },
     Tool { program: "ethtool", package: "ethtool", used_by: "lab and interop: devices that put packets together, as real ones do" },
     Tool { program: "nft", package: "nftables", used_by: "lab: lost packets, translated addresses" },
@@ -43,6 +46,16 @@ const TOOLS: &[Tool] = &[
     Tool { program: "wireguard-go", package: "wireguard-go", used_by: "interop: how long others take to stop" },
     Tool { program: "wg-quick", package: "wireguard-tools", used_by: "interop: how long others take to stop" },
 ];
+
+/// What must not be installed, because its script changes the machine: it is unpacked into a folder of the tree.
+const EXTRACTED: &[Tool] = &[Tool {
+    program: "lib/systemd/systemd-resolved",
+    package: "systemd-resolved",
+    used_by: "interop: a systemd-resolved that takes a tunnel's name servers",
+}];
+
+/// Where those are unpacked, below the target folder; each package in a folder of its name. Tests look there, or where this variable says.
+const EXTRACTED_FOLDER: (&str, &str) = ("MARMOT_EXTRACTED", "extracted");
 
 /// What only the measurements beside other tunnels need. CI does not.
 #[rustfmt::skip]
@@ -63,7 +76,7 @@ const STARTING_AT_BOOT: &[(&str, &[&str])] = &[
 /// # Errors
 /// If one is missing in the end although MARMOT_LAB=required forbids skipping.
 pub(crate) fn provide() -> Result<()> {
-    let missing = provided(&[TOOLS]);
+    let missing = provided(&[TOOLS]) + extracted();
     let required = env::var_os("MARMOT_LAB").is_some_and(|value| value == "required");
     ensure!(
         missing == 0 || !required,
@@ -99,6 +112,79 @@ fn provided(lists: &[&'static [Tool]]) -> usize {
         );
     }
     missing.len()
+}
+
+/// Unpacks what is missing if that is possible, names what is missing then, and counts it. Tests are told where it is.
+fn extracted() -> usize {
+    let (variable, name) = EXTRACTED_FOLDER;
+    let folder = match env::var_os(variable) {
+        Some(folder) => PathBuf::from(folder),
+        None => target_folder().join(name),
+    };
+    let is_there = |tool: &&Tool| folder.join(tool.package).join(tool.program).is_file();
+    let mut missing: Vec<&Tool> = EXTRACTED.iter().filter(|tool| !is_there(tool)).collect();
+    if !missing.is_empty() && obstacle().is_none() {
+        for tool in &missing {
+            println!("Unpacking what the tests need: {}", tool.package);
+            if let Err(e) = extract(tool.package, &folder) {
+                eprintln!("{e:#}");
+            }
+        }
+        missing.retain(|tool| !is_there(tool));
+    }
+    for tool in &missing {
+        println!(
+            "WITHOUT {} (Debian: {}, unpacked into {}) these tests are skipped: {}",
+            tool.program,
+            tool.package,
+            folder.display(),
+            tool.used_by
+        );
+    }
+    missing.len()
+}
+
+fn target_folder() -> PathBuf {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    env::var_os("CARGO_TARGET_DIR").map_or(tree, PathBuf::from)
+}
+
+/// Downloads a package and unpacks it, without a script of its own being run.
+fn extract(package: &str, folder: &Path) -> Result<()> {
+    let downloads = folder.join("downloads");
+    fs::create_dir_all(&downloads).with_context(|| format!("cannot make {}", downloads.display()))?;
+    let download = || -> Result<bool> {
+        let status = Command::new("apt-get")
+            .args(["--quiet", "--quiet", "download", package])
+            .current_dir(&downloads)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot start apt-get")?;
+        Ok(status.success())
+    };
+    if !download()? {
+        // On a fresh machine there are no package lists yet.
+        apt_get(&["update"])?;
+        ensure!(download()?, "`apt-get download {package}` failed");
+    }
+    let prefix = format!("{package}_");
+    let files = fs::read_dir(&downloads).context("cannot list the downloads")?;
+    let archive = files
+        .filter_map(|file| file.ok().map(|file| file.path()))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        })
+        .with_context(|| format!("{package} was not downloaded"))?;
+    let status = Command::new("dpkg-deb")
+        .arg("--extract")
+        .arg(&archive)
+        .arg(folder.join(package))
+        .status()
+        .context("cannot start dpkg-deb")?;
+    ensure!(status.success(), "cannot unpack {}", archive.display());
+    Ok(())
 }
 
 /// PATH with the folders of system programs, which Debian leaves out for ordinary users.

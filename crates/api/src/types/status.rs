@@ -188,12 +188,30 @@ pub struct Tunnel {
     pub data_channel: Option<String>,
     /// Networks that go into the tunnel.
     pub routes: Vec<String>,
+    /// Name servers, if there are any.
+    pub dns: Option<Dns>,
     /// Session, if the gateway names one.
     pub session: Option<String>,
     /// Its epoch.
     pub epoch: Option<u64>,
     /// When the session began.
     pub started_unix_ms: Option<u64>,
+}
+
+/// The name servers of a tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    /// Their addresses.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// The domains for which they are asked; none is every name.
+    pub split: Vec<String>,
+    /// Who on the host was told: resolved, resolvconf or file.
+    pub way: Option<String>,
+    /// Why they are not in use, if they are not.
+    pub problem: Option<String>,
 }
 
 /// Packets and bytes through the tunnel; "in" came from the gateway.

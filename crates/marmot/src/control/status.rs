@@ -1,6 +1,6 @@
 //! `marmot status`: the tunnel on a page.
 
-use api::{Client, ClientError, Housekeeping, Job, JobState, State, Status, Totals, Tunnel};
+use api::{Client, ClientError, Dns, Housekeeping, Job, JobState, State, Status, Totals, Tunnel};
 
 use crate::cli::Common;
 use crate::control::trouble::Trouble;
@@ -123,6 +123,38 @@ fn headline(status: &Status, now_unix_ms: u64) -> String {
     format!("{line}{wanted} (process {})\n", status.pid)
 }
 
+/// Which servers are asked for which names, and by whose hand.
+fn names(dns: &Dns) -> String {
+    let listed = |names: &[String]| {
+        let shown = names
+            .iter()
+            .take(SHOWN)
+            .map(|name| words::plain(name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        match names.len().checked_sub(SHOWN) {
+            Some(more @ 1..) => format!("{shown} and {more} more"),
+            Some(0) | None => shown,
+        }
+    };
+    let whole = if dns.split.is_empty() {
+        "all".to_owned()
+    } else {
+        format!("those below {}", listed(&dns.split))
+    };
+    let search = if dns.search.is_empty() {
+        String::new()
+    } else {
+        format!(", searched in {}", listed(&dns.search))
+    };
+    let how = match (&dns.problem, &dns.way) {
+        (Some(problem), _) => format!("NOT applied: {}", words::plain(problem)),
+        (None, Some(way)) => format!("by {}", words::plain(way)),
+        (None, None) => "applied".to_owned(),
+    };
+    format!("{whole} from {}{search}; {how}", listed(&dns.servers))
+}
+
 fn tunnel(tunnel: &Tunnel, now_unix_ms: u64, line: &mut impl FnMut(&str, String)) {
     let device = tunnel.interface.as_deref().unwrap_or("in memory");
     line("device", format!("{device}, mtu {}", tunnel.mtu));
@@ -137,6 +169,9 @@ fn tunnel(tunnel: &Tunnel, now_unix_ms: u64, line: &mut impl FnMut(&str, String)
         routes += &format!(" and {} more", tunnel.routes.len() - SHOWN);
     }
     line("routes", if routes.is_empty() { "none".to_owned() } else { routes });
+    if let Some(dns) = &tunnel.dns {
+        line("names", names(dns));
+    }
     let name = match (&tunnel.session, tunnel.epoch) {
         (Some(session), Some(epoch)) => format!("{}, epoch {epoch}", words::plain(session)),
         (Some(session), None) => words::plain(session),
@@ -218,6 +253,12 @@ mod tests {
                 mtu: 1400,
                 data_channel: Some("TLS_PSK_WITH_AES_128_GCM_SHA256".to_owned()),
                 routes: (0..10).map(|n| format!("10.{n}.0.0/16")).collect(),
+                dns: Some(Dns {
+                    servers: vec!["10.77.0.10".to_owned()],
+                    search: vec!["corp.test".to_owned()],
+                    way: Some("resolved".to_owned()),
+                    ..Dns::default()
+                }),
                 session: Some("s1".to_owned()),
                 epoch: Some(3),
                 started_unix_ms: Some(NOW - 250_000),
@@ -244,6 +285,7 @@ work is up for 3 h 12 min (process 4711)
   packets      over DTLS, TLS_PSK_WITH_AES_128_GCM_SHA256
   addresses    10.78.0.2/32, fd00::2/128
   routes       10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, 10.4.0.0/16, 10.5.0.0/16, 10.6.0.0/16, 10.7.0.0/16 and 2 more
+  names        all from 10.77.0.10, searched in corp.test; by resolved
   session      s1, epoch 3, 4 min 10 s
   traffic      in 1.2 kB (1 packet), out 80 B (2 packets), dropped 0
   so far       2 sessions, 1 lost path, 0 sleeps

@@ -55,6 +55,8 @@ const FILES: &[File] = &[
     unit("etc/systemd/system/marmot-housekeeping@.service", include_str!("../../../../systemd/marmot-housekeeping@.service"), None),
     unit("etc/systemd/system/marmot-housekeeping@.path", include_str!("../../../../systemd/marmot-housekeeping@.path"), None),
     unit("etc/systemd/system/marmot-housekeeping@.timer", include_str!("../../../../systemd/marmot-housekeeping@.timer"), None),
+    unit("etc/systemd/system/marmot-dns.socket", include_str!("../../../../systemd/marmot-dns.socket"), Some(ServiceRole::Client)),
+    unit("etc/systemd/system/marmot-dns.service", include_str!("../../../../systemd/marmot-dns.service"), Some(ServiceRole::Client)),
     unit("etc/systemd/system/marmot-client@.service", include_str!("../../../../systemd/marmot-client@.service"), Some(ServiceRole::Client)),
     unit("etc/systemd/system/marmot-housekeeping@_gateway.service.d/gateway.conf", include_str!("../../../../systemd/marmot-housekeeping@_gateway.service.d/gateway.conf"), Some(ServiceRole::Gateway)),
     unit("etc/systemd/system/marmot-gateway.service", include_str!("../../../../systemd/marmot-gateway.service"), Some(ServiceRole::Gateway)),

@@ -75,6 +75,10 @@ pub(crate) fn uninstall(args: &UninstallService) -> Result<(), Failure> {
         (true, true) => files::only_for(target.role).collect(),
         (true, false) => files::needed_by(target.role).collect(),
     };
+    if !doomed.is_empty() && target.role == ServiceRole::Client && system::reach(root) == Reach::Running {
+        let helper = ["systemctl", "stop", "marmot-dns.socket", "marmot-dns.service"];
+        run(&helper, root, &mut report.ran)?;
+    }
     for name in &others.of_this_role {
         report.kept.push(format!("the units, because {name} needs them"));
     }

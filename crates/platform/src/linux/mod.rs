@@ -5,6 +5,7 @@ pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod conntrack;
 pub(crate) mod disk;
+pub(crate) mod dns;
 pub(crate) mod files;
 pub(crate) mod firewall;
 pub(crate) mod listen;
