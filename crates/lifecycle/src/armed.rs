@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use now::Boot;
 
+use crate::life::Life;
 use crate::machine::Turn;
 use crate::renewing::Renewals;
 use crate::{
@@ -44,6 +45,7 @@ impl<P: Proofs> Machine<P> {
     /// Waits for traffic without a connection.
     pub(crate) fn arm(&mut self, g: Generation, session: Session, turn: &mut Turn<P>) {
         self.asked = None;
+        self.life = Life::Unverified;
         self.state = State::Armed { g, session };
         turn.push(Effect::Arm { g });
     }
@@ -84,6 +86,8 @@ impl<P: Proofs> Machine<P> {
             Session::Over => How::Login,
         };
         self.asked = None;
+        // Nobody was asked before.
+        self.life = Life::Unverified;
         self.fell_silent(turn.now);
         self.state = State::Reasserting {
             g,

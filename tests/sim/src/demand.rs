@@ -108,7 +108,6 @@ impl World {
         let first = {
             let mut demand = self.demand.borrow_mut();
             demand.sent += 1;
-            demand.asked = Some(at);
             demand.held.push(at);
             demand.held.len() == 1
         };
@@ -135,9 +134,6 @@ impl World {
             let before = demand.held.len();
             demand.held.retain(|at| now - at < HELD_US);
             demand.gone += u32::try_from(before - demand.held.len()).unwrap_or(u32::MAX);
-            if !demand.held.is_empty() {
-                demand.asked = Some(now);
-            }
             !demand.held.is_empty()
         };
         if waits {
@@ -223,7 +219,14 @@ impl World {
         if !self.demand.borrow().remembered {
             return self.feed(Input::NotArmed(g));
         }
-        if bare.is_none() {
+        if let Some(record) = bare {
+            // It was interrupted, and goes on.
+            let opened = self.books.borrow().entries[record].opened;
+            if opened {
+                let life = process.life;
+                self.after(0, Event::Arm { life, mark });
+            }
+        } else {
             let random = self.chance.draw();
             let stamp = self.stamp();
             let record = self.books.borrow_mut().add_bare(mark, g.number(), random, stamp);
@@ -235,6 +238,9 @@ impl World {
     /// The record of an armed tunnel is durable, or the disk failed.
     pub(crate) fn arm_written(self: &Rc<Self>, life: u32, mark: Mark, record: usize, good: bool) {
         self.books.borrow_mut().entries[record].opened |= good;
+        if !good {
+            self.forget_bare(mark);
+        }
         let waits = self.with(|daemon| {
             let armed = matches!(daemon.machine.state(), State::Armed { .. });
             let instance = daemon.instance(mark)?;

@@ -102,9 +102,10 @@ impl World {
                 Some(State::Failed(_) | State::Idle | State::StayDown) => {
                     self.feed(Input::Start { origin: Origin::User });
                 }
-                // The host may still be being set up.
+                // The host may still be being set up, or be taken for asleep.
                 Some(State::Armed { .. }) => {
-                    self.until(|world| world.is_watched() || !matches!(world.state(), Some(State::Armed { .. })));
+                    let ready = |world: &Self| world.is_watched() && world.mode() == Some(Mode::Awake);
+                    self.until(|world| ready(world) || !matches!(world.state(), Some(State::Armed { .. })));
                     self.packet();
                 }
                 Some(

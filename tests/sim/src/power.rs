@@ -331,6 +331,10 @@ impl World {
     /// Traffic asks for the tunnel, or the network is another one.
     pub(crate) fn ask_for_tunnel(self: &Rc<Self>, input: Input<crate::shell::Shell>) {
         self.nights.borrow_mut().wake.asked_for = true;
+        if matches!(input, Input::Demand) {
+            let at = self.run_time();
+            self.demand.borrow_mut().asked = Some(at);
+        }
         self.feed(input);
     }
 
