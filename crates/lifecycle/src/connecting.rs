@@ -62,6 +62,8 @@ impl<P: Proofs> Machine<P> {
                 self.state = up(g);
             }
             State::Idle
+            | State::StayDown
+            | State::Armed { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Reasserting { .. }
@@ -69,6 +71,7 @@ impl<P: Proofs> Machine<P> {
             | State::Failed(_) => return,
         }
         self.unavailable = 0;
+        self.asked = None;
         self.renewals = Renewals::new();
         self.proof_of_life(of, turn);
     }
@@ -114,6 +117,7 @@ impl<P: Proofs> Machine<P> {
                     session,
                     lost,
                 };
+                self.give_up_waiting(turn);
             }
             State::Up {
                 g,
@@ -121,6 +125,8 @@ impl<P: Proofs> Machine<P> {
                 replacement: Some(Attempt::Running(how, trigger)),
             } if g == of => self.replacement_failed((g, since), (how, trigger), class, turn),
             State::Idle
+            | State::StayDown
+            | State::Armed { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Reasserting { .. }
@@ -138,7 +144,12 @@ impl<P: Proofs> Machine<P> {
                 replacement: Some(attempt),
                 ..
             } => matches!(attempt, Attempt::Running(_, Trigger::User)),
-            State::Up { replacement: None, .. } | State::Idle | State::Stopping { .. } | State::Failed(_) => true,
+            State::Up { replacement: None, .. }
+            | State::Idle
+            | State::StayDown
+            | State::Armed { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => true,
         };
         if !exempt {
             self.budget.spend(extra, turn.now);
@@ -151,7 +162,7 @@ impl<P: Proofs> Machine<P> {
         self.renewals.try_sooner();
         match self.mode() {
             Mode::Awake => self.sooner(turn),
-            Mode::Unsure => self.demand(turn),
+            Mode::Unsure => self.try_unsure(turn),
             Mode::Asleep | Mode::Maintenance => {}
         }
     }
@@ -175,6 +186,8 @@ impl<P: Proofs> Machine<P> {
                 ..
             } => *at = (*at).min(soon.max(allowed).max(renewals.not_before(*how).unwrap_or(soon))),
             State::Idle
+            | State::StayDown
+            | State::Armed { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Reasserting { .. }
@@ -190,6 +203,8 @@ impl<P: Proofs> Machine<P> {
                 self.reassert(g, since, replacement.filter(|one| one.is_running()), How::Cookie, turn);
             }
             State::Idle
+            | State::StayDown
+            | State::Armed { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Reasserting { .. }
@@ -215,11 +230,17 @@ impl<P: Proofs> Machine<P> {
                 replacement: Some(Attempt::Waiting(..)) | None,
             } if g == of => match reason {
                 EndReason::AuthExpired => self.reassert(g, since, None, How::Login, turn),
-                EndReason::UserStop | EndReason::Admin | EndReason::Replaced | EndReason::Fatal => {
+                EndReason::UserStop
+                | EndReason::Admin
+                | EndReason::Replaced
+                | EndReason::Fatal
+                | EndReason::StayDown => {
                     self.bring_down(0, self.after(FailReason::Ended), reason, turn);
                 }
             },
             State::Idle
+            | State::StayDown
+            | State::Armed { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Reasserting { .. }

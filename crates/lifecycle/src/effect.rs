@@ -16,6 +16,13 @@ pub enum Effect<P: Proofs> {
         /// What for.
         trigger: Trigger,
     },
+    /// Wait for traffic without a connection: let go of the one that stands, so that the gateway keeps the session; put the
+    /// plan of the last session on the host if nothing is there; and hold what programs send. Answer with `Demand` for as long
+    /// as something is held, or with `NotArmed`. What is waited for already goes on.
+    Arm {
+        /// For which instance.
+        g: Generation,
+    },
     /// Drop the attempt that is running; it will not be heard of again.
     Abort {
         /// Whose attempt.

@@ -4,14 +4,14 @@ use std::fmt;
 
 use now::Gap;
 
-use crate::{Generation, PowerWord, Proofs, WakeKind};
+use crate::{Generation, PowerWord, Proofs, Rule, WakeKind};
 
 /// Who wants the tunnel up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A person. Exempt from the dial budget, and ends a wait.
     User,
-    /// The start of the daemon.
+    /// The start of the daemon, or the end of what kept the tunnel down. Waits for traffic if that is configured.
     Boot,
     /// The start of a daemon that was handed the device and the cookie of the one before: the tunnel is on the host, and
     /// its session waits.
@@ -41,6 +41,8 @@ pub enum EndReason {
     Replaced,
     /// It cannot go on, for a reason of this host or of the protocol.
     Fatal,
+    /// The host came into a network whose rules say so.
+    StayDown,
 }
 
 impl EndReason {
@@ -52,6 +54,7 @@ impl EndReason {
             Self::AuthExpired => "auth_expired",
             Self::Replaced => "replaced",
             Self::Fatal => "fatal",
+            Self::StayDown => "stay_down",
         }
     }
 }
@@ -204,8 +207,14 @@ pub enum Input<P: Proofs> {
     ClockGap(Gap),
     /// The gateway has taken the word of [`crate::Effect::Park`].
     Parked(Generation),
-    /// Traffic asks for the tunnel. Means something in [`crate::Mode::Unsure`] only.
+    /// Traffic asks for the tunnel. Means something in [`crate::Mode::Unsure`], and to an armed tunnel while the host is awake.
     Demand,
+    /// What [`crate::Effect::Arm`] asks for cannot be: no plan is remembered, or it cannot be put on the host.
+    NotArmed(Generation),
+    /// No program has used the tunnel for as long as was configured. Said again while that is so.
+    Idle(Generation),
+    /// What the rules say of the network that the host is in, whenever it is another one.
+    NetworkRule(Rule),
     /// The host's network is another one. Waits begin from the start.
     PathChange,
     /// An authentic round trip: the first since a gap, a silence or the loss of the control connection. More are harmless.

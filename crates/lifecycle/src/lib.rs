@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                     Connected                ControlLost
-//!   Idle --Start--> Starting(g) ----------> Up(g) <-------> Reasserting(g)
+//!   Idle --Start--> Starting(g) ----------> Up(g) <-------> Reasserting(g)     Armed(g): see `armed`
 //!    ^                  |                     |   Connected       |
 //!    |                  +------- Stop, Cancel, final failure -----+
 //!    |                                        v
@@ -13,6 +13,7 @@
 //! touches the host. Whether the host sleeps is beside the state, not one of its states: [`Mode`]. Every entry into Stopping raises the [`Generation`]: results of an older one are ignored.
 #![forbid(unsafe_code)]
 
+mod armed;
 mod backoff;
 mod budget;
 mod chores;
@@ -29,6 +30,7 @@ mod state;
 mod stopping;
 mod wake;
 
+pub use armed::{DEMAND_LASTS, Rule};
 pub use backoff::{Backoff, Jitter};
 pub use budget::{DIAL_INTERVAL, DIALS, DialBudget};
 pub use effect::{Acknowledged, Cause, Effect, Report};

@@ -46,7 +46,12 @@ impl<P: Proofs> Machine<P> {
     pub fn tunnel(&self) -> Option<Generation> {
         match self.state {
             State::Up { g, .. } | State::Reasserting { g, .. } => Some(g),
-            State::Idle | State::Starting { .. } | State::Stopping { .. } | State::Failed(_) => None,
+            State::Idle
+            | State::StayDown
+            | State::Starting { .. }
+            | State::Armed { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::sleeping::{Park, SleepAck};
 use crate::wake::Watch;
 use crate::{
     Attempt, Backoff, Cause, DialBudget, Effect, FailClass, Generation, How, Input, Jitter, Mode, Origin, Patience,
-    Proofs, Report, Session, State, Then, Trigger, WakeKind,
+    Proofs, Report, Rule, Session, State, Then, Trigger, WakeKind,
 };
 
 /// A stop is acknowledged within this, whatever the host does (lifecycle invariant L1).
@@ -45,6 +45,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// The tunnel is down while the host sleeps, and comes up again when somebody is there.
     pub disconnect_on_sleep: bool,
+    /// The tunnel waits for traffic, and for it again when it is idle.
+    pub on_demand: bool,
 }
 
 /// The life of one tunnel.
@@ -59,6 +61,11 @@ pub struct Machine<P: Proofs> {
     pub(crate) unavailable: u32,
     pub(crate) on_failure: OnFailure,
     pub(crate) disconnect_on_sleep: bool,
+    pub(crate) on_demand: bool,
+    /// What the network's rules say.
+    pub(crate) rule: Rule,
+    /// When traffic asked last for the connection that is being made, if nothing else did.
+    pub(crate) asked: Option<Boot>,
     pub(crate) watch: Watch,
     pub(crate) renewals: Renewals,
     pub(crate) life: Life,
@@ -120,6 +127,9 @@ impl<P: Proofs> Machine<P> {
             unavailable: 0,
             on_failure: settings.on_failure,
             disconnect_on_sleep: settings.disconnect_on_sleep,
+            on_demand: settings.on_demand,
+            rule: Rule::default(),
+            asked: None,
             watch: Watch::new(),
             renewals: Renewals::new(),
             life: Life::Unverified,
@@ -166,7 +176,7 @@ impl<P: Proofs> Machine<P> {
             Attempt::Running(..) => None,
         };
         match self.state {
-            State::Idle | State::Failed(_) => None,
+            State::Idle | State::StayDown | State::Armed { .. } | State::Failed(_) => None,
             State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } if asleep => None,
             State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => retry(attempt),
             State::Up { replacement, .. } => replacement.and_then(retry),
@@ -214,6 +224,9 @@ impl<P: Proofs> Machine<P> {
             Input::ClockGap(gap) => self.clock_gap(gap, &mut turn),
             Input::Parked(g) => self.parked(g),
             Input::Demand => self.demand(&mut turn),
+            Input::NotArmed(g) => self.not_armed(g, &mut turn),
+            Input::Idle(g) => self.idle(g, &mut turn),
+            Input::NetworkRule(rule) => self.network_rule(rule, &mut turn),
             Input::PathChange => self.path_changed(&mut turn),
             Input::ProofOfLife(g) => self.proof_of_life(g, &turn),
             Input::PathSilent(g) => self.path_silent(g, &turn),
@@ -226,6 +239,8 @@ impl<P: Proofs> Machine<P> {
 
     fn start(&mut self, origin: Origin, turn: &mut Turn<P>) {
         if origin == Origin::User {
+            self.rule = Rule::Connect;
+            self.asked = None;
             self.user_present(turn);
         }
         // Only the first thing of a process can be what the one before left.
@@ -235,7 +250,10 @@ impl<P: Proofs> Machine<P> {
             Origin::User | Origin::Boot | Origin::Restore => origin,
         };
         match self.state {
-            State::Idle | State::Failed(_) => self.begin(origin, turn),
+            State::Idle | State::StayDown | State::Failed(_) => self.begin(origin, turn),
+            State::Armed { g, session } if origin == Origin::User || !self.on_demand => {
+                self.leave_armed(g, session, origin.into(), turn);
+            }
             State::Starting {
                 attempt: Attempt::Waiting(..),
                 ..
@@ -246,7 +264,9 @@ impl<P: Proofs> Machine<P> {
             } if origin == Origin::User => {
                 self.attempt_now(Trigger::User, turn);
             }
-            State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } => turn.report(Report::AlreadyWanted),
+            State::Starting { .. } | State::Armed { .. } | State::Up { .. } | State::Reasserting { .. } => {
+                turn.report(Report::AlreadyWanted);
+            }
             State::Stopping {
                 g,
                 since,
@@ -271,9 +291,12 @@ impl<P: Proofs> Machine<P> {
     }
 
     fn reconnect(&mut self, turn: &mut Turn<P>) {
+        self.asked = None;
         self.user_present(turn);
         match self.state {
-            State::Idle | State::Failed(_) | State::Stopping { .. } => self.start(Origin::User, turn),
+            State::Idle | State::StayDown | State::Armed { .. } | State::Failed(_) | State::Stopping { .. } => {
+                self.start(Origin::User, turn);
+            }
             State::Starting { attempt, .. } => match attempt {
                 Attempt::Waiting(..) => self.attempt_now(Trigger::User, turn),
                 // It may be asking for a password: not to be cut short.
@@ -346,7 +369,7 @@ impl<P: Proofs> Machine<P> {
                     patience,
                 }
             }
-            State::Idle | State::Failed(_) => self.state,
+            State::Idle | State::StayDown | State::Armed { .. } | State::Failed(_) => self.state,
         };
     }
 
@@ -363,10 +386,14 @@ impl<P: Proofs> Machine<P> {
             return;
         }
         match self.state {
-            State::Starting { .. } | State::Reasserting { .. } => self.attempt_now(Trigger::Retry, turn),
+            State::Starting { .. } | State::Reasserting { .. } => {
+                if !self.give_up_unasked(turn) {
+                    self.attempt_now(Trigger::Retry, turn);
+                }
+            }
             State::Up { .. } => self.replace_now(turn),
             State::Stopping { .. } => self.out_of_patience(turn),
-            State::Idle | State::Failed(_) => {}
+            State::Idle | State::StayDown | State::Armed { .. } | State::Failed(_) => {}
         }
     }
 
@@ -379,8 +406,11 @@ impl<P: Proofs> Machine<P> {
         if origin == Origin::Restore {
             self.fell_silent(turn.now);
         }
+        self.asked = None;
         let g = self.next;
         self.state = match origin {
+            Origin::Boot if self.rule == Rule::StayDown => State::StayDown,
+            Origin::Boot if self.on_demand => return self.arm(g, Session::Over, turn),
             Origin::User | Origin::Boot => State::Starting {
                 g,
                 attempt: self.attempt(g, How::Login, origin.into(), turn),
@@ -392,6 +422,9 @@ impl<P: Proofs> Machine<P> {
                 lost: turn.now,
             },
         };
+        if origin == Origin::Restore && self.rule == Rule::StayDown {
+            self.network_rule(Rule::StayDown, turn);
+        }
     }
 
     /// Makes the attempt that is waited for (or aborted) now.
@@ -415,7 +448,12 @@ impl<P: Proofs> Machine<P> {
                     lost,
                 };
             }
-            State::Idle | State::Up { .. } | State::Stopping { .. } | State::Failed(_) => {}
+            State::Idle
+            | State::StayDown
+            | State::Armed { .. }
+            | State::Up { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => {}
         }
     }
 

@@ -126,6 +126,8 @@ impl<P: Proofs> Machine<P> {
                 self.state = State::Up { g, since, replacement };
             }
             State::Idle
+            | State::StayDown
+            | State::Armed { .. }
             | State::Starting { .. }
             | State::Up { .. }
             | State::Reasserting { .. }

@@ -115,6 +115,8 @@ impl<P: Proofs> Machine<P> {
             Behind::Stop(of) => match self.state {
                 State::Stopping { g, phase, .. } => g != of || phase == Phase::Settling,
                 State::Idle
+                | State::StayDown
+                | State::Armed { .. }
                 | State::Starting { .. }
                 | State::Up { .. }
                 | State::Reasserting { .. }
@@ -148,7 +150,9 @@ impl<P: Proofs> Machine<P> {
             });
             self.listen_again(turn);
         }
-        if let State::Reasserting {
+        if self.give_up_unasked(turn) {
+            // Whoever still waits asks again.
+        } else if let State::Reasserting {
             g,
             attempt: Attempt::Running(..),
             ..
@@ -166,7 +170,12 @@ impl<P: Proofs> Machine<P> {
     fn is_waiting(&self) -> bool {
         match self.state {
             State::Starting { attempt, .. } | State::Reasserting { attempt, .. } => !attempt.is_running(),
-            State::Idle | State::Up { .. } | State::Stopping { .. } | State::Failed(_) => false,
+            State::Idle
+            | State::StayDown
+            | State::Armed { .. }
+            | State::Up { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => false,
         }
     }
 
@@ -186,7 +195,7 @@ impl<P: Proofs> Machine<P> {
                 let running = replacement.take().is_some_and(Attempt::is_running);
                 Some((*g, running, running))
             }
-            State::Idle | State::Stopping { .. } | State::Failed(_) => None,
+            State::Idle | State::StayDown | State::Armed { .. } | State::Stopping { .. } | State::Failed(_) => None,
         };
         if let Some((g, running, suppressed)) = held {
             if running {

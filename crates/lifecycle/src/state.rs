@@ -18,6 +18,15 @@ pub enum State {
         /// Its attempt to connect.
         attempt: Attempt,
     },
+    /// The rules of the network say that there is no tunnel in it. Wanted, and nothing of it on the host.
+    StayDown,
+    /// Device, addresses and routes are on the host, and there is no connection: the first packet makes one.
+    Armed {
+        /// Which instance.
+        g: Generation,
+        /// Whether a session waits at the gateway.
+        session: Session,
+    },
     /// Forwarding.
     Up {
         /// Which instance.
@@ -27,7 +36,7 @@ pub enum State {
         /// The attempt to replace the connection, while the old one serves.
         replacement: Option<Attempt>,
     },
-    /// It was up, and is without a connection; device and routes stay.
+    /// It was up or armed, and is without a connection that it should have; device and routes stay.
     Reasserting {
         /// Which instance.
         g: Generation,
@@ -63,6 +72,8 @@ impl State {
         match self {
             Self::Idle => "idle",
             Self::Starting { .. } => "starting",
+            Self::StayDown => "stay_down",
+            Self::Armed { .. } => "armed",
             Self::Up { .. } => "up",
             Self::Reasserting { .. } => "reasserting",
             Self::Stopping { .. } => "stopping",
@@ -71,7 +82,7 @@ impl State {
     }
 }
 
-/// What became of the session whose connection was lost.
+/// What became of the session whose connection is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Session {
     /// It can go on.
@@ -128,6 +139,8 @@ pub enum Trigger {
     Renewal,
     /// The host is fully awake again.
     Wake,
+    /// A program sent a packet into an armed tunnel.
+    Demand,
 }
 
 impl Trigger {
@@ -139,6 +152,7 @@ impl Trigger {
             Self::Retry => "retry",
             Self::Renewal => "renewal",
             Self::Wake => "wake",
+            Self::Demand => "demand",
         }
     }
 }

@@ -26,7 +26,10 @@ impl<P: Proofs> Machine<P> {
     pub(crate) fn stop(&mut self, reason: StopReason, exit: bool, turn: &mut Turn<P>) {
         let then = if exit { Then::Exit(None) } else { Then::Idle };
         match self.state {
-            State::Idle | State::Failed(_) => {
+            State::Idle | State::StayDown | State::Failed(_) => {
+                if self.state == State::StayDown {
+                    self.state = State::Idle;
+                }
                 turn.push(Effect::AckStop {
                     took: Duration::ZERO,
                     outcome: Acknowledged::WasDown,
@@ -39,7 +42,7 @@ impl<P: Proofs> Machine<P> {
             | State::Reasserting {
                 session: Session::Kept, ..
             } if exit && reason == StopReason::Restart => self.hand_over(then, turn),
-            State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } => {
+            State::Starting { .. } | State::Armed { .. } | State::Up { .. } | State::Reasserting { .. } => {
                 self.bring_down(1, then, EndReason::UserStop, turn);
             }
             State::Stopping {
@@ -79,10 +82,10 @@ impl<P: Proofs> Machine<P> {
 
     pub(crate) fn cancel(&mut self, turn: &mut Turn<P>) {
         match self.state {
-            State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } => {
+            State::Starting { .. } | State::Armed { .. } | State::Up { .. } | State::Reasserting { .. } => {
                 self.fail(FailReason::Cancelled, EndReason::Fatal, turn);
             }
-            State::Idle | State::Stopping { .. } | State::Failed(_) => {}
+            State::Idle | State::StayDown | State::Stopping { .. } | State::Failed(_) => {}
         }
     }
 
@@ -105,7 +108,8 @@ impl<P: Proofs> Machine<P> {
             State::Reasserting {
                 g, attempt, session, ..
             } => (g, matches!(attempt, Attempt::Running(..)), false, session),
-            State::Idle | State::Stopping { .. } | State::Failed(_) => return,
+            State::Armed { g, session } => (g, false, false, session),
+            State::Idle | State::StayDown | State::Stopping { .. } | State::Failed(_) => return,
         };
         self.hold_chores(turn);
         // An attempt that failed is over already; aborting it again is harmless.
@@ -127,7 +131,12 @@ impl<P: Proofs> Machine<P> {
         let (g, running) = match self.state {
             State::Up { g, replacement, .. } => (g, replacement.is_some_and(Attempt::is_running)),
             State::Reasserting { g, attempt, .. } => (g, matches!(attempt, Attempt::Running(..))),
-            State::Idle | State::Starting { .. } | State::Stopping { .. } | State::Failed(_) => return,
+            State::Idle
+            | State::StayDown
+            | State::Starting { .. }
+            | State::Armed { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => return,
         };
         self.hold_chores(turn);
         if running {
@@ -139,6 +148,7 @@ impl<P: Proofs> Machine<P> {
 
     fn enter_stopping(&mut self, g: Generation, stops: u32, then: Then, phase: Phase, turn: &Turn<P>) {
         self.next = g.next();
+        self.asked = None;
         self.park = Park::Not;
         self.restored = None;
         self.owed = None;

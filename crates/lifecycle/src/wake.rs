@@ -526,6 +526,14 @@ impl<P: Proofs> Machine<P> {
 
     /// Traffic asks for the tunnel.
     pub(crate) fn demand(&mut self, turn: &mut Turn<P>) {
+        // Before a wake that it makes a full one asks whether anybody still waits.
+        self.asked = self.asked.map(|_| turn.boot);
+        self.try_unsure(turn);
+        self.ask(turn);
+    }
+
+    /// Something says that somebody may use the host.
+    pub(crate) fn try_unsure(&mut self, turn: &mut Turn<P>) {
         if let Power::Unsure { since } = self.watch.power {
             self.watch.trial = Some(Trial { since, spent: false });
             self.awake(turn);

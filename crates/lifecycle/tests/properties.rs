@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifecycle::{
-    ACK_BUDGET, Acknowledged, Attempt, Backoff, Effect, EndReason, FailClass, Generation, Input, Jitter, LossKind,
-    MAINTENANCE_DOUBTED_AFTER, Machine, Mode, OnFailure, Origin, Phase, PowerWord, Proofs, Report, SLEEP_ACK_BUDGET,
-    Settings, Source, Stage, State, StopReason, Surroundings, WakeKind,
+    ACK_BUDGET, Acknowledged, Attempt, Backoff, DEMAND_LASTS, Effect, EndReason, FailClass, Generation, Input, Jitter,
+    LossKind, MAINTENANCE_DOUBTED_AFTER, Machine, Mode, OnFailure, Origin, Phase, PowerWord, Proofs, Report, Rule,
+    SLEEP_ACK_BUDGET, Settings, Source, Stage, State, StopReason, Surroundings, WakeKind,
 };
-use now::{Awake, Gap, GapKind, Now};
+use now::{Awake, Boot, Gap, GapKind, Now};
 use proptest::prelude::*;
 
 /// [`lifecycle::UNSURE_FOR`] in milliseconds.
@@ -67,7 +67,8 @@ fn reason() -> impl Strategy<Value = EndReason> {
         Just(EndReason::Admin),
         Just(EndReason::AuthExpired),
         Just(EndReason::Replaced),
-        Just(EndReason::Fatal)
+        Just(EndReason::Fatal),
+        Just(EndReason::StayDown)
     ]
 }
 
@@ -111,6 +112,10 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(Input::Wake),
         Just(Input::JobsDue),
         Just(Input::Demand),
+        Just(Input::Demand),
+        generation().prop_map(Input::Idle),
+        generation().prop_map(Input::NotArmed),
+        any::<bool>().prop_map(|there| Input::NetworkRule(if there { Rule::Connect } else { Rule::StayDown })),
         Just(Input::PathChange),
         generation().prop_map(Input::Parked),
         generation().prop_map(Input::ProofOfLife),
@@ -171,21 +176,26 @@ struct World {
     asleep_since: Option<Awake>,
     /// A wake was reported by the input that is being handled.
     woke: bool,
+    /// Something other than traffic or a person is being handled by an armed tunnel.
+    unasked: bool,
+    /// When traffic asked last for the connection that is being made for it.
+    asked: Option<Boot>,
     /// The process is gone, with the deadline it left.
     exited: bool,
 }
 
 impl World {
     fn new(on_failure: OnFailure) -> Self {
-        Self::sleeping(on_failure, false)
+        Self::with(on_failure, false, false)
     }
 
-    fn sleeping(on_failure: OnFailure, disconnect_on_sleep: bool) -> Self {
+    fn with(on_failure: OnFailure, disconnect_on_sleep: bool, on_demand: bool) -> Self {
         Self {
             machine: Machine::new(Settings {
                 backoff: Backoff::default(),
                 on_failure,
                 disconnect_on_sleep,
+                on_demand,
             }),
             now: Now::default().plus(Duration::from_secs(100)),
             jitter: 0,
@@ -205,6 +215,8 @@ impl World {
             parked: false,
             asleep_since: None,
             woke: false,
+            unasked: false,
+            asked: None,
             exited: false,
         }
     }
@@ -233,8 +245,38 @@ impl World {
                 origin: Origin::Restore
             }
         );
+        let asks = matches!(
+            input,
+            Input::Demand | Input::Start { .. } | Input::Reconnect | Input::NotArmed(_)
+        );
+        self.unasked = matches!(before, State::Armed { .. }) && !asks;
+        let demand = matches!(input, Input::Demand);
+        let person = matches!(input, Input::Reconnect | Input::Start { origin: Origin::User });
+        // What a refused cookie leads to goes on at once.
+        let refused = matches!(
+            input,
+            Input::ConnectFailed {
+                class: FailClass::CookieRefused,
+                ..
+            }
+        );
         let effects = self.machine.handle(input, self.now, Jitter::new(self.jitter));
-        if let (true, State::Idle | State::Failed(_), State::Reasserting { g, .. }) =
+        match (before, self.machine.state()) {
+            (State::Armed { .. }, State::Reasserting { .. }) if demand => self.asked = Some(self.now.boot),
+            (State::Reasserting { .. }, State::Reasserting { .. }) if person => self.asked = None,
+            (State::Reasserting { .. }, State::Reasserting { .. }) => {
+                self.asked = self.asked.map(|asked| if demand { self.now.boot } else { asked });
+            }
+            _ => self.asked = None,
+        }
+        if let (Some(asked), false) = (self.asked, refused) {
+            let dials = effects.iter().any(|effect| matches!(effect, Effect::Connect { .. }));
+            assert!(
+                !dials || self.now.boot.since(asked) < DEMAND_LASTS,
+                "nothing is dialled for traffic that is old"
+            );
+        }
+        if let (true, State::Idle | State::Failed(_), State::Reasserting { g, .. } | State::Stopping { g, .. }) =
             (restore, before, self.machine.state())
         {
             // The process before left its session.
@@ -291,7 +333,14 @@ impl World {
                     "nothing connects while the host is being restored"
                 );
                 assert_eq!(self.machine.mode(), Mode::Awake, "nothing connects in sleep");
+                assert!(!self.unasked, "an armed tunnel dials for traffic and persons only");
                 self.connecting = Some(g);
+                self.on_host.insert(g);
+            }
+            Effect::Arm { g } => {
+                assert_eq!(self.connecting, None, "an armed tunnel does not connect");
+                assert!(self.on_host.iter().all(|other| *other == g), "one generation at a time");
+                assert!(matches!(self.machine.state(), State::Armed { g: armed, .. } if armed == g));
                 self.on_host.insert(g);
             }
             Effect::Abort { g } => {
@@ -490,9 +539,10 @@ proptest! {
     fn no_promise_is_broken_in_a_random_life(
         stay: bool,
         disconnect: bool,
+        on_demand: bool,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::sleeping(if stay { OnFailure::Stay } else { OnFailure::Exit }, disconnect);
+        let mut world = World::with(if stay { OnFailure::Stay } else { OnFailure::Exit }, disconnect, on_demand);
         for step in steps {
             world.run(step);
         }
@@ -559,9 +609,10 @@ proptest! {
     #[test]
     fn a_host_in_use_for_two_minutes_is_taken_for_awake_whatever_was_said(
         disconnect: bool,
+        on_demand: bool,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::sleeping(OnFailure::Stay, disconnect);
+        let mut world = World::with(OnFailure::Stay, disconnect, on_demand);
         for step in steps {
             world.run(step);
         }
@@ -612,5 +663,28 @@ proptest! {
             }
         }
         prop_assert!(connections <= 1, "{connections}");
+    }
+
+    #[test]
+    fn an_armed_tunnel_makes_no_connection_until_a_packet_comes(
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::with(OnFailure::Stay, false, true);
+        world.feed(Input::Start { origin: Origin::Boot });
+        for step in steps {
+            let asks = matches!(
+                step,
+                Step::Input(Input::Demand | Input::Start { .. } | Input::Reconnect | Input::NotArmed(_))
+            );
+            if !asks {
+                world.run(step);
+            }
+            prop_assert_eq!(world.connecting, None);
+        }
+        // A stop may have come; where the tunnel is armed and the host awake, a packet gets its connection.
+        if matches!(world.machine.state(), State::Armed { .. }) && world.machine.mode() == Mode::Awake {
+            world.feed(Input::Demand);
+            prop_assert!(world.connecting.is_some());
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lifecycle::{
     Acknowledged, Attempt, Backoff, Effect, EndReason, FailClass, Generation, How, Input, Jitter, LossKind, Machine,
-    Mode, OnFailure, Origin, Patience, Phase, PowerWord, Proofs, Report, Settings, Source, Stage, State, StopReason,
-    Surroundings, Then, WakeKind,
+    Mode, OnFailure, Origin, Patience, Phase, PowerWord, Proofs, Report, Rule, Settings, Source, Stage, State,
+    StopReason, Surroundings, Then, WakeKind,
 };
 use now::{Awake, Gap, GapKind, Now};
 
@@ -37,6 +37,7 @@ impl Story {
             backoff: Backoff::default(),
             on_failure,
             disconnect_on_sleep: false,
+            on_demand: false,
         };
         Self {
             name,
@@ -49,6 +50,13 @@ impl Story {
     fn disconnecting(name: &'static str) -> Self {
         let mut story = Self::new(name, OnFailure::Exit);
         story.machine.set_disconnect_on_sleep(true);
+        story
+    }
+
+    /// The tunnel waits for traffic.
+    fn on_demand(name: &'static str) -> Self {
+        let mut story = Self::new(name, OnFailure::Exit);
+        story.machine.set_on_demand(true);
         story
     }
 
@@ -67,6 +75,7 @@ impl Story {
 }
 
 const START: Input<Words> = Input::Start { origin: Origin::User };
+const BOOT: Input<Words> = Input::Start { origin: Origin::Boot };
 const STOP: Input<Words> = stop(false);
 const QUIT: Input<Words> = stop(true);
 const UP: Input<Words> = Input::Connected(G1);
@@ -74,6 +83,7 @@ const LOST: Input<Words> = Input::ControlLost {
     g: G1,
     kind: LossKind::Eof,
 };
+const STAY_DOWN: Input<Words> = Input::NetworkRule(Rule::StayDown);
 const RESTART: Input<Words> = Input::Stop {
     reason: StopReason::Restart,
     exit: true,
@@ -105,6 +115,12 @@ const NAP: Input<Words> = Input::ClockGap(Gap {
 const FREEZE: Input<Words> = Input::ClockGap(Gap {
     length: Duration::from_secs(60),
     awake: Duration::from_secs(60),
+    kind: GapKind::Freeze,
+});
+/// Longer than anybody waits for.
+const AGES: Input<Words> = Input::ClockGap(Gap {
+    length: Duration::from_secs(20),
+    awake: Duration::from_secs(20),
     kind: GapKind::Freeze,
 });
 const OLD_COOKIE: Input<Words> = failed(G1, FailClass::CookieRefused, Stage::Connect);
@@ -210,6 +226,27 @@ fn stories() -> Vec<Story> {
         Story::disconnecting("up, to be down in sleep").then(&[START, UP]),
         Story::disconnecting("stopping for a sleep").then(&[START, UP, SLEEPING]),
         Story::disconnecting("starting, held in sleep").then(&[START, UP, SLEEPING, RELEASED, RECORDED]),
+        Story::on_demand("idle, on demand"),
+        Story::on_demand("armed").then(&[BOOT]),
+        Story::on_demand("armed, a session waits").then(&[START, UP, Input::Idle(G1)]),
+        Story::on_demand("armed, a packet waits").then(&[BOOT, Input::Demand]),
+        Story::on_demand("armed, a packet waits, one attempt failed").then(&[
+            BOOT,
+            Input::Demand,
+            failed(G1, FailClass::Network, Stage::Login),
+        ]),
+        Story::on_demand("armed, a session and a packet wait").then(&[START, UP, Input::Idle(G1), Input::Demand]),
+        Story::on_demand("armed, the packet has waited too long").then(&[BOOT, Input::Demand, AGES]),
+        Story::on_demand("armed, asleep").then(&[BOOT, SLEEPING]),
+        Story::on_demand("armed, maintenance wake").then(&[FACTS, BOOT, SLEEPING, NAP]),
+        Story::on_demand("armed, unsure").then(&[BOOT, NAP]),
+        Story::on_demand("armed, a packet waits, asleep").then(&[BOOT, Input::Demand, SLEEPING]),
+        Story::on_demand("up, on demand").then(&[START, UP]),
+        Story::on_demand("up, renewing, on demand").then(&[START, UP, Input::Renew(G1)]),
+        exit("idle, to stay down").then(&[STAY_DOWN]),
+        exit("stay down").then(&[STAY_DOWN, BOOT]),
+        Story::on_demand("stay down, on demand").then(&[STAY_DOWN, BOOT]),
+        Story::on_demand("stopping to stay down").then(&[START, UP, STAY_DOWN]),
         exit("stopping").then(&[START, UP, STOP]),
         exit("stopping, start remembered").then(&[START, UP, STOP, START]),
         exit("stopping to exit").then(&[START, UP, QUIT]),
@@ -279,6 +316,7 @@ fn inputs() -> Vec<Input<Words>> {
         EndReason::AuthExpired,
         EndReason::Replaced,
         EndReason::Fatal,
+        EndReason::StayDown,
     ];
     inputs.extend(reasons.map(|reason| Input::SessionEnded { g: G1, reason }));
     inputs.extend([
@@ -303,6 +341,10 @@ fn inputs() -> Vec<Input<Words>> {
         FREEZE,
         Input::Parked(G1),
         Input::Demand,
+        Input::NotArmed(G1),
+        Input::Idle(G1),
+        Input::NetworkRule(Rule::Connect),
+        STAY_DOWN,
         Input::PathChange,
         Input::ProofOfLife(G1),
         Input::PathSilent(G1),
@@ -326,6 +368,8 @@ fn inputs() -> Vec<Input<Words>> {
             owed: "recorded",
         },
         Input::HandedOver { g: g2, kept: true },
+        Input::NotArmed(g2),
+        Input::Idle(g2),
     ]);
     inputs
 }
@@ -375,6 +419,10 @@ fn input_text(input: Input<Words>) -> String {
         },
         Input::Parked(g) => format!("{g} parked"),
         Input::Demand => "demand".into(),
+        Input::NotArmed(g) => format!("{g} not armed"),
+        Input::Idle(g) => format!("{g} idle"),
+        Input::NetworkRule(Rule::Connect) => "rule connect".into(),
+        Input::NetworkRule(Rule::StayDown) => "rule stay down".into(),
         Input::PathChange => "path change".into(),
         Input::ProofOfLife(g) => format!("{g} lives"),
         Input::PathSilent(g) => format!("{g} silent"),
@@ -397,6 +445,8 @@ fn state_text(state: State, now: Now) -> String {
     };
     match state {
         State::Idle => "idle".into(),
+        State::StayDown => "stay_down".into(),
+        State::Armed { g, session } => format!("armed {g}, session {session:?}"),
         State::Starting { g, attempt } => format!("starting {g} {}", attempt_text(attempt)),
         State::Up {
             g, replacement: None, ..
@@ -448,6 +498,7 @@ fn effect_text(effect: Effect<Words>) -> String {
         Effect::Connect { g, how, trigger } => {
             format!("connect {g} by {} for {}", how_text(how), trigger.word())
         }
+        Effect::Arm { g } => format!("arm {g}"),
         Effect::Abort { g } => format!("abort {g}"),
         Effect::Goodbye { g } => format!("goodbye {g}"),
         Effect::Release { g } => format!("release {g}"),

@@ -38,6 +38,7 @@ impl Host {
                 backoff: Backoff::default(),
                 on_failure: OnFailure::Exit,
                 disconnect_on_sleep,
+                on_demand: false,
             }),
             now: Now::default().plus(HOUR),
         };

@@ -39,6 +39,7 @@ pub(crate) struct Attempt {
 impl World {
     pub(crate) fn connect(self: &Rc<Self>, g: Generation, how: How, trigger: Trigger) {
         self.check_connect(g, trigger);
+        self.check_unasked(g, how, trigger);
         if self.mode() != Some(Mode::Awake) {
             self.broke(Promise::L5NoDialAsleep, || {
                 format!("an attempt of {g} while {:?}", self.mode())
@@ -249,7 +250,7 @@ impl World {
             self.gateway.borrow_mut().end(epoch);
         }
         let kind = if self.chance.once_in(2) {
-            Kind::Withdraw { record }
+            Kind::Withdraw { record, mark: None }
         } else {
             Kind::close(record, None, "fatal")
         };
@@ -311,6 +312,9 @@ impl World {
         if let Some(old) = old {
             self.spawn(process, Kind::close(old, None, "auth_expired"), 0);
         }
+        self.send_held(mark);
+        self.forget_bare(mark);
+        self.demand.borrow_mut().remembered = true;
         if let (true, Some(record)) = (self.can_store, record) {
             self.stored.set(Some(Stored { mark, record }));
         }

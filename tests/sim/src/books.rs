@@ -14,6 +14,8 @@ pub(crate) struct Entry {
     pub(crate) mark: Mark,
     /// The epoch that the record was last made for.
     pub(crate) epoch: Epoch,
+    /// There is no session: an armed tunnel's record, which says how to clean the host and nothing else.
+    pub(crate) bare: bool,
     /// The ledger said that the record is durable.
     pub(crate) opened: bool,
     /// The ledger was asked to take the record back.
@@ -31,7 +33,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// Whether its work must be done.
     pub(crate) fn is_promised(&self) -> bool {
-        self.receipt.is_some() || self.opened && !self.withdrawn
+        !self.bare && (self.receipt.is_some() || self.opened && !self.withdrawn)
     }
 }
 
@@ -78,6 +80,7 @@ impl Books {
             record,
             mark,
             epoch,
+            bare: false,
             opened: false,
             withdrawn: false,
             receipt: None,
@@ -87,6 +90,16 @@ impl Books {
             hooks: 0,
         });
         self.entries.len() - 1
+    }
+
+    /// Makes the record of a tunnel without a session, and returns its number.
+    pub(crate) fn add_bare(&mut self, mark: Mark, generation: u64, random: u64, started: Stamp) -> usize {
+        let nobody = Epoch { session: 0, epoch: 0 };
+        let number = self.add(mark, nobody, generation, random, started);
+        let entry = &mut self.entries[number];
+        entry.bare = true;
+        entry.record.chores.clear();
+        number
     }
 
     /// The record again, for a later epoch.

@@ -33,6 +33,11 @@ pub enum Promise {
     L13NoPairs,
     /// After a stop the host is what it was before the start.
     L15CleanAfterStop,
+    /// An armed tunnel dials for a packet of a program or for a person, and for nothing else.
+    L16NoDialUnasked,
+    /// A packet that an armed tunnel took is held, goes first when there is a connection, or is dropped for a reason with a
+    /// name.
+    L17FirstPacket,
     /// A session ends for a stop, by the gateway's word or with its login, and for nothing else: not by a gap, a sleep, a
     /// wake, a silence or a lost connection.
     NoFalseEnd,

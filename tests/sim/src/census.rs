@@ -105,4 +105,8 @@ census! {
     wakes_maintenance: "wakes taken for maintenance wakes",
     wakes_unknown: "wakes of unknown kind",
     notices: "notices of a silent path",
+    armed: "times that a tunnel was armed",
+    idles: "times that one fell idle",
+    packets: "packets for an armed tunnel",
+    first_packets: "of these sent first",
 }

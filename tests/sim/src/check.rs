@@ -21,6 +21,7 @@ impl World {
         self.check_sleep_ack();
         self.check_start();
         self.check_forwarding();
+        self.check_held();
         self.watch_due();
     }
 
@@ -40,13 +41,19 @@ impl World {
     fn check_start(&self) {
         let Some(by) = self.start_by.get() else { return };
         match self.state() {
-            Some(State::Idle | State::Failed(_)) if self.at.get() > by => {
+            Some(State::Idle | State::StayDown | State::Failed(_)) if self.at.get() > by => {
                 self.broke(Promise::L9WantedState, || {
                     format!("a start is not taken up, {:?}", self.state())
                 });
             }
-            Some(State::Idle | State::Failed(_)) => {}
-            Some(State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } | State::Stopping { .. })
+            Some(State::Idle | State::StayDown | State::Failed(_)) => {}
+            Some(
+                State::Starting { .. }
+                | State::Armed { .. }
+                | State::Up { .. }
+                | State::Reasserting { .. }
+                | State::Stopping { .. },
+            )
             | None => self.start_by.set(None),
         }
     }

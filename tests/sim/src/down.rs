@@ -39,6 +39,7 @@ impl World {
             let life = daemon.process.life;
             let instance = daemon.instance(mark)?;
             instance.forwarding &= goes_on;
+            instance.watched = false;
             instance.down = Down::Releasing { done: 0 };
             instance.released = at_once;
             if let Some(at) = instance.record {
@@ -47,6 +48,7 @@ impl World {
             Some(life)
         });
         let Some(life) = found.flatten() else { return };
+        self.drop_held();
         self.after(self.release_takes(), Event::Release { life, mark });
         if at_once {
             let residue = Things::none();
@@ -126,6 +128,7 @@ impl World {
         let Some((process, record, curtailed)) = found.flatten() else {
             return;
         };
+        self.forget_bare(mark);
         if let Some(record) = record {
             let latency = self.chance.between(100, 3_000);
             self.spawn(process, Kind::close(record, Some(mark), "user_stop"), latency);
@@ -157,9 +160,11 @@ impl World {
             daemon.stopping = Some(mark);
             let instance = daemon.instance(mark)?;
             instance.forwarding = false;
+            instance.watched = false;
             instance.handing_over = true;
             Some(())
         });
+        self.drop_held();
         self.counts.borrow_mut().restarts += 1;
         // A manager that does not answer is the reason for the budget.
         if !self.weather.get().slow_host {

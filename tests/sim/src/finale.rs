@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ledger::Folder;
-use lifecycle::{Input, MAINTENANCE_DOUBTED_AFTER, Mode, Origin, State, StopReason};
+use lifecycle::{Input, MAINTENANCE_DOUBTED_AFTER, Mode, Origin, Rule, State, StopReason};
 
 use crate::broken::Promise;
 use crate::disk::number;
@@ -19,6 +19,9 @@ impl World {
     pub(crate) fn run(self: &Rc<Self>) {
         self.after(0, Event::StartDaemon);
         self.after(self.chance.below(500_000), Event::Fate);
+        if self.demand.borrow().on {
+            self.after(0, Event::Program);
+        }
         while self.is_stormy() && self.step() {}
         self.weather.set(Weather::default());
         self.forget_fate();
@@ -62,6 +65,7 @@ impl World {
 
     fn reach_the_wanted_state(self: &Rc<Self>) {
         self.say(|| "FAULTS END".to_owned());
+        self.network(Rule::Connect);
         self.be_awake();
         // A process that is about to end is not what the wish was said to.
         let settled = |world: &Self| match world.state() {
@@ -91,16 +95,29 @@ impl World {
             }
             return;
         }
-        for _ in 0..3 {
+        for _ in 0..4 {
             match self.state() {
                 None => self.start_daemon(),
                 // It was refused for good, and a person has to say it again.
-                Some(State::Failed(_)) | Some(State::Idle) => self.feed(Input::Start { origin: Origin::User }),
+                Some(State::Failed(_) | State::Idle | State::StayDown) => {
+                    self.feed(Input::Start { origin: Origin::User });
+                }
+                // The host may still be being set up, or be taken for asleep.
+                Some(State::Armed { .. }) => {
+                    let ready = |world: &Self| world.is_watched() && world.mode() == Some(Mode::Awake);
+                    self.until(|world| ready(world) || !matches!(world.state(), Some(State::Armed { .. })));
+                    self.packet();
+                }
                 Some(
                     State::Starting { .. } | State::Up { .. } | State::Reasserting { .. } | State::Stopping { .. },
                 ) => {}
             }
-            self.until(|world| matches!(world.state(), Some(State::Up { .. } | State::Failed(_)) | None));
+            self.until(|world| {
+                matches!(
+                    world.state(),
+                    Some(State::Up { .. } | State::Armed { .. } | State::Failed(_)) | None
+                )
+            });
         }
         if !matches!(self.state(), Some(State::Up { .. })) {
             self.broke(Promise::L9WantedState, || {

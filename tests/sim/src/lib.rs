@@ -25,6 +25,7 @@ pub mod broken;
 pub mod census;
 pub mod chance;
 mod check;
+mod demand;
 mod disk;
 mod down;
 mod fate;

@@ -110,6 +110,7 @@ impl Host {
                 backoff: Backoff::default(),
                 on_failure: OnFailure::Exit,
                 disconnect_on_sleep: false,
+                on_demand: false,
             }),
             now: Now::default().plus(Duration::from_secs(1000)),
             chance: Chance::new(7),
@@ -162,7 +163,8 @@ impl Host {
             }
             Effect::AckSleep => figures.acknowledged += 1,
             Effect::Report(report) => self.count(report),
-            Effect::Goodbye { .. }
+            Effect::Arm { .. }
+            | Effect::Goodbye { .. }
             | Effect::Release { .. }
             | Effect::Record { .. }
             | Effect::HandOver { .. }

@@ -110,6 +110,10 @@ planted! {
     ResetIsEnd => "a reset is counted as a disconnect", [NoFalseEnd];
     /// Shell: the deadline of a sleep's acknowledgement never comes.
     SleepWaits => "a sleep waits for the gateway", [L6SleepAcknowledged];
+    /// Shell: what was held is thrown away when the connection stands.
+    FirstPacketLost => "the packet that asked for the tunnel is lost", [L17FirstPacket];
+    /// Shell: what a kernel says on a new device counts as traffic.
+    KernelAsks => "an armed tunnel dials without demand", [L16NoDialUnasked];
     /// Shell: a record whose job could not be written is forgotten while the process lives.
     CloseNotRetried => "a job that could not be written is not written later", [L7WorkIsDone];
 }

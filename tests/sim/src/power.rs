@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use lifecycle::{
-    Generation, Input, MAINTENANCE_DOUBTED_AFTER, Mode, NOTICE_AFTER, PowerWord, SLEEP_ACK_BUDGET, SLEEP_DOUBTED_AFTER,
-    Source, State, Surroundings, Trigger, UNSURE_FOR,
+    Generation, Input, MAINTENANCE_DOUBTED_AFTER, Mode, NOTICE_AFTER, Origin, PowerWord, SLEEP_ACK_BUDGET,
+    SLEEP_DOUBTED_AFTER, Source, State, Surroundings, Trigger, UNSURE_FOR,
 };
 use now::{Gap, GapKind};
 
@@ -102,7 +102,7 @@ impl Nights {
 
 impl World {
     /// Awake time in which the process ran.
-    fn run_time(&self) -> u64 {
+    pub(crate) fn run_time(&self) -> u64 {
         self.at.get() - self.held.get()
     }
 
@@ -248,6 +248,8 @@ impl World {
             nights.mode.1 = at;
             nights.wake.began = at;
         }
+        // What waited through it is old.
+        self.drop_held();
         self.feed(Input::ClockGap(gap));
     }
 
@@ -329,6 +331,10 @@ impl World {
     /// Traffic asks for the tunnel, or the network is another one.
     pub(crate) fn ask_for_tunnel(self: &Rc<Self>, input: Input<crate::shell::Shell>) {
         self.nights.borrow_mut().wake.asked_for = true;
+        if matches!(input, Input::Demand) {
+            let at = self.run_time();
+            self.demand.borrow_mut().asked = Some(at);
+        }
         self.feed(input);
     }
 
@@ -409,6 +415,8 @@ impl World {
 
     pub(crate) fn is_handled(&self, input: &Input<crate::shell::Shell>) {
         let at = self.run_time();
+        let person = matches!(input, Input::Reconnect | Input::Start { origin: Origin::User });
+        self.demand.borrow_mut().person |= person;
         let mut nights = self.nights.borrow_mut();
         nights.by_deadline = matches!(input, Input::DeadlineReached);
         if matches!(input, Input::Power(PowerWord::Sleeping)) {

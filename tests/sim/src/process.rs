@@ -96,6 +96,7 @@ impl World {
         if process.who == Who::Daemon {
             let daemon = self.daemon.borrow_mut().take();
             drop(daemon);
+            self.drop_held();
             self.daemon_is_new();
             let kept = self.stored.get().map(|stored| stored.mark);
             self.host.borrow_mut().close_links(kept);

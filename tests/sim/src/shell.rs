@@ -53,6 +53,8 @@ impl Instance {
             curtailed: false,
             disk_failed: false,
             going: false,
+            watched: false,
+            bare: None,
         }
     }
 }
@@ -88,6 +90,10 @@ pub(crate) struct Instance {
     pub(crate) disk_failed: bool,
     /// Its device is on its way out.
     pub(crate) going: bool,
+    /// Its device is watched for packets: it is armed, or was and connects.
+    pub(crate) watched: bool,
+    /// The record of it without a session.
+    pub(crate) bare: Option<usize>,
 }
 
 /// A stop whose acknowledgement is awaited.
@@ -132,7 +138,8 @@ impl Daemon {
     /// Whether a record is that of a session which this process has or makes.
     pub(crate) fn holds(&self, record: usize) -> bool {
         let attempted = self.attempt.is_some_and(|attempt| attempt.record == Some(record));
-        attempted || self.instances.iter().any(|instance| instance.record == Some(record))
+        let has = |instance: &Instance| instance.record == Some(record) || instance.bare == Some(record);
+        attempted || self.instances.iter().any(has)
     }
 
     pub(crate) fn of(&mut self, g: Generation) -> Option<&mut Instance> {
@@ -156,6 +163,7 @@ impl World {
                 backoff: Backoff::default(),
                 on_failure,
                 disconnect_on_sleep: self.disconnects,
+                on_demand: self.demand.borrow().on,
             }),
             ready: false,
             inbox: VecDeque::new(),
@@ -323,6 +331,7 @@ impl World {
     fn obey(self: &Rc<Self>, effect: Effect<Shell>) {
         match effect {
             Effect::Connect { g, how, trigger } => self.connect(g, how, trigger),
+            Effect::Arm { g } => self.arm(g),
             Effect::Abort { g } => self.abort(g),
             Effect::Goodbye { g } => self.goodbye(g),
             Effect::Release { g } => self.release(g),
@@ -404,6 +413,8 @@ fn may_end_a_session(input: &Input<Shell>) -> bool {
         | Input::Renew(_)
         | Input::Parked(_)
         | Input::Demand
+        | Input::NotArmed(_)
+        | Input::Idle(_)
         | Input::PathChange
         | Input::ProofOfLife(_)
         | Input::PathSilent(_) => false,
@@ -420,6 +431,7 @@ fn may_end_a_session(input: &Input<Shell>) -> bool {
         | Input::Released { .. }
         | Input::Recorded { .. }
         | Input::HandedOver { .. }
+        | Input::NetworkRule(_)
         | Input::JobsDue
         | Input::JobsDone
         | Input::DeadlineReached => true,
@@ -427,8 +439,11 @@ fn may_end_a_session(input: &Input<Shell>) -> bool {
 }
 
 fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
-    let (State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } | State::Stopping { g, .. }) =
-        state
+    let (State::Starting { g, .. }
+    | State::Armed { g, .. }
+    | State::Up { g, .. }
+    | State::Reasserting { g, .. }
+    | State::Stopping { g, .. }) = state
     else {
         return input;
     };
@@ -441,6 +456,8 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         Input::Recorded { owed, .. } => Input::Recorded { g, owed },
         Input::HandedOver { kept, .. } => Input::HandedOver { g, kept },
         Input::Renew(_) => Input::Renew(g),
+        Input::NotArmed(_) => Input::NotArmed(g),
+        Input::Idle(_) => Input::Idle(g),
         Input::Parked(_) => Input::Parked(g),
         Input::ProofOfLife(_) => Input::ProofOfLife(g),
         Input::PathSilent(_) => Input::PathSilent(g),
@@ -455,6 +472,7 @@ fn rewritten(input: Input<Shell>, state: State) -> Input<Shell> {
         | Input::Wake(_)
         | Input::ClockGap(_)
         | Input::Demand
+        | Input::NetworkRule(_)
         | Input::PathChange
         | Input::DeadlineReached => input,
     }

@@ -35,8 +35,10 @@ pub(crate) enum Kind {
     Open { attempt: u32, record: usize },
     /// Makes a job of it.
     Close(Close),
-    /// Takes back the record of a session that never came to life.
-    Withdraw { record: usize },
+    /// Makes the record of an armed tunnel durable.
+    Arm { mark: Mark, record: usize },
+    /// Takes back the record of a session that never came to life, or of an armed tunnel that must be released first.
+    Withdraw { record: usize, mark: Option<Mark> },
     /// Tries again what was given up, because a person said so.
     Retry,
     /// Works off jobs.
@@ -68,8 +70,8 @@ impl World {
     pub(crate) fn spawn(&self, process: Process, kind: Kind, after: u64) -> u32 {
         let id = self.next_number();
         let (record, opens) = match &kind {
-            Kind::Open { record, .. } => (Some(*record), true),
-            Kind::Close(Close { record, .. }) | Kind::Withdraw { record } => (Some(*record), false),
+            Kind::Open { record, .. } | Kind::Arm { record, .. } => (Some(*record), true),
+            Kind::Close(Close { record, .. }) | Kind::Withdraw { record, .. } => (Some(*record), false),
             Kind::Boot | Kind::Look | Kind::Retry | Kind::Work(_) => (None, false),
         };
         self.tasks.borrow_mut().push(Task {
@@ -95,7 +97,8 @@ impl World {
             Kind::Look => self.look_again(process),
             Kind::Open { attempt, record } => self.open(process, id, *attempt, *record),
             Kind::Close(close) => self.close(process, close),
-            Kind::Withdraw { record } => self.withdraw(process, *record),
+            Kind::Arm { mark, record } => self.write_arm(process, *mark, *record),
+            Kind::Withdraw { record, mark } => self.withdraw(process, *record, *mark),
             Kind::Retry => self.retry(process),
             Kind::Work(worker) => self.work(process, id, worker),
         };
@@ -132,17 +135,13 @@ impl World {
 
     fn close(self: &Rc<Self>, process: Process, close: &mut Close) -> Next {
         let Close { record, mark, reason } = *close;
-        let releasing = |daemon: &mut crate::shell::Daemon| {
-            let instance = mark.and_then(|mark| daemon.instance(mark));
-            instance.is_some_and(|instance| matches!(instance.down, Down::Releasing { .. }))
-        };
         let opening = self
             .tasks
             .borrow()
             .iter()
             .any(|task| task.opens && task.record == Some(record));
         // The record says how to clean the host until it is clean; and one that is being written would come back.
-        if opening || self.with(releasing) == Some(true) && !self.has(Planted::AckBeforeRelease) {
+        if opening || self.is_releasing(mark) && !self.has(Planted::AckBeforeRelease) {
             return Next::In(500_000);
         }
         let tag = record as u64 + 1;
@@ -184,7 +183,33 @@ impl World {
         Next::Done
     }
 
-    fn withdraw(self: &Rc<Self>, process: Process, record: usize) -> Next {
+    fn write_arm(self: &Rc<Self>, process: Process, mark: Mark, record: usize) -> Next {
+        let open = self.books.borrow().entries[record].record.clone();
+        let result = self.ledger(process).open(&open);
+        if self.is_alive(process) {
+            self.say(|| format!("open {} without a session: {result:?}", open.id));
+            self.arm_written(process.life, mark, record, result.is_ok());
+        }
+        Next::Done
+    }
+
+    fn is_releasing(&self, mark: Option<Mark>) -> bool {
+        let releasing = |daemon: &mut crate::shell::Daemon| {
+            let instance = mark.and_then(|mark| daemon.instance(mark));
+            instance.is_some_and(|instance| matches!(instance.down, Down::Releasing { .. }))
+        };
+        self.with(releasing) == Some(true)
+    }
+
+    fn withdraw(self: &Rc<Self>, process: Process, record: usize, mark: Option<Mark>) -> Next {
+        let opening = self
+            .tasks
+            .borrow()
+            .iter()
+            .any(|task| task.opens && task.record == Some(record));
+        if mark.is_some() && (opening || self.is_releasing(mark)) {
+            return Next::In(500_000);
+        }
         let id = self.books.borrow().entries[record].record.id;
         self.books.borrow_mut().entries[record].withdrawn = true;
         let result = self.ledger(process).withdraw(id);
@@ -280,7 +305,7 @@ impl World {
             });
         }
         for record in left {
-            self.spawn(process, Kind::close(record, None, "crash"), 0);
+            self.spawn(process, self.close_left(record), 0);
         }
         self.if_unread(process, &damaged);
         self.with(|daemon| {
@@ -297,6 +322,10 @@ impl World {
         self.say(|| format!("{process} is ready, adopted: {adopted:?}"));
         self.desired.set(self.wanted.get());
         self.look();
+        if self.demand.borrow().on {
+            let rule = self.demand.borrow().rule;
+            self.feed(Input::NetworkRule(rule));
+        }
         if adopted.is_some() {
             self.went_silent();
             self.feed(Input::Start {
@@ -347,11 +376,20 @@ impl World {
             let known = self.tasks.borrow().iter().any(|task| task.record == Some(at));
             if self.with(|daemon| daemon.holds(at)) == Some(false) && !known {
                 self.books.borrow_mut().entries[at].record = record;
-                self.spawn(process, Kind::close(at, None, "crash"), 0);
+                self.spawn(process, self.close_left(at), 0);
             }
         }
         self.if_unread(process, &damaged);
         Next::Done
+    }
+
+    /// Of an armed tunnel nothing is owed when the host is clean.
+    fn close_left(&self, record: usize) -> Kind {
+        if self.books.borrow().entries[record].bare {
+            Kind::Withdraw { record, mark: None }
+        } else {
+            Kind::close(record, None, "crash")
+        }
     }
 
     pub(crate) fn start_unit(self: &Rc<Self>, who: Who) {

@@ -16,6 +16,7 @@ use crate::books::Books;
 use crate::broken::{Broken, Promise};
 use crate::census::Counts;
 use crate::chance::Chance;
+use crate::demand::Demand;
 use crate::disk::SimDisk;
 use crate::gateway::Gateway;
 use crate::host::{Host, Mark};
@@ -86,6 +87,18 @@ pub(crate) enum Event {
     },
     /// Nothing happens, but time has passed.
     Calm,
+    /// Programs and networks do something.
+    Program,
+    /// A packet is held and asks again.
+    AskAgain {
+        life: u32,
+        mark: Mark,
+    },
+    /// The host is being set up without a session.
+    Arm {
+        life: u32,
+        mark: Mark,
+    },
     /// The daemon's alarm for waiting jobs.
     JobsDue {
         life: u32,
@@ -137,6 +150,7 @@ pub(crate) struct World {
     pub(crate) limit: u32,
     pub(crate) weather: Cell<Weather>,
     pub(crate) nights: RefCell<Nights>,
+    pub(crate) demand: RefCell<Demand>,
     depth: Cell<u32>,
     numbers: Cell<u32>,
     events: RefCell<Vec<(u64, Event)>>,
@@ -200,6 +214,7 @@ impl World {
             limit,
             weather: Cell::new(weather),
             nights: RefCell::new(nights),
+            demand: RefCell::new(Demand::draw(seed)),
             depth: Cell::new(0),
             numbers: Cell::new(0),
             events: RefCell::new(Vec::with_capacity(16)),
@@ -269,7 +284,7 @@ impl World {
     pub(crate) fn forget_fate(&self) {
         self.events
             .borrow_mut()
-            .retain(|(_, event)| !matches!(event, Event::Fate));
+            .retain(|(_, event)| !matches!(event, Event::Fate | Event::Program));
     }
 
     pub(crate) fn forget_nights(&self) {
@@ -318,6 +333,9 @@ impl World {
                 self.start_unit(who);
             }
             Event::JobsDue { life } => self.alarm(life),
+            Event::Program => self.program(),
+            Event::AskAgain { life, mark } => self.asks_again(life, mark),
+            Event::Arm { life, mark } => self.arm_goes_on(life, mark),
             Event::Sleeps => self.sleeps(),
             Event::Drowsy => self.goes_to_sleep(),
             Event::Look => self.look(),
