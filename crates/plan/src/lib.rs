@@ -5,10 +5,16 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod guard;
+mod local;
+mod lockdown;
 mod network;
 mod undo;
 mod vet;
 
+pub use guard::guard;
+pub use local::{LocalNetworks, PRIVATE, private_networks};
+pub use lockdown::{Lockdown, MAX_OPENINGS, OWNER, Openings, Place, Transport};
 pub use network::{Dns, NetworkPlan, Overlap, Route, RouteKind};
 pub use undo::Undo;
 pub use vet::{
