@@ -115,6 +115,7 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("tcp", old.tcp != new.tcp),
         ("dtls", old.dtls != new.dtls),
         ("session", old.session != new.session),
+        ("lockdown", old.lockdown != new.lockdown),
         ("sleep", old.sleep != new.sleep),
         ("reconnect", old.reconnect != new.reconnect),
         ("api", old.api != new.api),

@@ -48,6 +48,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Kick(args) => control::kick(&args)?,
         Command::Housekeep(args) => control::housekeep(&args)?,
         Command::Cleanup(args) => control::cleanup(&args)?,
+        Command::Lockdown(args) => control::lockdown(&args)?,
         Command::Init(InitCommand::Gateway(args)) => init::gateway::run(&args)?,
         Command::Init(InitCommand::Client(args)) => init::client::run(&args)?,
         Command::Check { file, kind } => check::run(&file, kind)?,
