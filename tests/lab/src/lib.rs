@@ -17,6 +17,7 @@
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
 //!   delay     a long way to the gateway               starvation  a program without the processor
+//!   probe     a program that tries to get out, and what of it did
 //!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
 //!   numbered  datagrams that know their number and time  herd  many clients that sleep
 //!                                                     machine   systemd as the first process, with a logind of its own
@@ -51,6 +52,7 @@ mod openvpn;
 pub mod peer;
 mod ping;
 mod pki;
+mod probe;
 mod process;
 mod pulse;
 mod roam;
@@ -95,6 +97,7 @@ pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses, stock_chann
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
 pub use ping::{Ping, Series};
 pub use pki::{Identity, Pki};
+pub use probe::{Clear, Prober, WAYS};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
 pub use roam::move_client;
