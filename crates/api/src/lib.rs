@@ -45,8 +45,8 @@ pub use limits::{EVENT_QUEUE, MAX_CONNECTIONS, MAX_HISTORY, MAX_JOBS, MAX_SESSIO
 pub use server::serve;
 pub use types::{
     Attendance, Counts, Dns, Down, Event, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Happening,
-    History, Housekeeping, Job, JobState, Kicked, Owed, Problem, Session, SessionCounts, Sleep, State, Status, Totals,
-    Traffic, Tunnel, Up, UpOrder, Wanted, line,
+    History, Housekeeping, Job, JobState, Kicked, Lockdown, Owed, Problem, Session, SessionCounts, Sleep, State,
+    Status, Totals, Traffic, Tunnel, Up, UpOrder, Wanted, line,
 };
 
 /// The version of the JSON, in each answer and in each path.

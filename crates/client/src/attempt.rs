@@ -9,6 +9,7 @@ use channel::Channel;
 use config::DtlsSuite;
 use dtls::{Psk, Suite};
 use lifecycle::{FailClass, Stage};
+use plan::Transport;
 use platform::network::ipv6_available;
 use rustls::Connection;
 use session::client::{Authenticated, ConnectError, Established, Renewal, RenewalBy, Terms, Wants};
@@ -22,6 +23,8 @@ use crate::books::Books;
 use crate::caller::{Caller, TlsFacts, facts, peer_of, take_apart};
 use crate::clock;
 use crate::datapath::DataPath;
+use crate::gate::Gate;
+use crate::gateway_names;
 use crate::login::log_in;
 use crate::route::RouteWatch;
 use crate::setup::Setup;
@@ -88,6 +91,8 @@ pub(crate) struct Attempt {
     pub(crate) setup: Arc<Setup>,
     /// Mark of the tunnel's slot for its sockets.
     pub(crate) mark: Option<u32>,
+    /// What lets them through the lockdown.
+    pub(crate) gate: Gate,
     /// Addresses to try before asking a name server.
     pub(crate) known: Vec<SocketAddr>,
     /// The cookie of the session; `None` logs in.
@@ -145,12 +150,18 @@ impl Attempt {
             stage: Stage::Login,
             cookie: None,
         };
+        let config = &self.setup.config;
+        self.gate.close(config).await.map_err(no_login)?;
+        let mut known = self.known;
+        if known.is_empty() && self.gate.is_closed() {
+            known = gateway_names::remembered(config).await;
+        }
         if self.cookie.is_none() {
             // Gateways ban who logs in again and again for nothing.
             let takes = self.books.takes_records().await;
             takes.map_err(|trouble| no_login(ClientError::Unrecorded(trouble)))?;
         }
-        let mut caller = Caller::new(Arc::clone(&self.setup), self.mark, self.known, self.dialled);
+        let mut caller = Caller::new(Arc::clone(&self.setup), self.mark, known, self.dialled).through(self.gate);
         let mut cookie = match self.cookie {
             Some(cookie) => cookie,
             None => with_key(log_in(&mut caller).await.map_err(no_login)?),
@@ -160,13 +171,16 @@ impl Attempt {
             opened = open_tunnel(&mut caller, &mut cookie, &self.previous).await;
         }
         match opened {
-            Ok((link, peer, tls)) => Ok(Box::new(Opened {
-                link,
-                peer,
-                tls,
-                known: caller.known().to_vec(),
-                cookie,
-            })),
+            Ok((link, peer, tls)) => {
+                gateway_names::remember(&self.setup.config, caller.known());
+                Ok(Box::new(Opened {
+                    link,
+                    peer,
+                    tls,
+                    known: caller.known().to_vec(),
+                    cookie,
+                }))
+            }
             // The same cookie would be answered in the same way for ever.
             Err(error @ ClientError::Connect(ConnectError::Grant(_))) => Err(Failure {
                 error,
@@ -229,6 +243,9 @@ async fn open_tunnel(
     let (peer, facts) = (peer_of(&socket)?, facts(&tls));
     let tls = Connection::Client(tls);
     let granted = granted(caller, established.grant(), &tls, peer);
+    if let Some(granted) = &granted {
+        caller.admit(&[granted.gateway], Transport::Udp).await?;
+    }
     let channel = Channel::new(socket, tls, received);
     let link = Link {
         channel: Some(channel),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::BytesMut;
 use channel::{Exchange, ExchangeError, Limits, Response};
+use plan::Transport;
 use platform::tcp::{self, ClientTcp, Keepalive};
 use rustls::{ClientConnection, HandshakeKind};
 use session::resume::BINDING_BYTES;
@@ -20,6 +21,8 @@ use wire::http::ResponseHead;
 
 use crate::ClientError;
 use crate::dial::{dial, resolve};
+use crate::gate::Gate;
+use crate::gateway_names;
 use crate::setup::Setup;
 use crate::trust::When;
 
@@ -56,6 +59,7 @@ pub(crate) struct Caller {
     /// Addresses that worked or were found before, to be tried without asking a name server.
     known: Vec<SocketAddr>,
     live: Option<Live>,
+    gate: Gate,
     /// Something has left this host, whether or not anybody was reached.
     tried: bool,
     /// TCP connections made, counted for the dial budget.
@@ -69,9 +73,29 @@ impl Caller {
             mark,
             known,
             live: None,
+            gate: Gate::default(),
             tried: false,
             dialled,
         }
+    }
+
+    /// Whatever is dialled is let through this gate first.
+    pub(crate) fn through(self, gate: Gate) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// Lets the tunnel's sockets through the lockdown to these.
+    ///
+    /// # Errors
+    /// They stay closed.
+    pub(crate) async fn admit(&self, addresses: &[SocketAddr], transport: Transport) -> Result<(), ClientError> {
+        let gateways = addresses.iter().map(|address| (*address, transport));
+        self.gate.admit(gateways).await
+    }
+
+    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ClientError> {
+        self.admit(addresses, Transport::Tcp).await?;
+        dial(addresses, &self.options(), deadline).await
     }
 
     pub(crate) fn setup(&self) -> &Setup {
@@ -223,7 +247,7 @@ impl Caller {
             return None;
         }
         let half = Instant::now() + self.setup.config.gateway.dial_timeout / 2;
-        match dial(&self.known, &self.options(), half).await {
+        match self.dial(&self.known, half).await {
             Ok(stream) => Some(self.reached(stream)),
             Err(error) => {
                 self.tried |= !matches!(error, ClientError::Dial(error) if error.is_offline());
@@ -237,13 +261,37 @@ impl Caller {
         let gateway = &self.setup.config.gateway;
         let deadline = Instant::now() + gateway.dial_timeout;
         let (url, marked) = (&gateway.url, (self.mark, deadline));
-        let found = resolve(&url.host, url.port, &gateway.addresses, marked).await;
+        let found = match &url.host {
+            config::Host::Name(name) if gateway.addresses.is_empty() && self.gate.is_closed() => {
+                self.look_up(name, url.port, marked).await
+            }
+            host => resolve(host, url.port, &gateway.addresses, marked).await,
+        };
         let mut found = found.map_err(|error| self.in_all(error))?;
         found.retain(|address| Some(address.ip()) != tried);
-        let stream = dial(&found, &self.options(), deadline).await;
+        let stream = self.dial(&found, deadline).await;
         let stream = stream.map_err(|error| self.in_all(error))?;
         self.known = found;
         Ok(self.reached(stream))
+    }
+
+    /// What may be asked under a lockdown.
+    async fn look_up(
+        &self,
+        name: &str,
+        port: u16,
+        marked: (Option<u32>, Instant),
+    ) -> Result<Vec<SocketAddr>, ClientError> {
+        if self.setup.config.lockdown.allow_dns_lookup {
+            return gateway_names::look_up(&self.gate, name, port, marked).await;
+        }
+        let problem = "the lockdown lets nobody ask, and no address is known that answers; set gateway.addresses, or \
+                       lockdown.allow_dns_lookup";
+        Err(ClientError::Resolve {
+            host: name.to_owned(),
+            problem: problem.to_owned(),
+            offline: false,
+        })
     }
 
     /// What the last step failed for, as the end of all that was tried.

@@ -15,6 +15,8 @@ use wire::offer::{Logout, MarmotSession};
 use crate::ClientError;
 use crate::books::{FolderLedger, limits, open_ledger};
 use crate::caller::Caller;
+use crate::gate::Gate;
+use crate::gateway_names;
 use crate::setup::Setup;
 
 /// When work is looked at again that another worker has in hand: a hook of a worker before may need as long to end.
@@ -30,12 +32,13 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 pub(crate) struct ClientOffice {
     setup: Arc<Setup>,
     mark: Option<u32>,
+    gate: Gate,
 }
 
 impl ClientOffice {
-    /// For the gateway of `setup`. With a mark, past the tunnel.
-    pub(crate) fn new(setup: Arc<Setup>, mark: Option<u32>) -> Self {
-        Self { setup, mark }
+    /// For the gateway of `setup`. With a mark, past the tunnel, and through the gate of a lockdown.
+    pub(crate) fn new(setup: Arc<Setup>, mark: Option<u32>, gate: Gate) -> Self {
+        Self { setup, mark, gate }
     }
 }
 
@@ -57,12 +60,13 @@ impl Office for ClientOffice {
             token: Secret::from(token.reveal()),
         };
         let Identity { user_agent, .. } = &self.setup.identity;
-        let mut caller = Caller::new(
-            Arc::clone(&self.setup),
-            self.mark,
-            Vec::new(),
-            Arc::new(AtomicU32::new(0)),
-        );
+        let known = if self.gate.is_closed() {
+            gateway_names::remembered(&self.setup.config).await
+        } else {
+            Vec::new()
+        };
+        let dialled = Arc::new(AtomicU32::new(0));
+        let mut caller = Caller::new(Arc::clone(&self.setup), self.mark, known, dialled).through(self.gate.clone());
         let response = caller.ask(&logout.encode(&host, user_agent)).await;
         judge(response.map_err(|error| error.to_string())?.head.status)
     }
@@ -85,7 +89,7 @@ fn judge(status: u16) -> Result<(), String> {
 /// The collector's authorities cannot be used.
 pub(crate) fn worker(
     setup: Arc<Setup>,
-    mark: Option<u32>,
+    (mark, gate): (Option<u32>, Gate),
     ledger: Arc<FolderLedger>,
 ) -> Result<Worker<ClientOffice>, ClientError> {
     let config = &setup.config.housekeeping;
@@ -95,7 +99,7 @@ pub(crate) fn worker(
         hook_output: config.hook_output_bytes,
         collector: collector(config)?,
     };
-    Ok(Worker::new(ledger, settings, ClientOffice::new(setup, mark)))
+    Ok(Worker::new(ledger, settings, ClientOffice::new(setup, mark, gate)))
 }
 
 fn collector(config: &config::Housekeeping) -> Result<Option<Collector>, ClientError> {
@@ -134,7 +138,7 @@ pub fn housekeep(config: &ClientConfig, wait: bool) -> Result<Outcome, ClientErr
     let ledger = open_ledger(&tunnel.state_dir.join(&tunnel.name), limits(&config.housekeeping));
     let ledger = Arc::new(ledger.map_err(|trouble| ClientError::Local(trouble.to_string()))?);
     let setup = Arc::new(Setup::without_secrets(config.clone())?);
-    let worker = worker(setup, None, ledger)?;
+    let worker = worker(setup, (None, Gate::default()), ledger)?;
     work_off_alone(&worker, wait).map_err(|error| ClientError::Local(format!("cannot start to work: {error}")))
 }
 

@@ -8,12 +8,14 @@ use std::path::Path;
 
 use config::client::ClientConfig;
 use ledger::{End, JobId, Ledger};
+use platform::PlatformError;
 use platform::network::Restored;
 use tokio::sync::watch;
 
 use crate::ClientError;
 use crate::books::{Trouble, limits, lock_keeper, open_ledger, running};
 use crate::clock;
+use crate::gate;
 use crate::host::Host;
 use crate::listener::ApiSocket;
 
@@ -24,6 +26,8 @@ pub struct CleanupReport {
     pub removed: Vec<String>,
     /// What is left on it, one sentence each.
     pub residue: Vec<String>,
+    /// What stays because its policy says so, one sentence each.
+    pub kept: Vec<String>,
     /// Sessions that nobody had ended; they are due jobs now.
     pub jobs: Vec<JobId>,
     /// What of the ledger could not be read or written, one sentence each.
@@ -37,28 +41,67 @@ impl CleanupReport {
     }
 }
 
+/// Who cleans up, which decides over a lockdown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleaning {
+    /// A service that has ended: no lockdown is lifted that nobody has asked to be.
+    Automatic,
+    /// A person: a lockdown that lasts while the tunnel is up ends with it.
+    Asked,
+    /// A person who wants the lockdown gone, whatever its policy, and whether or not the tunnel runs.
+    Unlock,
+}
+
 /// Restores the host from the records of sessions that nobody ended, and from the slot of the tunnel; the sessions become
 /// due jobs. Doing it again does nothing. Blocks; brings its own runtime.
 ///
 /// # Errors
 /// [`platform::PlatformError::TunnelRunning`] if the tunnel runs; or this host does not let us.
-pub fn cleanup(config: &ClientConfig) -> Result<CleanupReport, ClientError> {
+pub fn cleanup(config: &ClientConfig, who: Cleaning) -> Result<CleanupReport, ClientError> {
+    block_on(async {
+        // Holds the tunnel's name and slot until the end.
+        let host = match Host::open(config, watch::Sender::default()).await {
+            Err(error) if who == Cleaning::Unlock && is_running(&error) => return unlock_running(config, &error).await,
+            opened => opened?,
+        };
+        match clean(config, &host, who).await {
+            Err(error) if who == Cleaning::Unlock && is_running(&error) => unlock_running(config, &error).await,
+            cleaned => cleaned,
+        }
+    })
+}
+
+fn is_running(error: &ClientError) -> bool {
+    matches!(error, ClientError::Platform(PlatformError::TunnelRunning { .. }))
+}
+
+/// Whoever is locked out is let out, whatever the tunnel does.
+async fn unlock_running(config: &ClientConfig, error: &ClientError) -> Result<CleanupReport, ClientError> {
+    let lifted = gate::unlock(&config.tunnel.name).await;
+    Ok(CleanupReport {
+        removed: lifted.removed().to_vec(),
+        residue: lifted.residue().to_vec(),
+        kept: vec![format!(
+            "{error}: it stays as it is, and puts its lockdown back at its next connection if its configuration says so"
+        )],
+        ..CleanupReport::default()
+    })
+}
+
+/// Runs something on a runtime of its own.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| ClientError::Local(format!("cannot start the runtime: {error}")))?;
-    let report = runtime.block_on(async {
-        // Holds the tunnel's name and slot until the end.
-        let host = Host::open(config, watch::Sender::default()).await?;
-        clean(config, &host).await
-    });
+    let result = runtime.block_on(work);
     runtime.shutdown_background();
-    report
+    result
 }
 
 /// # Errors
 /// The tunnel runs, in another network perhaps: neither host nor ledger are touched.
-async fn clean(config: &ClientConfig, host: &Host) -> Result<CleanupReport, ClientError> {
+async fn clean(config: &ClientConfig, host: &Host, who: Cleaning) -> Result<CleanupReport, ClientError> {
     let mut report = CleanupReport::default();
     let tunnel = &config.tunnel;
     let ledger = open_ledger(&tunnel.state_dir.join(&tunnel.name), limits(&config.housekeeping));
@@ -84,7 +127,10 @@ async fn clean(config: &ClientConfig, host: &Host) -> Result<CleanupReport, Clie
         None => Vec::new(),
     };
     let undo: Vec<_> = records.iter().filter_map(|record| record.undo.clone()).collect();
-    let cleared = host.clear(&undo).await;
+    let mut cleared = host.clear(&undo).await;
+    let (lifted, kept) = host.gate().clear(config, who).await;
+    cleared.push(lifted);
+    report.kept = kept;
     let words = |pick: fn(&Restored) -> &[String]| cleared.iter().flat_map(pick).cloned().collect();
     report.removed = words(Restored::removed);
     report.residue = words(Restored::residue);
@@ -128,10 +174,14 @@ mod tests {
         let ledger = open_ledger(&root, limits(&config.housekeeping)).expect("a ledger");
         ledger.open(&account.record).expect("written");
 
-        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        let report = clean(&config, &Host::Memory(None), Cleaning::Asked)
+            .await
+            .expect("nobody's");
         assert_eq!(report.jobs, [account.record.id]);
         assert!(report.is_clean());
-        let again = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        let again = clean(&config, &Host::Memory(None), Cleaning::Asked)
+            .await
+            .expect("nobody's");
         assert_eq!(again, CleanupReport::default());
         assert_eq!(ledger.summary().expect("readable").due, 1);
     }
@@ -143,11 +193,15 @@ mod tests {
         let path = ApiSocket::path(&config);
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        let report = clean(&config, &Host::Memory(None), Cleaning::Asked)
+            .await
+            .expect("nobody's");
         assert_eq!(report.removed, [format!("socket {}", path.display())]);
         assert!(!path.exists());
         fs::write(&path, "precious").expect("written");
-        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        let report = clean(&config, &Host::Memory(None), Cleaning::Asked)
+            .await
+            .expect("nobody's");
         assert_eq!(report, CleanupReport::default());
         assert!(path.exists());
     }
@@ -162,12 +216,17 @@ mod tests {
         ledger.open(&account.record).expect("written");
         let keeper = lock_keeper(ledger.disk()).expect("free");
 
-        let error = clean(&config, &Host::Memory(None)).await.expect_err("kept").to_string();
+        let error = clean(&config, &Host::Memory(None), Cleaning::Asked)
+            .await
+            .expect_err("kept")
+            .to_string();
         let own = std::process::id();
         assert_eq!(error, format!("tunnel `marmot` is already run by process {own}"));
         assert_eq!(ledger.opens().expect("listed").0.len(), 1);
         drop(keeper);
-        let report = clean(&config, &Host::Memory(None)).await.expect("nobody's");
+        let report = clean(&config, &Host::Memory(None), Cleaning::Asked)
+            .await
+            .expect("nobody's");
         assert_eq!(report.jobs.len(), 1);
     }
 
@@ -175,7 +234,7 @@ mod tests {
     async fn a_ledger_that_cannot_be_used_is_named_and_the_host_is_cleaned_all_the_same() {
         let pki = Pki::new("vpn.test");
         pki.write("state", "in the way", 0o600);
-        let report = clean(&client_config(&pki, ""), &Host::Memory(None))
+        let report = clean(&client_config(&pki, ""), &Host::Memory(None), Cleaning::Asked)
             .await
             .expect("nobody's");
         assert_eq!(report.problems.len(), 1);

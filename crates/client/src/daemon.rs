@@ -20,7 +20,8 @@ const DISK_PATIENCE: Duration = Duration::from_secs(1);
 impl Daemon for Provider {
     async fn status(&self) -> api::Status {
         let summary = timeout(DISK_PATIENCE, self.books().question(|ledger| ledger.summary())).await;
-        let mut status = status(self.name(), &self.watch().borrow());
+        let lockdown = self.gate().verified().await;
+        let mut status = status(self.name(), &self.watch().borrow(), lockdown);
         match summary.unwrap_or(Err(Trouble::Stalled)) {
             Ok(summary) => status.housekeeping = housekeeping(&summary),
             // What was known last will do.
@@ -115,7 +116,7 @@ fn refused(refused: provider::Refused) -> Refused {
 }
 
 /// The status in the words of the API.
-pub(crate) fn status(name: &str, status: &Status) -> api::Status {
+pub(crate) fn status(name: &str, status: &Status, lockdown: api::Lockdown) -> api::Status {
     let traffic = &status.session_traffic;
     api::Status {
         name: name.to_owned(),
@@ -129,6 +130,7 @@ pub(crate) fn status(name: &str, status: &Status) -> api::Status {
         user: status.user.clone(),
         problem: status.problem.clone(),
         tunnel: status.tunnel.as_ref().map(tunnel),
+        lockdown,
         traffic: api::Traffic {
             packets_in: traffic.packets_in,
             bytes_in: traffic.bytes_in,

@@ -93,6 +93,7 @@ impl Shell {
         let attempt = |cookie| Attempt {
             setup: Arc::clone(&setup),
             mark: self.host.mark(),
+            gate: self.host.gate(),
             known: self.known.clone(),
             cookie,
             previous: self.addresses.clone(),
@@ -131,7 +132,8 @@ impl Shell {
         if let Some(link) = &mut self.orphan {
             say_goodbye(link);
         }
-        let restore = self.host.release();
+        let lift = self.lifts();
+        let restore = self.host.release(lift);
         self.release = Some(Box::pin(async move {
             let finished = match pump {
                 Some(pump) => pump.finished().await,

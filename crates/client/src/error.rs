@@ -109,6 +109,9 @@ pub enum ClientError {
     /// Nothing may be put on the host that cannot be written down first.
     #[error("start refused: the undo record cannot be written: {0}")]
     Unrecorded(Trouble),
+    /// Nothing may be started that packets could leave beside.
+    #[error("start refused: the lockdown cannot be put in place: {0}")]
+    Unprotected(PlatformError),
     /// Somebody in this process took the tunnel down, and said why.
     #[error("the tunnel was cancelled: {0}")]
     Cancelled(String),
@@ -124,7 +127,7 @@ impl ClientError {
         match self {
             Self::Config(_) | Self::Unreadable { .. } | Self::Unusable { .. } => 3,
             Self::Platform(PlatformError::NotPrivate { .. }) => 3,
-            Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) => 5,
+            Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) | Self::Unprotected(_) => 5,
             Self::Platform(PlatformError::Io { source, .. } | PlatformError::Network { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
@@ -163,6 +166,7 @@ impl ClientError {
             | Self::Unusable { .. }
             | Self::Local(_)
             | Self::Platform(_)
+            | Self::Unprotected(_)
             | Self::Untrusted { .. }
             | Self::Grant(_)
             | Self::Ended(_)

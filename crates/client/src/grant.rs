@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use config::client::ClientConfig;
 use ipnet::IpNet;
-use plan::{Granted, NetworkPlan, Overlap, Policy, Refused, vet};
+use plan::{Granted, LocalNetworks, NetworkPlan, Overlap, Policy, Refused, vet};
 use wire::offer::Grant;
+
+use crate::gate;
 
 /// What is worth a word to the user about a grant that was accepted.
 #[derive(Debug)]
@@ -28,9 +30,15 @@ pub(crate) fn accept(
         default_route: config.session.accept_default_route,
         dns: config.session.accept_dns,
         max_mtu: config.tunnel.mtu,
+        local: match config.session.local_networks {
+            config::LocalNetworks::Private => LocalNetworks::Private,
+            config::LocalNetworks::All => LocalNetworks::All,
+            config::LocalNetworks::Never => LocalNetworks::Never,
+        },
     };
     let vetted = vet(&granted(grant), peer, policy)?;
-    let (plan, overlaps) = NetworkPlan::new(&vetted, local);
+    let (mut plan, overlaps) = NetworkPlan::new(&vetted, local);
+    plan.lockdown = gate::policy(config);
     Ok(Accepted {
         plan,
         overlaps,

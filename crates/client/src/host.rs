@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use plan::{NetworkPlan, Undo};
 use platform::PlatformError;
 use platform::capabilities::has_net_admin;
+use platform::firewall::{Nft, Purpose, Table};
 use platform::network::{Network, Restored, strict_reverse_path};
 use platform::service::Descriptor;
 use platform::slot::{Slot, SlotLock};
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::ClientError;
 use crate::device::{Device, MemoryDevice};
+use crate::gate::{Gate, report};
 use crate::names::Names;
 use crate::proof::Proof;
 use crate::status::{DnsStatus, Status};
@@ -56,6 +58,7 @@ struct Kernel {
     interface: String,
     /// Make the device with offloads.
     offload: bool,
+    gate: Gate,
     on_host: Mutex<OnHost>,
 }
 
@@ -95,6 +98,7 @@ impl Host {
         let network = Network::open().await?;
         Ok(Self::Real(RealHost {
             kernel: Arc::new(Kernel {
+                gate: Gate::new(lock.slot(), config),
                 lock,
                 network,
                 names: Names::new(&config.dns, &config.tunnel.interface, status),
@@ -189,6 +193,14 @@ impl Host {
         }
     }
 
+    /// The lockdown of this host; always open where the tunnel ends in memory.
+    pub(crate) fn gate(&self) -> Gate {
+        match self {
+            Self::Real(real) => real.kernel.gate.clone(),
+            Self::Memory(_) => Gate::default(),
+        }
+    }
+
     /// Name of the device; none if it is in memory.
     pub(crate) fn interface(&self) -> Option<&str> {
         match self {
@@ -248,12 +260,12 @@ impl Host {
         }
     }
 
-    /// Takes everything off the host but the device itself. The future owns what it needs.
-    pub(crate) fn release(&self) -> impl Future<Output = Proof> + Send + use<> {
+    /// Takes everything off the host but the device itself and its guard; the lockdown too, if `lift` says so. The future owns what it needs.
+    pub(crate) fn release(&self, lift: bool) -> impl Future<Output = Proof> + Send + use<> {
         let kernel = self.kernel();
         async move {
             match kernel {
-                Some(kernel) => kernel.release().await,
+                Some(kernel) => kernel.release(lift).await,
                 None => Proof::Untouched,
             }
         }
@@ -279,8 +291,7 @@ impl Host {
                     if shared && let Ok(descriptor) = tun.descriptor() {
                         kernel.remove_device(&descriptor).await;
                     }
-                    // The kernel takes 20 ms for the last descriptor.
-                    let _ = tokio::task::spawn_blocking(move || drop(tun)).await;
+                    kernel.let_go(tun).await;
                     drop(open);
                 })
             }
@@ -320,11 +331,16 @@ impl Kernel {
         on_host.touched = true;
         if let Some(applied) = &mut on_host.applied {
             if applied.plan != plan {
+                let damaged = |error: PlatformError| InstallError::Damaged(error.into());
+                if applied.plan.addresses != plan.addresses {
+                    self.guard(&plan).await.map_err(damaged)?;
+                }
+                self.gate.follow(&plan).await.map_err(InstallError::Damaged)?;
                 let replaced = self
                     .network
                     .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
                     .await;
-                replaced.map_err(|error| InstallError::Damaged(error.into()))?;
+                replaced.map_err(damaged)?;
                 applied.plan = plan;
             }
             // Also those that the process before had told the resolver of.
@@ -332,13 +348,25 @@ impl Kernel {
             return Ok(());
         }
         let clean = |error: PlatformError| InstallError::Clean(error.into());
-        let tun = Tun::create(&TunOptions {
-            name: self.interface.clone(),
-            mtu: plan.mtu,
-            offloads: self.offload,
-        })
-        .map_err(clean)?;
-        self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
+        // Before there is anything to be guarded.
+        self.guard(&plan).await.map_err(clean)?;
+        self.gate.follow(&plan).await.map_err(InstallError::Clean)?;
+        let applied = async {
+            let tun = Tun::create(&TunOptions {
+                name: self.interface.clone(),
+                mtu: plan.mtu,
+                offloads: self.offload,
+            })?;
+            self.network.apply(&slot, tun.index(), &plan).await?;
+            Ok(tun)
+        };
+        let tun = match applied.await {
+            Ok(tun) => tun,
+            Err(error) => {
+                self.unguard().await;
+                return Err(clean(error));
+            }
+        };
         self.warn_of_conflicts(&plan).await;
         self.names.apply(tun.index(), &plan.dns).await;
         on_host.applied = Some(Applied {
@@ -360,27 +388,77 @@ impl Kernel {
         }
     }
 
-    async fn release(&self) -> Proof {
+    async fn release(self: Arc<Self>, lift: bool) -> Proof {
         let slot = self.lock.slot();
         self.names.hurry();
         let mut on_host = self.on_host.lock().await;
-        if !std::mem::take(&mut on_host.touched) {
-            return Proof::Untouched;
-        }
+        let touched = std::mem::take(&mut on_host.touched);
         let applied = on_host.applied.take();
-        let network = async {
-            match applied {
-                Some(applied) => self.network.release(&slot, applied.tun_index).await,
-                None => self.network.sweep(&slot).await,
+        let restore = async {
+            let network = async {
+                match applied {
+                    Some(applied) => self.network.release(&slot, applied.tun_index).await,
+                    None => self.network.sweep(&slot).await,
+                }
+            };
+            if !touched {
+                return None;
+            }
+            let (restored, names) = tokio::join!(network, self.names.revert());
+            Some(restored.and_residue(names))
+        };
+        let lifting = async {
+            if lift && self.gate.ends_with_a_stop().await {
+                self.gate.lift().await
+            } else {
+                None
             }
         };
-        let (restored, names) = tokio::join!(network, self.names.revert());
-        let restored = restored.and_residue(names);
+        let (restored, lifted) = tokio::join!(restore, lifting);
         if let Some(tun) = on_host.tun.take() {
             // Nobody came to fetch it. The kernel takes 20 ms, which nobody waits for.
-            drop(tokio::task::spawn_blocking(move || drop(tun)));
+            let kernel = Arc::clone(&self);
+            tokio::spawn(async move { kernel.let_go(tun).await });
         }
-        Proof::Restored(restored)
+        match (restored, lifted) {
+            (None, None) => Proof::Untouched,
+            (Some(proof), None) | (None, Some(proof)) => Proof::Restored(proof),
+            (Some(restored), Some(lifted)) => Proof::Restored(restored.and(lifted)),
+        }
+    }
+
+    /// Keeps strangers from the addresses of the tunnel; only a host that has no packet filter goes without.
+    async fn guard(&self, plan: &NetworkPlan) -> Result<(), PlatformError> {
+        let table = self.guard_table();
+        match Nft::find() {
+            Ok(nft) => {
+                let script = plan::guard(&table.to_string(), &self.interface, plan);
+                nft.load(&script, "guard the addresses of the tunnel").await
+            }
+            Err(why) => {
+                info!("the addresses of the tunnel answer on every interface: {why}");
+                Ok(())
+            }
+        }
+    }
+
+    fn guard_table(&self) -> Table {
+        Table {
+            purpose: Purpose::Guard,
+            slot: self.lock.slot(),
+        }
+    }
+
+    async fn unguard(&self) {
+        if let Ok(nft) = Nft::find() {
+            report(&nft.clear(&[self.guard_table()]).await);
+        }
+    }
+
+    /// Lets go of the device, and with it of its guard. The kernel takes 20 ms for the last descriptor.
+    async fn let_go(&self, tun: Tun) {
+        let gone = tokio::task::spawn_blocking(move || drop(tun));
+        let (_, ()) = tokio::join!(gone, self.unguard());
     }
 
     /// What makes a tunnel that is set up correctly misbehave all the same.
@@ -404,6 +482,12 @@ impl Kernel {
         let shared = others
             .iter()
             .filter(|(_, net)| plan.routes.iter().any(|route| route.net == *net));
+        for rule in self.network.rivals(&self.lock.slot(), plan).await.unwrap_or_default() {
+            warn!(
+                rule,
+                "a rule that is not ours comes first and leads elsewhere; what it takes does not enter the tunnel"
+            );
+        }
         for (slot, net) in shared.take(SHOWN_OVERLAPS) {
             info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
         }

@@ -28,9 +28,12 @@ mod device;
 mod dial;
 mod effects;
 mod error;
+mod gate;
+mod gateway_names;
 mod grant;
 mod host;
 mod listener;
+mod lockdown;
 mod login;
 mod look;
 mod names;
@@ -64,6 +67,7 @@ mod testing;
 mod to_host;
 mod trust;
 mod verify;
+mod waiting;
 mod wakes;
 
 use std::path::PathBuf;
@@ -78,10 +82,11 @@ use crate::store::{Store, Taken};
 
 pub use books::Trouble;
 pub use chores::housekeep;
-pub use cleanup::{CleanupReport, cleanup};
+pub use cleanup::{Cleaning, CleanupReport, cleanup};
 pub use device::{MemoryDevice, MemoryHost};
 pub use dial::DialError;
 pub use error::ClientError;
+pub use lockdown::{LockdownReport, lock, unlock};
 pub use look::{history, owed};
 pub use provider::{Outcome, Provider, Refused, Started, Stopped};
 pub use signals::SignalSource;
@@ -195,6 +200,7 @@ impl Client {
             Place::Host => host::Host::open(config, status.clone()).await?,
             Place::Memory(device) => host::Host::Memory(Some(device)),
         };
+        let gate = host.gate();
         let manager = Manager::from_env();
         let mut store = Store::open(manager.as_ref(), &taken);
         let tunnel = &config.tunnel;
@@ -211,6 +217,9 @@ impl Client {
         }
         let wanted = recovery::wanted(&books).await;
         let left = !taken.is_empty();
+        // Before anything of the tunnel that was is taken off.
+        let coming = lockdown::is_coming(config, wanted, left);
+        host::report_cleared(&[gate.take_over(config, coming).await?]);
         // What cannot go on is removed by its descriptor.
         let device = taken.tun.as_ref().and_then(|tun| tun.try_clone().ok());
         let resumed = match wanted {
@@ -234,7 +243,7 @@ impl Client {
         drop(device);
         recovery::close(&books, records).await;
 
-        let (provider, counter) = Provider::pair(&tunnel.name, books.clone(), status);
+        let (provider, counter) = Provider::pair(&tunnel.name, (books.clone(), gate), status);
         let api = socket.as_ref().map(listener::ApiSocket::descriptor);
         let served = socket.map(|socket| socket.serve(provider.clone())).transpose()?;
         let mut shell = shell::Shell::new(setup, config_path, host, (books, wanted), counter);

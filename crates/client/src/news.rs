@@ -61,7 +61,8 @@ impl Shell {
             std::mem::replace(&mut status.wanted, wanted) != wanted || changed
         });
         if changed || std::mem::take(&mut self.news) {
-            let status = daemon::status(&self.setup.config.tunnel.name, &self.counter.status.borrow());
+            let lockdown = self.host.gate().shown();
+            let status = daemon::status(&self.setup.config.tunnel.name, &self.counter.status.borrow(), lockdown);
             self.tell(Happening::Status {
                 status: Box::new(status),
             });

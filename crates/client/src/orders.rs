@@ -76,6 +76,7 @@ impl Shell {
 
     fn start(&mut self, input: Input, answer: oneshot::Sender<Result<Started, Refused>>) {
         self.started = Ok(false);
+        self.lock();
         self.feed(input);
         let state = self.machine.state();
         let started = self.started.clone().map(|already| Started {
@@ -93,13 +94,16 @@ impl Shell {
             told(manager.stopping());
         }
         let noted = if exit { None } else { self.want(false) };
+        let returns = reason == StopReason::Restart && self.manager.is_some();
         // Nobody would go on with the session.
         let reason = match reason {
             StopReason::Restart if self.store.as_ref().is_some_and(Store::is_kept) => StopReason::Restart,
             StopReason::Restart | StopReason::User => StopReason::User,
         };
         self.stoppers.push_back(Asker { answer, noted });
+        self.lift |= !returns;
         self.feed(Input::Stop { reason, exit });
+        self.lift_what_is_left();
     }
 
     /// Keeps what is wanted, for `start = "last"`.
@@ -175,6 +179,7 @@ impl Shell {
             .set_disconnect_on_sleep(setup.config.sleep.disconnect_on_sleep);
         self.machine.set_wake_limits(setup.wake_limits());
         self.setup = Arc::new(setup);
+        self.lockdown_changed();
         self.known.clear();
         self.introduce();
         Ok(())

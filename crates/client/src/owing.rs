@@ -123,7 +123,11 @@ impl Shell {
         let shift = self.shift;
         let (working, ended) = watch::channel(());
         let before = self.worker.replace(ended);
-        let (setup, mark, books) = (Arc::clone(&self.setup), self.host.mark(), self.books.clone());
+        let (setup, way, books) = (
+            Arc::clone(&self.setup),
+            (self.host.mark(), self.host.gate()),
+            self.books.clone(),
+        );
         let told = self.attempts_told.0.clone();
         let held = self.hold.subscribe();
         self.workers.spawn(async move {
@@ -140,7 +144,7 @@ impl Shell {
             // Authorities may be a long file on a slow disk, too.
             let engaged = tokio::task::spawn_blocking(move || {
                 let ledger = open_ledger(&root, limits).map_err(|trouble| trouble.to_string())?;
-                worker(setup, mark, Arc::new(ledger)).map_err(|error| error.to_string())
+                worker(setup, way, Arc::new(ledger)).map_err(|error| error.to_string())
             });
             match engaged.await {
                 Ok(Ok(worker)) => Done::Kept(shift, Box::new(worker.telling(told).held_by(held).work_off(stop).await)),

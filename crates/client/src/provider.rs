@@ -17,6 +17,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::books::Books;
+use crate::gate::Gate;
 use crate::status::Status;
 
 /// Orders that wait for the shell, which takes them at once. More than the API socket serves at a time.
@@ -29,6 +30,7 @@ pub struct Provider {
     status: watch::Receiver<Status>,
     events: broadcast::Sender<Event>,
     books: Books,
+    gate: Gate,
     name: Arc<str>,
 }
 
@@ -138,7 +140,7 @@ pub(crate) struct Counter {
 
 impl Provider {
     /// Both ends, for the tunnel `name` with its `books`. `status` gets every change.
-    pub(crate) fn pair(name: &str, books: Books, status: watch::Sender<Status>) -> (Self, Counter) {
+    pub(crate) fn pair(name: &str, (books, gate): (Books, Gate), status: watch::Sender<Status>) -> (Self, Counter) {
         let (sender, orders) = mpsc::channel(MAX_ORDERS);
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         let provider = Self {
@@ -146,6 +148,7 @@ impl Provider {
             status: status.subscribe(),
             events: events.clone(),
             books,
+            gate,
             name: name.into(),
         };
         (provider, Counter { orders, status, events })
@@ -224,6 +227,10 @@ impl Provider {
 
     pub(crate) fn books(&self) -> &Books {
         &self.books
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The status, and its changes.

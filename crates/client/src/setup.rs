@@ -116,6 +116,7 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("dtls", old.dtls != new.dtls),
         ("session", old.session != new.session),
         ("dns", old.dns != new.dns),
+        ("lockdown", old.lockdown != new.lockdown),
         ("sleep", old.sleep != new.sleep),
         ("reconnect", old.reconnect != new.reconnect),
         ("api", old.api != new.api),

@@ -58,13 +58,14 @@ use crate::quiet::{Quiet, Repeats};
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::store::{RestartTicket, Store};
+use crate::waiting::{opening, optional, pumping, running};
 use crate::wakes::Absence;
 
 /// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
 const MAX_TOLD: usize = 64;
 
-/// The kernel needs about 20 ms to remove a device; the end of the process would do it as well.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// The kernel needs about 20 ms to remove a device, and as long for a table of the packet filter, which the end of the process does not remove.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -210,6 +211,8 @@ pub(crate) struct Shell {
     pub(crate) known: Vec<SocketAddr>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) goodbye: bool,
+    /// The stop on its way lifts a lockdown that lasts while the tunnel is up: somebody asked for it.
+    pub(crate) lift: bool,
     pub(crate) lost_at: Option<Awake>,
     pub(crate) session: Option<SessionLog>,
     /// What the connection just made says about the session.
@@ -298,6 +301,7 @@ impl Shell {
             known: Vec::new(),
             addresses: Vec::new(),
             goodbye: false,
+            lift: false,
             lost_at: None,
             session: None,
             upcoming: None,
@@ -352,6 +356,9 @@ impl Shell {
             Start::Down => false,
             Start::Last => self.wanted.unwrap_or(true),
         };
+        if self.restored || up {
+            self.lock();
+        }
         if self.restored {
             self.feed(Input::Start {
                 origin: Origin::Restore,
@@ -659,38 +666,4 @@ pub(crate) fn told(result: io::Result<()>) {
 
 fn unexplained(reason: FailReason) -> ClientError {
     ClientError::Local(format!("the tunnel failed: {reason}"))
-}
-
-async fn optional<T>(future: &mut Option<Boxed<T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn running(attempt: &mut Option<Running>) -> (Running, Result<Box<Opened>, Failure>) {
-    if let Some(running) = attempt {
-        let result = (&mut running.result).await;
-        if let Some(running) = attempt.take() {
-            return (running, result);
-        }
-    }
-    std::future::pending().await
-}
-
-async fn opening(opening: &mut Option<Opening>) -> (Opening, Result<Box<Prepared>, InstallError>) {
-    if let Some(running) = opening {
-        let result = (&mut running.work).await;
-        if let Some(opening) = opening.take() {
-            return (opening, result);
-        }
-    }
-    std::future::pending().await
-}
-
-async fn pumping(pump: &mut Option<(Generation, Pump)>) -> PumpEvent {
-    match pump {
-        Some((_, pump)) => pump.next().await,
-        None => std::future::pending().await,
-    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    Api, ConfigErrors, Dns, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api,
-    dns, dtls, housekeeping, log, names, sleep, transport,
+    Api, ConfigErrors, Dns, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, LocalNetworks, Lockdown, Log, Pin,
+    Sleep, TlsVersion, api, dns, dtls, housekeeping, lockdown, log, names, sleep, transport,
 };
 
 /// A checked `client.toml`.
@@ -32,6 +32,8 @@ pub struct ClientConfig {
     pub session: Session,
     /// `[dns]`
     pub dns: Dns,
+    /// `[lockdown]`
+    pub lockdown: Lockdown,
     /// `[sleep]`
     pub sleep: Sleep,
     /// `[reconnect]`
@@ -179,6 +181,8 @@ pub struct Session {
     pub accept_default_route: bool,
     /// Use the granted name servers, as `[dns]` says.
     pub accept_dns: bool,
+    /// Which of the host's own, more specific routes go on working beside the tunnel.
+    pub local_networks: LocalNetworks,
     /// Host name told to the gateway (`X-CSTP-Hostname`); `None` sends the machine's own.
     pub hostname: Option<String>,
 }
@@ -235,6 +239,9 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     let dtls = udp(document);
     let session = session(document);
     let dns = dns::read(document);
+    let own = tunnel.as_ref().map(|tunnel| tunnel.interface.as_str());
+    let local = session.as_ref().map(|session| session.local_networks);
+    let lockdown = lockdown::read(document, own, local);
     let sleep = sleep::sleep(document);
     let reconnect = reconnect(document);
     let api = api::read(document);
@@ -248,8 +255,9 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         tls,
         tcp,
         dtls,
-        session,
+        session: session?,
         dns: dns?,
+        lockdown: lockdown?,
         sleep: sleep?,
         reconnect,
         api,
@@ -380,17 +388,24 @@ fn udp(document: &Document<'_>) -> Dtls {
     }
 }
 
-fn session(document: &Document<'_>) -> Session {
+fn session(document: &Document<'_>) -> Option<Session> {
     let section = document.section("session");
-    Session {
-        dpd: section.seconds_or_zero("dpd_s", 1.0..=3600.0),
-        accept_routes: section.boolean("accept_routes", true),
-        accept_default_route: section.boolean("accept_default_route", true),
-        accept_dns: section.boolean("accept_dns", true),
-        hostname: section.optional("hostname", "at most 256 bytes on one line", |text| {
-            names::line(text, MAX_LINE_BYTES)
-        }),
-    }
+    let dpd = section.seconds_or_zero("dpd_s", 1.0..=3600.0);
+    let accept_routes = section.boolean("accept_routes", true);
+    let accept_default_route = section.boolean("accept_default_route", true);
+    let accept_dns = section.boolean("accept_dns", true);
+    let local_networks = lockdown::local_networks(&section);
+    let hostname = section.optional("hostname", "at most 256 bytes on one line", |text| {
+        names::line(text, MAX_LINE_BYTES)
+    });
+    Some(Session {
+        dpd,
+        accept_routes,
+        accept_default_route,
+        accept_dns,
+        local_networks: local_networks?,
+        hostname,
+    })
 }
 
 fn reconnect(document: &Document<'_>) -> Reconnect {

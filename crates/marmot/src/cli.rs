@@ -12,11 +12,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::demo::DemoArgs;
 
 use self::control::{
-    CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, KICK_HELP, SESSIONS_HELP, STATUS_HELP, TARGET_HELP, UP_HELP, WATCH_HELP,
+    CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, KICK_HELP, LOCKDOWN_HELP, SESSIONS_HELP, STATUS_HELP, TARGET_HELP,
+    UP_HELP, WATCH_HELP,
 };
 pub(crate) use self::control::{
-    CLIENT_FILE, CleanupArgs, Common, GATEWAY_FILE, GatewayTarget, HistoryArgs, HousekeepArgs, KickArgs, SessionsArgs,
-    Target, UpArgs,
+    CLIENT_FILE, CleanupArgs, Common, GATEWAY_FILE, GatewayTarget, HistoryArgs, HousekeepArgs, KickArgs, LockdownArgs,
+    LockdownOrder, SessionsArgs, Target, UpArgs,
 };
 
 const EXIT_CODES: &str = "\
@@ -93,6 +94,9 @@ pub(crate) enum Command {
     /// Write resolv.conf for the tunnels of this host; started by marmot-dns.socket
     #[command(hide = true)]
     DnsHelper(DnsHelperArgs),
+    /// Let nothing leave this host beside a tunnel, without a client
+    #[command(after_help = LOCKDOWN_HELP)]
+    Lockdown(LockdownArgs),
     /// Write a working configuration with keys and certificates
     #[command(subcommand)]
     Init(InitCommand),

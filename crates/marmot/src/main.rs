@@ -50,6 +50,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Housekeep(args) => control::housekeep(&args)?,
         Command::Cleanup(args) => control::cleanup(&args)?,
         Command::DnsHelper(args) => dns_helper::run(&args)?,
+        Command::Lockdown(args) => control::lockdown(&args)?,
         Command::Init(InitCommand::Gateway(args)) => init::gateway::run(&args)?,
         Command::Init(InitCommand::Client(args)) => init::client::run(&args)?,
         Command::Check { file, kind } => check::run(&file, kind)?,

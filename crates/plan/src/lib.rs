@@ -6,6 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod dns;
+mod guard;
+mod local;
+mod lockdown;
 pub mod nat64;
 mod network;
 pub mod resolv_conf;
@@ -14,6 +17,9 @@ mod undo;
 mod vet;
 
 pub use dns::{Dns, Domain};
+pub use guard::guard;
+pub use local::{LocalNetworks, PRIVATE, private_networks};
+pub use lockdown::{Lockdown, MAX_OPENINGS, OWNER, Openings, Place, Transport};
 pub use network::{NetworkPlan, Overlap, Route, RouteKind};
 pub use translation::Translation;
 pub use undo::Undo;

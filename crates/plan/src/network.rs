@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Dns, Vetted};
+use crate::{Dns, LocalNetworks, Lockdown, Vetted};
 
 /// Where packets for a route of the tunnel's own table go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,17 +68,25 @@ pub struct NetworkPlan {
     pub default_v6: bool,
     /// Name servers and domains.
     pub dns: Dns,
+    /// Which of the host's own networks stay reachable.
+    #[serde(default)]
+    pub local: LocalNetworks,
+    /// Nothing leaves this host beside the tunnel.
+    #[serde(default)]
+    pub lockdown: Option<Lockdown>,
 }
 
 impl NetworkPlan {
     /// Makes the plan of a vetted grant. `local` are the networks the host reaches directly, with their interfaces: they
-    /// stay reachable. One that is narrower than a granted network is thrown back to the host's own tables; a granted route
+    /// stay reachable, as far as the [`LocalNetworks`] of the policy say so. One that is narrower than a granted network is thrown back to the host's own tables; a granted route
     /// equal to or inside one is left out and reported.
     pub fn new(vetted: &Vetted, local: &[(String, IpNet)]) -> (Self, Vec<Overlap>) {
+        let kept = |(_, own): &&(String, IpNet)| vetted.local.keeps(&own.trunc());
+        let local = || local.iter().filter(kept);
         let mut overlaps = Vec::new();
         let mut tunnel: Vec<IpNet> = Vec::new();
         for net in &vetted.include {
-            match local.iter().find(|(_, own)| own.contains(net)) {
+            match local().find(|(_, own)| own.contains(net)) {
                 Some((interface, own)) => {
                     overlaps.push(Overlap {
                         pushed: *net,
@@ -92,7 +100,7 @@ impl NetworkPlan {
         // The host's own networks need no exception from a default route: a rule asks the host's tables for them first, and
         // goes on being right when the host moves to another network.
         let narrower = |own: &IpNet| tunnel.iter().any(|route| route.prefix_len() > 0 && route.contains(own));
-        let own = local.iter().map(|(_, own)| own.trunc()).filter(narrower);
+        let own = local().map(|(_, own)| own.trunc()).filter(narrower);
         let covered = |net: &IpNet| tunnel.iter().any(|route| route.contains(net));
         let excluded = vetted.exclude.iter().copied().filter(covered);
         let mut thrown: Vec<IpNet> = Vec::new();
@@ -123,6 +131,8 @@ impl NetworkPlan {
                 }))
                 .collect(),
             dns: vetted.dns.clone(),
+            local: vetted.local,
+            lockdown: None,
         };
         (plan, overlaps)
     }
@@ -148,6 +158,10 @@ mod tests {
     }
 
     fn plan(include: &[&str], exclude: &[&str], local: &[&str]) -> (NetworkPlan, Vec<Overlap>) {
+        plan_of(LocalNetworks::Private, include, exclude, local)
+    }
+
+    fn plan_of(kept: LocalNetworks, include: &[&str], exclude: &[&str], local: &[&str]) -> (NetworkPlan, Vec<Overlap>) {
         let granted = Granted {
             addresses: vec![[10, 78, 0, 2].into()],
             include: include.iter().map(|text| net(text)).collect(),
@@ -155,7 +169,11 @@ mod tests {
             mtu: 1400,
             ..Granted::default()
         };
-        let vetted = vet(&granted, [198, 51, 100, 1].into(), Policy::default()).expect("harmless");
+        let policy = Policy {
+            local: kept,
+            ..Policy::default()
+        };
+        let vetted = vet(&granted, [198, 51, 100, 1].into(), policy).expect("harmless");
         let local: Vec<_> = local.iter().map(|text| ("eth0".to_owned(), net(text))).collect();
         NetworkPlan::new(&vetted, &local)
     }
@@ -194,6 +212,20 @@ mod tests {
             overlaps[0].to_string(),
             "the gateway pushed the route 192.168.1.0/24, but 192.168.1.0/24 is the network of eth0; kept local"
         );
+    }
+
+    #[test]
+    fn a_local_network_that_is_not_private_has_no_say() {
+        let include = ["203.0.112.0/20", "198.18.0.0/24"];
+        let claimed = ["203.0.113.0/24", "198.18.0.0/16"];
+        let (plan, overlaps) = plan_of(LocalNetworks::Private, &include, &[], &claimed);
+        assert_eq!(routes(&plan, RouteKind::Tunnel), include);
+        assert!(routes(&plan, RouteKind::Throw).is_empty() && overlaps.is_empty());
+        let (plan, overlaps) = plan_of(LocalNetworks::All, &include, &[], &claimed);
+        assert_eq!(routes(&plan, RouteKind::Throw), ["203.0.113.0/24"]);
+        assert_eq!(overlaps.len(), 1);
+        let (plan, overlaps) = plan_of(LocalNetworks::Never, &["192.168.0.0/16"], &[], &["192.168.1.0/24"]);
+        assert!(routes(&plan, RouteKind::Throw).is_empty() && overlaps.is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 
-use crate::Dns;
+use crate::{Dns, LocalNetworks};
 
 /// Most routes (included and excluded together) a grant may carry. A real site pushes some dozens; ten thousand would
 /// keep the kernel busy for seconds at every start.
@@ -64,6 +64,8 @@ pub struct Policy {
     pub dns: bool,
     /// Upper limit for the MTU; `None` for the protocol's own.
     pub max_mtu: Option<u16>,
+    /// Which of the host's own networks stay reachable, whatever the gateway pushes.
+    pub local: LocalNetworks,
 }
 
 impl Default for Policy {
@@ -73,6 +75,7 @@ impl Default for Policy {
             default_route: true,
             dns: true,
             max_mtu: None,
+            local: LocalNetworks::Private,
         }
     }
 }
@@ -112,6 +115,7 @@ pub struct Vetted {
     pub(crate) dns: Dns,
     pub(crate) mtu: u16,
     pub(crate) ipv6_off: bool,
+    pub(crate) local: LocalNetworks,
 }
 
 impl Vetted {
@@ -175,6 +179,7 @@ pub fn vet(granted: &Granted, gateway: IpAddr, policy: Policy) -> Result<Vetted,
         include,
         exclude,
         mtu,
+        local: policy.local,
     })
 }
 

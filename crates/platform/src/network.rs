@@ -26,8 +26,8 @@ pub struct ConnectedNetwork {
     pub net: IpNet,
 }
 
-/// Proof that the host was restored, with what could not be removed. Made by [`Network::release`], [`Network::sweep`] and
-/// [`Network::undo`]; and by [`Restored::unfinished`], which proves the contrary.
+/// Proof that the host was restored, with what could not be removed. Made by [`Network::release`], [`Network::sweep`],
+/// [`Network::undo`] and [`crate::firewall::Nft::clear`]; and by [`Restored::unfinished`], which proves the contrary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Restored {
@@ -52,6 +52,21 @@ impl Restored {
     /// The same with more that is still there.
     pub fn and_residue(mut self, more: impl IntoIterator<Item = String>) -> Self {
         self.residue.extend(more);
+        self
+    }
+
+    /// For a host on which nothing was to be restored.
+    pub const fn nothing() -> Self {
+        Self {
+            residue: Vec::new(),
+            removed: Vec::new(),
+        }
+    }
+
+    /// Both, as one.
+    pub fn and(mut self, other: Self) -> Self {
+        self.residue.extend(other.residue);
+        self.removed.extend(other.removed);
         self
     }
 
@@ -84,7 +99,7 @@ pub struct Path {
     pub gateway: Option<IpAddr>,
 }
 
-/// Links, addresses, routes of all tables and rules of this host, one line each, without anything that changes by itself
+/// Links, addresses, routes of all tables, rules and packet filter of this host, one line each, without anything that changes by itself
 /// (counters, lifetimes, carrier). Two states are equal if and only if the host is configured alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostState {

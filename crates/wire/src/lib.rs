@@ -14,6 +14,7 @@
 
 pub mod auth;
 pub mod cstp;
+pub mod dns;
 pub mod error;
 pub mod http;
 pub mod limits;

@@ -56,10 +56,24 @@ impl Capture {
     /// # Errors
     /// If tcpdump does not begin.
     pub fn start(lab: &Lab, host: &Namespace, device: &str, matches: &str, name: &str) -> Result<Self> {
+        Self::with(lab, host, device, &[], matches, name)
+    }
+
+    /// The same of what comes in to `device` alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn incoming(lab: &Lab, host: &Namespace, device: &str, matches: &str, name: &str) -> Result<Self> {
+        Self::with(lab, host, device, &["-Q", "in"], matches, name)
+    }
+
+    fn with(lab: &Lab, host: &Namespace, device: &str, more: &[&str], matches: &str, name: &str) -> Result<Self> {
         let file = lab.folder().join(format!("{name}.pcap"));
         let mut command = lab.command(host, "tcpdump")?;
         command
-            .args(["-i", device, "-n", "-U", "--immediate-mode", "-Z", "root", "-w"])
+            .args(["-i", device, "-n", "-U", "--immediate-mode", "-Z", "root"])
+            .args(more)
+            .arg("-w")
             .arg(&file)
             .arg(matches);
         let tcpdump = lab.spawn(name, command)?;
@@ -78,18 +92,12 @@ impl Capture {
         datagrams(&fs::read(&self.file).context("cannot read a capture")?)
     }
 
-    /// How many packets there are so far, of whatever kind.
+    /// All IP packets so far.
     ///
     /// # Errors
     /// If the file cannot be read, or is not what it should be.
-    pub fn packets(&self) -> Result<usize> {
-        let file = fs::read(&self.file).context("cannot read a capture")?;
-        let (mut at, mut found) = (FILE_HEADER, 0);
-        while let Some(length) = file.get(at + 8..at + 12).and_then(|word| word.try_into().ok()) {
-            at += PACKET_HEADER + u32::from_ne_bytes(length) as usize;
-            found += usize::from(at <= file.len());
-        }
-        Ok(found)
+    pub fn packets(&self) -> Result<Vec<Vec<u8>>> {
+        packets(&fs::read(&self.file).context("cannot read a capture")?)
     }
 
     /// Waits until there is a datagram for which this holds, and returns the last one.
@@ -105,6 +113,10 @@ impl Capture {
 }
 
 fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
+    Ok(packets(file)?.iter().filter_map(|ip| datagram(ip)).collect())
+}
+
+fn packets(file: &[u8]) -> Result<Vec<Vec<u8>>> {
     let word = |at: usize| Some(u32::from_ne_bytes(file.get(at..at + 4)?.try_into().ok()?));
     let mut found = Vec::new();
     // Nothing was written yet.
@@ -124,7 +136,7 @@ fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
         let Some(packet) = file.get(start..start + length as usize) else {
             break;
         };
-        found.extend(packet.get(link..).and_then(datagram));
+        found.extend(packet.get(link..).map(<[u8]>::to_vec));
         at = start + length as usize;
     }
     Ok(found)

@@ -18,6 +18,7 @@
 //!   nameserver  servers that remember, and who asks   resolved  systemd-resolved on a bus of its own
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
 //!   delay     a long way to the gateway               starvation  a program without the processor
+//!   probe     a program that tries to get out, and what of it did
 //!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
 //!   numbered  datagrams that know their number and time  herd  many clients that sleep
 //!                                                     machine   systemd as the first process, with a logind of its own
@@ -53,6 +54,7 @@ mod openvpn;
 pub mod peer;
 mod ping;
 mod pki;
+mod probe;
 mod process;
 mod pulse;
 mod resolved;
@@ -99,6 +101,7 @@ pub use openconnect::{Openconnect, STOCK_INTERFACE, stock_addresses, stock_chann
 pub use openvpn::{OPENVPN_INTERFACE, Openvpn};
 pub use ping::{Ping, Series};
 pub use pki::{Identity, Pki};
+pub use probe::{Clear, Prober, WAYS};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
 pub use resolved::{LinkNames, Resolved};

@@ -210,7 +210,7 @@ fn identifier() -> [u8; 2] {
 }
 
 /// An echo request, without IP header. The kernel fills in the checksum for IPv6 only.
-fn echo_request(v4: bool, sequence: u16, payload: usize) -> Vec<u8> {
+pub(crate) fn echo_request(v4: bool, sequence: u16, payload: usize) -> Vec<u8> {
     let mut icmp = vec![if v4 { 8 } else { 128 }, 0, 0, 0];
     icmp.extend(identifier());
     icmp.extend(sequence.to_be_bytes());

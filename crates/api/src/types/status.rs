@@ -32,6 +32,8 @@ pub struct Status {
     pub problem: Option<Problem>,
     /// What the gateway granted, while device and routes are there.
     pub tunnel: Option<Tunnel>,
+    /// Whether anything can leave the host beside the tunnel.
+    pub lockdown: Lockdown,
     /// Of this session, or of the last one if there is none.
     pub traffic: Traffic,
     /// Sessions begun since the daemon started.
@@ -158,6 +160,22 @@ pub enum Wanted {
     /// None.
     #[default]
     Down,
+}
+
+/// Whether anything can leave the host beside the tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lockdown {
+    /// It can: there is no lockdown.
+    #[default]
+    Off,
+    /// Nothing but what is allowed. The packet filter was seen to have it.
+    On,
+    /// There should be one, and it is not in place.
+    Failed,
+    /// A word of a newer daemon.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What went wrong.

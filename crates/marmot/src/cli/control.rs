@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 pub(crate) const TARGET_HELP: &str = "\
 Which tunnel: NAME is that of /run/marmot/NAME.sock. Without NAME, --config and --socket it is the tunnel of
@@ -36,8 +36,15 @@ Exit codes: 0 nothing is due any more, or another one works; 1 the ledger cannot
 pub(crate) const CLEANUP_HELP: &str = "\
 Takes off this host what a killed client left: its device, rules, routes and names. What is left to be done of its sessions
 becomes due and is not done here. Refuses while a client runs for this tunnel. Doing it twice does no harm. Needs root.
+A lockdown that lasts while the tunnel is up ends with it; one with mode \"always\" stays, unless --unlock is given.
 
 Exit codes: 0 the host is clean; 1 something is left, and named; 5 not permitted; 9 the tunnel runs.";
+
+pub(crate) const LOCKDOWN_HELP: &str = "\
+Nothing leaves the host but through the tunnel, to its gateway, and for DHCP and neighbour discovery. `on` is what the unit
+marmot-lockdown@NAME does at boot, before there is a network. A client that runs sees to its lockdown itself. Needs root.
+
+Exit codes: 0 done, or nothing to do; 5 it cannot be put in place.";
 
 pub(crate) const SESSIONS_HELP: &str = "\
 STATE is connected; quiet, if its applications are; parked, with the kind and for how long; or waiting for its client. PATH names
@@ -156,10 +163,30 @@ pub(crate) struct KickArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LockdownArgs {
+    /// What is to be done
+    pub(crate) order: LockdownOrder,
+    /// Configuration file of the tunnel
+    #[arg(short, long, value_name = "FILE", default_value = CLIENT_FILE)]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LockdownOrder {
+    /// Put in place what [lockdown] mode = "always" asks for; does nothing with another mode
+    On,
+    /// Remove it, whatever its mode
+    Off,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CleanupArgs {
     /// Configuration file of the tunnel
     #[arg(short, long, value_name = "FILE", default_value = CLIENT_FILE)]
     pub(crate) config: PathBuf,
+    /// Remove the lockdown too, whatever its mode, and even if the tunnel runs
+    #[arg(long, conflicts_with = "if_abandoned")]
+    pub(crate) unlock: bool,
     /// Only if systemd will not start this unit again by itself; for the unit's ExecStopPost
     #[arg(long, value_name = "UNIT")]
     pub(crate) if_abandoned: Option<String>,

@@ -1,6 +1,6 @@
 //! `marmot cleanup`: takes off this host what a killed client left.
 
-use client::{CleanupReport, ClientError};
+use client::{Cleaning, CleanupReport, ClientError};
 use platform::PlatformError;
 use serde_json::json;
 
@@ -24,7 +24,12 @@ pub(super) fn run(args: &CleanupArgs) -> Result<(), Trouble> {
         return Ok(());
     }
     let config = load::client(&args.config)?;
-    let report = client::cleanup(&config).map_err(failed)?;
+    let who = match (&args.if_abandoned, args.unlock) {
+        (Some(_), _) => Cleaning::Automatic,
+        (None, false) => Cleaning::Asked,
+        (None, true) => Cleaning::Unlock,
+    };
+    let report = client::cleanup(&config, who).map_err(failed)?;
     let name = &config.tunnel.name;
     answer(&if args.json { line(&report) } else { text(name, &report) });
     match report.is_clean() {
@@ -53,7 +58,7 @@ fn kept(reason: &str, json: bool) -> String {
     }
 }
 
-fn failed(error: ClientError) -> Trouble {
+pub(super) fn failed(error: ClientError) -> Trouble {
     match &error {
         ClientError::Platform(PlatformError::TunnelRunning { .. }) => {
             let message = format!("{error}; `marmot down` restores the host of a tunnel that runs");
@@ -66,19 +71,21 @@ fn failed(error: ClientError) -> Trouble {
 fn line(report: &CleanupReport) -> String {
     let jobs: Vec<String> = report.jobs.iter().map(ToString::to_string).collect();
     api::line(&json!({
-        "removed": report.removed, "residue": report.residue, "jobs": jobs, "problems": report.problems
+        "removed": report.removed, "residue": report.residue, "kept": report.kept, "jobs": jobs, "problems": report.problems
     }))
 }
 
 fn text(name: &str, report: &CleanupReport) -> String {
     let mut text = match (report.removed.is_empty(), report.is_clean()) {
-        (true, true) => format!("nothing of {name} was left on this host\n"),
+        (true, true) if report.kept.is_empty() => format!("nothing of {name} was left on this host\n"),
+        (true, true) => format!("nothing of {name} was removed from this host\n"),
         (false, true) => format!("this host is clean of {name}\n"),
         (_, false) => format!("this host is not clean of {name}\n"),
     };
     let lists = [
         ("removed", &report.removed),
         ("left", &report.residue),
+        ("kept", &report.kept),
         ("problem", &report.problems),
     ];
     for (title, items) in lists {
@@ -105,6 +112,7 @@ mod tests {
         let report = CleanupReport {
             removed: vec!["device mm-work".to_owned()],
             residue: vec!["rule 18123: permission denied".to_owned()],
+            kept: Vec::new(),
             jobs: vec!["1800000000-0123456789abcdef".parse().expect("a job")],
             problems: Vec::new(),
         };

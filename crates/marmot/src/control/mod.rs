@@ -11,6 +11,7 @@ mod cleanup;
 mod down;
 mod history;
 mod housekeep;
+mod lockdown;
 mod sessions;
 mod status;
 mod target;
@@ -24,7 +25,7 @@ use std::future::Future;
 use api::Client;
 
 use self::trouble::Trouble;
-use crate::cli::{CleanupArgs, Common, HistoryArgs, HousekeepArgs, KickArgs, SessionsArgs, UpArgs};
+use crate::cli::{CleanupArgs, Common, HistoryArgs, HousekeepArgs, KickArgs, LockdownArgs, SessionsArgs, UpArgs};
 use crate::exit::Failure;
 
 /// `marmot up`
@@ -69,6 +70,11 @@ pub(crate) fn housekeep(args: &HousekeepArgs) -> Result<(), Failure> {
 /// `marmot cleanup`
 pub(crate) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
     told(args.json, cleanup::run(args))
+}
+
+/// `marmot lockdown`
+pub(crate) fn lockdown(args: &LockdownArgs) -> Result<(), Failure> {
+    told(false, lockdown::run(args))
 }
 
 /// `marmot sessions`

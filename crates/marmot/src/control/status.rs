@@ -1,6 +1,6 @@
 //! `marmot status`: the tunnel on a page.
 
-use api::{Client, ClientError, Dns, Housekeeping, Job, JobState, State, Status, Totals, Tunnel};
+use api::{Client, ClientError, Dns, Housekeeping, Job, JobState, Lockdown, State, Status, Totals, Tunnel};
 
 use crate::cli::Common;
 use crate::control::trouble::Trouble;
@@ -70,6 +70,14 @@ fn text(status: &Status, now_unix_ms: u64) -> String {
                 packets.0, packets.1, traffic.dropped
             ),
         );
+    }
+    match status.lockdown {
+        Lockdown::Off | Lockdown::Unknown => {}
+        Lockdown::On => line("lockdown", "on".to_owned()),
+        Lockdown::Failed => line(
+            "lockdown",
+            "failed: packets may leave this host beside the tunnel".to_owned(),
+        ),
     }
     let (sessions, losses) = (
         words::count(status.sessions, "session"),

@@ -58,6 +58,7 @@ const FILES: &[File] = &[
     unit("etc/systemd/system/marmot-dns.socket", include_str!("../../../../systemd/marmot-dns.socket"), Some(ServiceRole::Client)),
     unit("etc/systemd/system/marmot-dns.service", include_str!("../../../../systemd/marmot-dns.service"), Some(ServiceRole::Client)),
     unit("etc/systemd/system/marmot-client@.service", include_str!("../../../../systemd/marmot-client@.service"), Some(ServiceRole::Client)),
+    unit("etc/systemd/system/marmot-lockdown@.service", include_str!("../../../../systemd/marmot-lockdown@.service"), Some(ServiceRole::Client)),
     unit("etc/systemd/system/marmot-housekeeping@_gateway.service.d/gateway.conf", include_str!("../../../../systemd/marmot-housekeeping@_gateway.service.d/gateway.conf"), Some(ServiceRole::Gateway)),
     unit("etc/systemd/system/marmot-gateway.service", include_str!("../../../../systemd/marmot-gateway.service"), Some(ServiceRole::Gateway)),
 ];

@@ -35,7 +35,7 @@ const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
 /// Writes the units, and enables them if asked.
 pub(crate) fn install(args: &InstallService) -> Result<(), Failure> {
     let target = Target::named(&args.service)?;
-    target.check()?;
+    let lockdown = target.check()?;
     let root = target.root.as_path();
     let program = program(root)?;
     let mut found = Vec::new();
@@ -57,7 +57,7 @@ pub(crate) fn install(args: &InstallService) -> Result<(), Failure> {
         file.write(root, &program, folders)?;
         report.written.push(named(&file.place(root)));
     }
-    introduce(&target, args.enable, &mut report)?;
+    introduce(&target, args.enable, lockdown.as_deref(), &mut report)?;
     report.print(&target.unit, args.service.json);
     Ok(())
 }
@@ -118,7 +118,7 @@ fn refuse_foreign(root: &Path, found: &[(&File, Found)]) -> Result<(), Failure> 
 }
 
 /// Tells systemd: user, folders, units.
-fn introduce(target: &Target, enable: bool, report: &mut Report) -> Result<(), Failure> {
+fn introduce(target: &Target, enable: bool, lockdown: Option<&str>, report: &mut Report) -> Result<(), Failure> {
     let root = target.root.as_path();
     let reach = system::reach(root);
     if root == Path::new("/") {
@@ -143,6 +143,15 @@ fn introduce(target: &Target, enable: bool, report: &mut Report) -> Result<(), F
     }
     if reach == Reach::Running {
         run(&["systemctl", "daemon-reload"], root, &mut report.ran)?;
+    }
+    if let Some(unit) = lockdown {
+        match (enable, reach) {
+            (true, Reach::Running) => drop(run(&["systemctl", "enable", "--now", unit], root, &mut report.ran)?),
+            (true, Reach::Files) => drop(run(&["systemctl", "enable", unit], root, &mut report.ran)?),
+            (false, _) => report.remarks.push(format!(
+                "[lockdown] mode is \"always\": `systemctl enable --now {unit}` has it hold from boot on"
+            )),
+        }
     }
     match (enable, reach) {
         (true, Reach::Running) => run(&["systemctl", "enable", "--now", &target.unit], root, &mut report.ran)?,
@@ -175,7 +184,14 @@ fn retire(target: &Target, report: &mut Report) -> Result<(), Failure> {
         ServiceRole::Gateway => "_gateway",
     };
     let housekeeping = ["path", "timer"].map(|kind| format!("marmot-housekeeping@{instance}.{kind}"));
-    let units = [target.unit.as_str(), housekeeping[0].as_str(), housekeeping[1].as_str()];
+    let lockdown = target::lockdown_unit(instance);
+    let mut units = vec![target.unit.as_str(), housekeeping[0].as_str(), housekeeping[1].as_str()];
+    if target.role == ServiceRole::Client && enabled(root)?.contains(&lockdown) {
+        units.push(&lockdown);
+        report
+            .remarks
+            .push("a lockdown that is in place stays: `marmot cleanup --unlock` lifts it".to_owned());
+    }
     let mut words = vec!["systemctl", "disable"];
     if running {
         words.push("--now");

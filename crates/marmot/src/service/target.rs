@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use config::LockdownMode;
 use config::client::ClientConfig;
 use config::gateway::GatewayConfig;
 
@@ -50,13 +51,19 @@ impl Target {
     }
 
     /// Reads the configuration: it must be where the unit looks for it and name the folders that the unit may write to, or
-    /// the service would fail at every start, or its jobs would never be found.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    /// the service would fail at every start, or its jobs would never be found. Returns the unit that holds its lockdown from boot on, if
+    /// the configuration asks for one.
+    pub(super) fn check(&self) -> Result<Option<String>, Failure> {
         let place = self.file.strip_prefix("/").unwrap_or(&self.file);
         let found = self.root.join(place);
         match self.role {
-            ServiceRole::Client => self.check_client(&load::client(&found)?),
-            ServiceRole::Gateway => self.check_gateway(&load::gateway(&found)?),
+            ServiceRole::Client => {
+                let config = load::client(&found)?;
+                self.check_client(&config)?;
+                let always = config.lockdown.mode == LockdownMode::Always;
+                Ok(always.then(|| lockdown_unit(&config.tunnel.name)))
+            }
+            ServiceRole::Gateway => self.check_gateway(&load::gateway(&found)?).map(|()| None),
         }
     }
 
@@ -100,6 +107,11 @@ impl Target {
     fn wrong(&self, what: &str) -> Failure {
         Failure::new(Exit::Config, format!("{}: {what}", self.file.display()))
     }
+}
+
+/// The unit that holds a tunnel's lockdown from boot on.
+pub(super) fn lockdown_unit(tunnel: &str) -> String {
+    format!("marmot-lockdown@{tunnel}.service")
 }
 
 /// The name of a tunnel by its file's.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::PlatformError;
 use crate::firewall::{Counter, PATIENCE, Table};
+use crate::network::Restored;
 
 type Result<T> = std::result::Result<T, PlatformError>;
 
@@ -83,6 +84,39 @@ impl Nft {
             .await?;
         let listed = items(&output, "list the firewall tables")?;
         Ok(listed.filter_map(|item| Table::named(&item.table?.name)).collect())
+    }
+
+    /// As [`Nft::remove`], with the proof.
+    pub async fn clear(&self, tables: &[Table]) -> Restored {
+        let words: Vec<_> = tables.iter().map(|table| format!("firewall table {table}")).collect();
+        match self.remove(tables).await {
+            Ok(()) => Restored::new(words, Vec::new()),
+            Err(error) => Restored::new(Vec::new(), vec![format!("{}: {error}", words.join(", "))]),
+        }
+    }
+
+    /// The tunnel that made a lockdown, which is the name of its first, empty chain; `None` if it does not say, or is not there.
+    ///
+    /// # Errors
+    /// As for [`Nft::load`].
+    pub async fn owner(&self, table: Table) -> Result<Option<String>> {
+        let what = format!("list the firewall table {table}");
+        let output = self.run(&["-j", "list", "chains", "inet"], "", &what).await?;
+        let name = table.to_string();
+        let chains = items(&output, &what)?.filter_map(|item| item.chain);
+        let mut of_table = chains.filter(|chain| chain.table.as_deref() == Some(name.as_str()));
+        Ok(of_table.find_map(|chain| chain.name.strip_prefix(plan::OWNER).map(str::to_owned)))
+    }
+
+    /// All tables of this host, whoever made them, in nft's words and without what counts.
+    ///
+    /// # Errors
+    /// As for [`Nft::load`].
+    pub(crate) async fn ruleset(&self) -> Result<String> {
+        let output = self
+            .run(&["-s", "list", "ruleset"], "", "list the packet filter")
+            .await?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
     /// The named counters of a table.
@@ -159,11 +193,14 @@ struct Listing {
 struct Item {
     table: Option<Named>,
     counter: Option<Counted>,
+    chain: Option<Named>,
 }
 
 #[derive(Deserialize)]
 struct Named {
     name: String,
+    /// The table it is in, if it is none itself.
+    table: Option<String>,
 }
 
 #[derive(Deserialize)]

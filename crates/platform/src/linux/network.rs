@@ -4,6 +4,7 @@ mod mend;
 pub(super) mod message;
 pub(super) mod netlink;
 mod state;
+mod tables;
 
 use std::ffi::CString;
 use std::io;
@@ -21,6 +22,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, R
 use rtnetlink::packet_route::rule::RuleMessage;
 
 use self::netlink::Netlink;
+use self::tables::clear_firewall;
 use super::capabilities::NET_ADMIN_HINT;
 use crate::PlatformError;
 use crate::network::{ConnectedNetwork, HostState, Path, Restored};
@@ -52,12 +54,14 @@ impl Network {
         Ok(Self { netlink })
     }
 
-    /// Removes what a killed process left under this slot's numbers: its rules, and the routes of its table. To be called by
+    /// Removes what a killed process left under this slot's numbers: its rules, the routes of its table, and its tables of the
+    /// packet filter but for a lockdown, which is left to whoever knows its policy ([`crate::firewall::Nft::clear`]). To be called by
     /// whoever just locked the slot. What was found is in [`Restored::removed`].
     pub async fn sweep(&self, slot: &Slot) -> Restored {
         let mut clearing = Clearing::default();
         self.clear_rules(*slot, &mut clearing).await;
         self.clear_table(*slot, &mut clearing).await;
+        clear_firewall(*slot, &mut clearing).await;
         clearing.into_restored()
     }
 
@@ -239,6 +243,7 @@ impl Network {
         }
         if let Some(slot) = slot {
             self.clear_table(slot, &mut clearing).await;
+            clear_firewall(slot, &mut clearing).await;
         }
         clearing.into_restored()
     }
@@ -325,6 +330,14 @@ impl Network {
             routes.extend(found);
         }
         Ok(routes)
+    }
+
+    /// Rules of others that come before those of this slot for default routes, and lead everything elsewhere: of the families in
+    /// which `plan` takes everything. Whoever made them wins, and is not fought.
+    pub async fn rivals(&self, slot: &Slot, plan: &NetworkPlan) -> Result<Vec<String>> {
+        tables::rivals(&self.netlink, *slot, plan)
+            .await
+            .map_err(|source| step("list the rules of this host", source))
     }
 
     /// Where the kernel would send a packet to `to`, from a socket with this mark.

@@ -2,6 +2,7 @@
 
 use crate::PlatformError;
 use crate::firewall::{Counter, Table};
+use crate::network::Restored;
 
 /// There is none of this kind here.
 #[derive(Clone, Debug)]
@@ -37,6 +38,16 @@ impl Nft {
 
     /// Never called: there is no such value.
     pub async fn tables(&self) -> Result<Vec<Table>, PlatformError> {
+        match self.never {}
+    }
+
+    /// Never called: there is no such value.
+    pub async fn clear(&self, _tables: &[Table]) -> Restored {
+        match self.never {}
+    }
+
+    /// Never called: there is no such value.
+    pub async fn owner(&self, _table: Table) -> Result<Option<String>, PlatformError> {
         match self.never {}
     }
 

@@ -89,6 +89,11 @@ impl Network {
     }
 
     /// See [`Network::open`].
+    pub async fn rivals(&self, _slot: &Slot, _plan: &NetworkPlan) -> Result<Vec<String>> {
+        match self.0 {}
+    }
+
+    /// See [`Network::open`].
     pub async fn path_to(&self, _to: IpAddr, _mark: Option<u32>) -> Result<Path> {
         match self.0 {}
     }

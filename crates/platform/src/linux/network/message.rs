@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use plan::{NetworkPlan, Route, RouteKind};
+use plan::{LocalNetworks, NetworkPlan, Route, RouteKind, private_networks};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -98,10 +98,12 @@ pub(in super::super) fn route_lookup(to: IpAddr) -> RouteMessage {
 /// The rules of a client tunnel, for each family in use. All but the packets of tunnels themselves ask its table:
 /// ```text
 ///   networks+0   not from all fwmark 0x6d610000/0xffff0000 lookup TABLE suppress_prefixlength 0    routes to networks
-///   default+0    from all lookup main suppress_prefixlength 0            the host's own, more specific routes go on working
+///   default+0    from all to 10.0.0.0/8 lookup main suppress_prefixlength 0      and so on: the host's own, more specific
+///                                                                          routes into private networks go on working
 ///   default+1    not from all fwmark 0x6d610000/0xffff0000 lookup TABLE                            a default route
 /// ```
-/// The first is there only with a route to a network, the others only with a default route.
+/// The first is there only with a route to a network, the others only with a default route. Which local networks go on working
+/// is said by [`LocalNetworks`]: with `All` there is one rule without a destination, with `Never` none.
 pub(in super::super) fn rules(slot: Slot, plan: &NetworkPlan) -> Vec<RuleMessage> {
     let (networks, default) = (*slot.rule_priorities().start(), *slot.default_rule_priorities().start());
     let mut rules = Vec::new();
@@ -116,7 +118,15 @@ pub(in super::super) fn rules(slot: Slot, plan: &NetworkPlan) -> Vec<RuleMessage
             rules.push(without_default(into_tunnel(family, networks, slot)));
         }
         if if v4 { plan.default_v4 } else { plan.default_v6 } {
-            rules.push(without_default(lookup(family, default, MAIN_TABLE)));
+            let local = lookup(family, default, MAIN_TABLE);
+            match plan.local {
+                LocalNetworks::All => rules.push(without_default(local)),
+                LocalNetworks::Private => {
+                    let nets = private_networks().filter(of_family);
+                    rules.extend(nets.map(|net| without_default(to(local.clone(), net))));
+                }
+                LocalNetworks::Never => {}
+            }
             rules.push(into_tunnel(family, default + 1, slot));
         }
     }
@@ -128,6 +138,12 @@ fn into_tunnel(family: AddressFamily, priority: u32, slot: Slot) -> RuleMessage 
     rule.header.flags = RuleFlags::Invert;
     rule.attributes.push(RuleAttribute::FwMark(MARK_FAMILY));
     rule.attributes.push(RuleAttribute::FwMask(MARK_FAMILY_MASK));
+    rule
+}
+
+fn to(mut rule: RuleMessage, net: IpNet) -> RuleMessage {
+    rule.header.dst_len = net.prefix_len();
+    rule.attributes.push(RuleAttribute::Destination(net.addr()));
     rule
 }
 
@@ -251,6 +267,31 @@ pub(in super::super) fn priority_of(rule: &RuleMessage) -> u32 {
 pub(in super::super) fn is_ours(rule: &RuleMessage) -> bool {
     rule.attributes
         .contains(&RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
+}
+
+/// The table that a listed rule sends everything to, if it does: whatever destination, source and interface a packet has. A mark
+/// that does not count may be asked for, as other tunnels do for their own packets.
+pub(in super::super) fn takes_everything(rule: &RuleMessage) -> Option<u32> {
+    let inverted = rule.header.flags.contains(RuleFlags::Invert);
+    let mut table = u32::from(rule.header.table);
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Table(value) => table = *value,
+            RuleAttribute::FwMark(mark) if *mark != 0 && !inverted => return None,
+            RuleAttribute::SuppressPrefixLen(length) if *length != u32::MAX => return None,
+            RuleAttribute::Destination(_)
+            | RuleAttribute::Source(_)
+            | RuleAttribute::Iifname(_)
+            | RuleAttribute::Oifname(_)
+            | RuleAttribute::L3MDev(_)
+            | RuleAttribute::UidRange(_)
+            | RuleAttribute::IpProtocol(_)
+            | RuleAttribute::SourcePortRange(_)
+            | RuleAttribute::DestinationPortRange(_) => return None,
+            _ => {}
+        }
+    }
+    (rule.header.action == RuleAction::ToTable).then_some(table)
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -13,6 +13,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::message;
 use super::netlink::Netlink;
+use crate::firewall::Nft;
 use crate::network::HostState;
 
 pub(super) async fn snapshot(netlink: &Netlink) -> io::Result<HostState> {
@@ -70,7 +71,29 @@ pub(super) async fn snapshot(netlink: &Netlink) -> io::Result<HostState> {
             .await?;
         lines.extend(rules);
     }
+    lines.extend(packet_filter().await);
     Ok(HostState::new(lines))
+}
+
+/// The packet filter in lines that begin with their table, as far as it can be listed.
+async fn packet_filter() -> Vec<String> {
+    let Ok(nft) = Nft::find() else { return Vec::new() };
+    let listed = match nft.ruleset().await {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::debug!(%error, "the packet filter is not part of the state");
+            return Vec::new();
+        }
+    };
+    let mut table = "";
+    let mut lines = Vec::new();
+    for line in listed.lines().filter(|line| !line.trim().is_empty()) {
+        if let Some(name) = line.strip_prefix("table ") {
+            table = name.trim_end_matches(" {");
+        }
+        lines.push(format!("firewall {table}: {}", line.trim()));
+    }
+    lines
 }
 
 /// Whether this host forwards IPv4, and IPv6.
