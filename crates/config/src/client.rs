@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    Api, ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api, dtls,
-    housekeeping, log, names, sleep, transport,
+    Api, ConfigErrors, DtlsSuite, Flows, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api,
+    dtls, flows, housekeeping, log, names, sleep, transport,
 };
 
 /// A checked `client.toml`.
@@ -30,6 +30,8 @@ pub struct ClientConfig {
     pub dtls: Dtls,
     /// `[session]`
     pub session: Session,
+    /// `[flows]`
+    pub flows: Flows,
     /// `[sleep]`
     pub sleep: Sleep,
     /// `[reconnect]`
@@ -200,7 +202,7 @@ impl ClientConfig {
 
     /// Every valid key, in the order of the sections, with its default and limit.
     pub fn keys() -> Vec<Key> {
-        let document = Document::parse("", "", Path::new("")).expect("an empty text is TOML");
+        let document = Document::parse("[[flows.rule]]", "", Path::new("")).expect("a header is TOML");
         read(&document);
         document.keys()
     }
@@ -232,6 +234,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     };
     let dtls = udp(document);
     let session = session(document);
+    let flows = flows::read(document);
     let sleep = sleep::sleep(document);
     let reconnect = reconnect(document);
     let api = api::read(document);
@@ -246,6 +249,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         tcp,
         dtls,
         session,
+        flows: flows?,
         sleep: sleep?,
         reconnect,
         api,

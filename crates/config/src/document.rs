@@ -42,6 +42,8 @@ pub(crate) struct Document<'t> {
     /// Valid names of sections at the top.
     sections: RefCell<Vec<&'static str>>,
     opened: RefCell<Vec<Opened>>,
+    /// Keys that are lists of sections, with their section.
+    lists: RefCell<Vec<(&'static str, &'static str)>>,
     keys: RefCell<Vec<Key>>,
     errors: RefCell<Vec<ConfigError>>,
 }
@@ -52,7 +54,9 @@ struct Opened {
     top: &'static str,
     /// The X of `[users.X]`.
     sub: Option<String>,
-    /// As in the list of keys: `network`, `users.NAME`.
+    /// The Y of `[[network.Y]]`, and which of them.
+    item: Option<(&'static str, usize)>,
+    /// As in the list of keys: `network`, `users.NAME`, `flows.rule`.
     name: &'static str,
 }
 
@@ -87,6 +91,7 @@ impl<'t> Document<'t> {
             root: root.into_inner(),
             sections: RefCell::default(),
             opened: RefCell::default(),
+            lists: RefCell::default(),
             keys: RefCell::default(),
             errors: RefCell::default(),
         })
@@ -98,6 +103,7 @@ impl<'t> Document<'t> {
         self.opened.borrow_mut().push(Opened {
             top: name,
             sub: None,
+            item: None,
             name,
         });
         let entry = self.root.get_key_value(name);
@@ -123,6 +129,7 @@ impl<'t> Document<'t> {
             self.opened.borrow_mut().push(Opened {
                 top: name,
                 sub: Some(sub.clone()),
+                item: None,
                 name: each,
             });
             let table = self.table(&path, key.span(), value);
@@ -138,6 +145,54 @@ impl<'t> Document<'t> {
             ));
         }
         sections
+    }
+
+    /// The sections `[[section.key]]` of a section at the top, in the order of the file; at most `max`. `each` stands for all of them in
+    /// the list of keys.
+    pub(crate) fn tables<'d>(
+        &'d self,
+        section: &Section<'d, 't>,
+        key: &'static str,
+        each: &'static str,
+        max: usize,
+    ) -> Vec<Section<'d, 't>> {
+        self.lists.borrow_mut().push((section.name, key));
+        let Some((name, value)) = section.table.and_then(|table| table.get_key_value(key)) else {
+            return Vec::new();
+        };
+        let path = format!("{}.{key}", section.path);
+        let wrong = |message: String, help: String| self.fault(Some(name.span()), path.clone(), message, Some(help));
+        let Some(items) = value.get_ref().as_array() else {
+            let found = kind(value.get_ref());
+            wrong(
+                format!("expected a list of sections, found {found}"),
+                format!("write [[{path}]] and its keys below"),
+            );
+            return Vec::new();
+        };
+        if items.len() > max {
+            wrong(format!("{} are too many", items.len()), format!("at most {max}"));
+            return Vec::new();
+        }
+        let items = items.iter().enumerate();
+        items
+            .map(|(index, item)| {
+                self.opened.borrow_mut().push(Opened {
+                    top: section.name,
+                    sub: None,
+                    item: Some((key, index)),
+                    name: each,
+                });
+                let path = format!("{path}[{}]", index + 1);
+                Section {
+                    document: self,
+                    table: self.table(&path, item.span(), item),
+                    path,
+                    name: each,
+                    header: Some(item.span()),
+                }
+            })
+            .collect()
     }
 
     /// Ends the reading: the result, or everything that was found wrong, unknown keys included, in the order of the file.
@@ -186,13 +241,19 @@ impl<'t> Document<'t> {
         let keys = self.keys();
         for opened in self.opened.borrow().iter() {
             let top = self.root.get(opened.top);
-            let value = match &opened.sub {
-                None => top,
-                Some(sub) => top.and_then(|top| top.get_ref().as_table()?.get(sub.as_str())),
+            let inside = |key: &str| top.and_then(|top| top.get_ref().as_table()?.get(key));
+            let value = match (&opened.sub, opened.item) {
+                (Some(sub), _) => inside(sub),
+                (None, Some((key, index))) => inside(key).and_then(|list| list.get_ref().as_array()?.get(index)),
+                (None, None) => top,
             };
-            let path = match &opened.sub {
-                None => opened.top.to_string(),
-                Some(sub) => format!("{}.{sub}", opened.top),
+            let path = match (&opened.sub, opened.item) {
+                (Some(sub), _) => format!("{}.{sub}", opened.top),
+                (None, Some((key, index))) => format!("{}.{key}[{}]", opened.top, index + 1),
+                (None, None) => opened.top.to_string(),
+            };
+            let is_list = |name: &str| {
+                opened.item.is_none() && self.lists.borrow().iter().any(|list| *list == (opened.name, name))
             };
             for (key, _) in value
                 .and_then(|value| value.get_ref().as_table())
@@ -200,10 +261,10 @@ impl<'t> Document<'t> {
                 .flat_map(|table| table.iter())
             {
                 let name = key.get_ref();
-                if !keys
+                let known = keys
                     .iter()
-                    .any(|known| known.section == opened.name && known.name == name)
-                {
+                    .any(|known| known.section == opened.name && known.name == name);
+                if !known && !is_list(name) {
                     let help = suggest::for_key(opened.name, name, &keys);
                     let message = format!("unknown key in [{path}]");
                     self.fault(Some(key.span()), format!("{path}.{name}"), message, Some(help));

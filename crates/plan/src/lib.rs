@@ -5,10 +5,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod flows;
 mod network;
 mod undo;
 mod vet;
 
+pub use flows::Flows;
 pub use network::{Dns, NetworkPlan, Overlap, Route, RouteKind};
 pub use undo::Undo;
 pub use vet::{

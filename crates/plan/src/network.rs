@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Vetted;
+use crate::{Flows, Vetted};
 
 /// Where packets for a route of the tunnel's own table go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +79,9 @@ pub struct NetworkPlan {
     pub default_v6: bool,
     /// Name servers and domains. Kept for a later release, not applied yet.
     pub dns: Dns,
+    /// Which flows enter the tunnel; without it all do that the routes carry.
+    #[serde(default)]
+    pub flows: Option<Flows>,
 }
 
 impl NetworkPlan {
@@ -134,6 +137,7 @@ impl NetworkPlan {
                 }))
                 .collect(),
             dns: vetted.dns.clone(),
+            flows: None,
         };
         (plan, overlaps)
     }

@@ -3,6 +3,7 @@
 //! Written from published interfaces and only type-checked; nobody has run it on this system yet.
 
 pub(crate) mod capabilities;
+pub(crate) mod cgroup;
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod disk;
@@ -19,3 +20,4 @@ pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod tun;
 pub(crate) mod udp;
+pub(crate) mod users;
