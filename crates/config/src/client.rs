@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    Api, ConfigErrors, Dns, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, LocalNetworks, Lockdown, Log, Pin,
-    Sleep, TlsVersion, api, dns, dtls, housekeeping, lockdown, log, names, sleep, transport,
+    Api, ConfigErrors, Dns, DtlsSuite, Flows, GatewayUrl, Host, Housekeeping, Keepalive, LocalNetworks, Lockdown, Log,
+    Pin, Sleep, TlsVersion, api, dns, dtls, flows, housekeeping, lockdown, log, names, sleep, transport,
 };
 
 /// A checked `client.toml`.
@@ -34,6 +34,8 @@ pub struct ClientConfig {
     pub dns: Dns,
     /// `[lockdown]`
     pub lockdown: Lockdown,
+    /// `[flows]`
+    pub flows: Flows,
     /// `[sleep]`
     pub sleep: Sleep,
     /// `[reconnect]`
@@ -210,6 +212,15 @@ impl ClientConfig {
         read(&document);
         document.keys()
     }
+
+    /// The same for the sections of which there can be many: `flows.rule`.
+    pub fn list_keys() -> Vec<Key> {
+        let document = Document::parse("[[flows.rule]]", "", Path::new("")).expect("the text is TOML");
+        read(&document);
+        let mut keys = document.keys();
+        keys.retain(|key| key.section.ends_with(".rule"));
+        keys
+    }
 }
 
 /// The limit of `login.user`, `login.group` and host names, in bytes.
@@ -242,6 +253,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     let own = tunnel.as_ref().map(|tunnel| tunnel.interface.as_str());
     let local = session.as_ref().map(|session| session.local_networks);
     let lockdown = lockdown::read(document, own, local);
+    let flows = flows::read(document);
     let sleep = sleep::sleep(document);
     let reconnect = reconnect(document);
     let api = api::read(document);
@@ -258,6 +270,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         session: session?,
         dns: dns?,
         lockdown: lockdown?,
+        flows: flows?,
         sleep: sleep?,
         reconnect,
         api,

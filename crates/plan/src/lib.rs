@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod dns;
+pub mod flows;
 mod guard;
 mod local;
 mod lockdown;
@@ -17,6 +18,7 @@ mod undo;
 mod vet;
 
 pub use dns::{Dns, Domain};
+pub use flows::Flows;
 pub use guard::guard;
 pub use local::{LocalNetworks, PRIVATE, private_networks};
 pub use lockdown::{Lockdown, MAX_OPENINGS, OWNER, Openings, Place, Transport};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Dns, LocalNetworks, Lockdown, Vetted};
+use crate::{Dns, Flows, LocalNetworks, Lockdown, Vetted};
 
 /// Where packets for a route of the tunnel's own table go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub struct NetworkPlan {
     /// Nothing leaves this host beside the tunnel.
     #[serde(default)]
     pub lockdown: Option<Lockdown>,
+    /// Which flows enter the tunnel; without it all do that the routes carry.
+    #[serde(default)]
+    pub flows: Option<Flows>,
 }
 
 impl NetworkPlan {
@@ -133,6 +136,7 @@ impl NetworkPlan {
             dns: vetted.dns.clone(),
             local: vetted.local,
             lockdown: None,
+            flows: None,
         };
         (plan, overlaps)
     }

@@ -16,6 +16,7 @@
 //! I/O and time drivers.
 
 pub mod capabilities;
+pub mod cgroup;
 pub mod children;
 pub mod clock;
 #[cfg(any(test, not(target_os = "linux")))]
@@ -38,6 +39,7 @@ pub mod socket;
 pub mod tcp;
 pub mod tun;
 pub mod udp;
+pub mod users;
 pub mod watch;
 
 #[cfg(unix)]

@@ -31,6 +31,9 @@ pub const FIRST_RULE_PRIORITY: u32 = 10_000;
 /// leaves the others theirs, whichever slots they have.
 pub const FIRST_DEFAULT_RULE_PRIORITY: u32 = 11_000;
 
+/// First rule priority of slot 0 for flows that were chosen one by one: before what routes say, of whichever tunnel.
+pub const FIRST_FLOW_RULE_PRIORITY: u32 = 9_000;
+
 /// Rule priorities of one slot, of each kind.
 pub const RULE_PRIORITIES_PER_SLOT: u32 = 10;
 
@@ -82,9 +85,19 @@ impl Slot {
         self.priorities_from(FIRST_DEFAULT_RULE_PRIORITY)
     }
 
+    /// Priorities of the tunnel's routing rules for chosen flows.
+    pub const fn flow_rule_priorities(self) -> RangeInclusive<u32> {
+        self.priorities_from(FIRST_FLOW_RULE_PRIORITY)
+    }
+
     /// Whether a rule of this priority is one of the tunnel's, if it is one of ours.
     pub fn has_priority(self, priority: u32) -> bool {
-        self.rule_priorities().contains(&priority) || self.default_rule_priorities().contains(&priority)
+        let ranges = [
+            self.flow_rule_priorities(),
+            self.rule_priorities(),
+            self.default_rule_priorities(),
+        ];
+        ranges.iter().any(|range| range.contains(&priority))
     }
 
     const fn priorities_from(self, first: u32) -> RangeInclusive<u32> {
@@ -300,11 +313,14 @@ mod tests {
         for pair in slots.windows(2) {
             assert!(pair[0].rule_priorities().end() < pair[1].rule_priorities().start());
             assert!(pair[0].default_rule_priorities().end() < pair[1].default_rule_priorities().start());
+            assert!(pair[0].flow_rule_priorities().end() < pair[1].flow_rule_priorities().start());
+            assert!(pair[1].flow_rule_priorities().end() < pair[0].rule_priorities().start());
             assert!(pair[1].rule_priorities().end() < pair[0].default_rule_priorities().start());
             assert!(pair[0].table() < pair[1].table());
             assert_ne!(pair[0].mark(), pair[1].mark());
         }
         for slot in slots {
+            assert_ne!(slot.mark(), plan::flows::OUTSIDE + u32::from(slot.number()));
             assert_eq!(slot.mark() & MARK_FAMILY_MASK, MARK_FAMILY);
             assert_eq!(Slot::of_table(slot.table()), Some(slot));
         }

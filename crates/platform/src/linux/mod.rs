@@ -1,6 +1,7 @@
 //! Linux: the system this program is made for; every ability is here.
 
 pub(crate) mod capabilities;
+pub(crate) mod cgroup;
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod conntrack;
@@ -19,4 +20,5 @@ pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod tun;
 pub(crate) mod udp;
+pub(crate) mod users;
 pub(crate) mod watch;

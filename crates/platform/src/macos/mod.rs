@@ -3,6 +3,7 @@
 //! Written from published interfaces and only type-checked; nobody has run it on this system yet.
 
 pub(crate) mod capabilities;
+pub(crate) mod cgroup;
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod conntrack;
@@ -21,4 +22,5 @@ pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod tun;
 pub(crate) mod udp;
+pub(crate) mod users;
 pub(crate) mod watch;

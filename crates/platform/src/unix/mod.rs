@@ -6,3 +6,4 @@ pub(crate) mod files;
 pub(crate) mod listen;
 pub(crate) mod signals;
 pub(crate) mod socket;
+pub(crate) mod users;

@@ -1,8 +1,10 @@
 //! rtnetlink messages in our terms: made from a plan, read back, and put into words.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use ipnet::IpNet;
+use plan::flows::{Action, INSIDE, MARK_MASK};
 use plan::{LocalNetworks, NetworkPlan, Route, RouteKind, private_networks};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
@@ -103,10 +105,17 @@ pub(in super::super) fn route_lookup(to: IpAddr) -> RouteMessage {
 ///   default+1    not from all fwmark 0x6d610000/0xffff0000 lookup TABLE                            a default route
 /// ```
 /// The first is there only with a route to a network, the others only with a default route. Which local networks go on working
-/// is said by [`LocalNetworks`]: with `All` there is one rule without a destination, with `Never` none.
+/// is said by [`LocalNetworks`]: with `All` there is one rule without a destination, with `Never` none. With flow rules those for chosen flows come
+/// first; where nothing else is to enter, they are the only ones.
 pub(in super::super) fn rules(slot: Slot, plan: &NetworkPlan) -> Vec<RuleMessage> {
+    let chosen = plan.flows.as_ref().map(|_| flow_rules(slot));
+    if let Some(flows) = &plan.flows
+        && flows.default == Action::Direct
+    {
+        return chosen.unwrap_or_default();
+    }
+    let mut rules = chosen.unwrap_or_default();
     let (networks, default) = (*slot.rule_priorities().start(), *slot.default_rule_priorities().start());
-    let mut rules = Vec::new();
     for (v4, family) in [(true, AddressFamily::Inet), (false, AddressFamily::Inet6)] {
         let of_family = |net: &IpNet| net.addr().is_ipv4() == v4;
         if !plan.addresses.iter().any(of_family) {
@@ -131,6 +140,40 @@ pub(in super::super) fn rules(slot: Slot, plan: &NetworkPlan) -> Vec<RuleMessage
         }
     }
     rules
+}
+
+/// The rules for flows that were chosen one by one, for each family whether or not the tunnel has it: what the table has no way for
+/// does not go past the tunnel.
+/// ```text
+///   flows+0   from all fwmark 0x6d620000+N/0xffff00ff lookup TABLE
+///   flows+1   from all fwmark 0x6d620000+N/0xffff00ff unreachable
+/// ```
+fn flow_rules(slot: Slot) -> Vec<RuleMessage> {
+    let first = *slot.flow_rule_priorities().start();
+    let mark = INSIDE + u32::from(slot.number());
+    let families = FAMILIES
+        .into_iter()
+        .filter(|family| *family == AddressFamily::Inet || has_ipv6());
+    families
+        .flat_map(|family| {
+            let mut refused = lookup(family, first + 1, 0);
+            refused.header.action = RuleAction::Unreachable;
+            refused
+                .attributes
+                .retain(|attribute| !matches!(attribute, RuleAttribute::Table(_)));
+            [lookup(family, first, slot.table()), refused]
+        })
+        .map(|mut rule| {
+            rule.attributes.push(RuleAttribute::FwMark(mark));
+            rule.attributes.push(RuleAttribute::FwMask(MARK_MASK));
+            rule
+        })
+        .collect()
+}
+
+/// Whether this kernel speaks IPv6 at all.
+fn has_ipv6() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
 }
 
 fn into_tunnel(family: AddressFamily, priority: u32, slot: Slot) -> RuleMessage {
@@ -491,6 +534,7 @@ pub(in super::super) fn rule_in_words(rule: &RuleMessage) -> String {
     };
     let action = match rule.header.action {
         RuleAction::ToTable => format!("lookup {table}"),
+        RuleAction::Unreachable => "unreachable".to_owned(),
         other => format!("action {}", u8::from(other)),
     };
     let family = match rule.header.family {

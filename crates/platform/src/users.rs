@@ -1,0 +1,3 @@
+//! Users of this host.
+
+pub use crate::os::users::number_of;
