@@ -644,3 +644,32 @@ gateway.toml:6:18: auth.client_ca_file: has no effect without the method "certif
 "#,
     );
 }
+
+#[test]
+fn a_lockdown_that_contradicts_itself_is_told() {
+    client(
+        r#"
+[session]
+local_networks = "never"
+[lockdown]
+mode = "on"
+allow_lan = true
+allow_interfaces = ["mm-marmot", "a b"]
+"#,
+        URL,
+        r#"
+client.toml:4:8: lockdown.mode: `on` is not known here; expected: "off", "while_up", "always"
+  4 | mode = "on"
+    |        ^^^^
+client.toml:5:13: lockdown.allow_lan: conflicts with session.local_networks = "never"; they go into the tunnel; set session.local_networks = "private"
+  5 | allow_lan = true
+    |             ^^^^
+client.toml:6:21: lockdown.allow_interfaces: is allowed in any case; leave it out
+  6 | allow_interfaces = ["mm-marmot", "a b"]
+    |                     ^^^^^^^^^^^
+client.toml:6:34: lockdown.allow_interfaces: `a b` is not an interface name; expected: names of interfaces
+  6 | allow_interfaces = ["mm-marmot", "a b"]
+    |                                  ^^^^^
+"#,
+    );
+}

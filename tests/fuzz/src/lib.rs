@@ -15,7 +15,7 @@ use wire::{AuthError, CstpError, HttpError, Secret};
 pub type Target = fn(&[u8]);
 
 /// Every target by name, for the replay of its corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("cstp", cstp),
     ("http_request", http_request),
     ("http_response", http_response),
@@ -25,6 +25,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("offer", offer),
     ("grant", grant),
     ("logout", logout),
+    ("dns", dns),
 ];
 
 /// A stream of frames: the same however it is cut, and the same bytes when written again.
@@ -207,6 +208,20 @@ pub fn grant(data: &[u8]) {
     };
     if let Ok(Some((again, _))) = parse_response(&written, MAX_CONNECT_HEAD) {
         assert_eq!(parse_connect_reply(&again), reply);
+    }
+}
+
+/// What a name server says: bounded, and no answer to another question.
+pub fn dns(data: &[u8]) {
+    use wire::dns::{Answer, Kind, MAX_ADDRESSES, Question};
+    for kind in [Kind::A, Kind::Aaaa] {
+        let question = Question::new("vpn.example.com", kind, 0x1234).expect("a name");
+        if let Some(Answer::Addresses(found)) = question.answer(data) {
+            assert!(found.len() <= MAX_ADDRESSES);
+            assert!(found.iter().all(|address| address.is_ipv4() == (kind == Kind::A)));
+            let other = Question::new("vpn.example.com", kind, 0x1235).expect("a name");
+            assert_eq!(other.answer(data), None);
+        }
     }
 }
 

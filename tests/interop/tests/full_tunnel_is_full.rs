@@ -52,12 +52,12 @@ fn full_and_split_over_each_family_leave_the_host_as_it_was(lab: &Lab) -> Result
             if v4 {
                 routes.push(plan.lan_v4().to_string());
             } else {
-                settings = settings.without("pool.ipv4");
+                settings = settings.with("pool.ipv4", "");
             }
             if v6 {
                 routes.push(plan.lan_v6().to_string());
             } else {
-                settings = settings.without("pool.ipv6");
+                settings = settings.with("pool.ipv6", "");
             }
             settings = if full {
                 settings.without("network.routes")
