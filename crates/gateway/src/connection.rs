@@ -78,6 +78,8 @@ pub(crate) async fn serve(shared: Rc<Shared>, guest: Guest, socket: TcpStream, p
             // A client may be quick with its first datagram.
             let _ = open.await;
         }
+        // Nothing of who had these addresses before.
+        shared.sessions.flows().gone(&booking.connected.lease).await;
         exchange.send(&grant).await
     };
     if !matches!(timeout(GRANT_TIME, granted).await, Ok(Ok(()))) {
@@ -101,6 +103,7 @@ pub(crate) async fn serve(shared: Rc<Shared>, guest: Guest, socket: TcpStream, p
     let carriage = Carriage {
         session: booking.connected.id,
         epoch: booking.connected.epoch,
+        group: booking.connected.group.clone(),
         socket,
         tls,
         received,

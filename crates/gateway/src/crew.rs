@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tracing::{dispatcher, warn};
 
 use crate::GatewayError;
+use crate::access::Access;
 use crate::datagrams::{APP_ID_BYTES, bytes};
 use crate::desk::Desk;
 use crate::device::Part;
@@ -91,6 +92,7 @@ pub(crate) struct Outfit {
     pub(crate) desk: Desk,
     pub(crate) pools: Vec<IpNet>,
     pub(crate) client_to_client: bool,
+    pub(crate) access: Arc<Access>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -124,6 +126,7 @@ impl Outfit {
             desk: self.desk.clone(),
             pools: self.pools.clone(),
             client_to_client: self.client_to_client,
+            access: Arc::clone(&self.access),
             lost: Arc::clone(lost),
             stopping: self.stopping.clone(),
         });
@@ -172,6 +175,7 @@ impl Crew {
             desk: crate::desk::desk().0,
             pools,
             client_to_client: false,
+            access: Arc::default(),
             stopping: watch::channel(false).1,
         };
         let (mut parts, ports) = outfit.parts(&lost, &handed);
@@ -276,6 +280,11 @@ impl Crew {
     /// Whether clients may send packets to each other, from now on.
     pub(crate) fn allow_client_to_client(&self, allow: bool) {
         self.tell_all(|| Command::ClientToClient(allow));
+    }
+
+    /// What clients may talk to, from now on.
+    pub(crate) fn set_access(&self, access: &Arc<Access>) {
+        self.tell_all(|| Command::Access(Arc::clone(access)));
     }
 
     /// Packets from the device that were for no session, by reason.

@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use crate::buffer::Buffer;
 use crate::datagrams::{Arrival, DatagramRoom, Endpoint, Granted, Inheritance, Port};
 use crate::outlet::{Origin, Outlet};
+use crate::refusal::Refusal;
 
 /// How long a tunnel waits for what the one before it leaves. That one is told at once, and needs one turn.
 const ESTATE: Duration = Duration::from_millis(100);
@@ -53,12 +54,14 @@ pub(crate) enum Word {
 pub(crate) struct Inlet<'a> {
     pub(crate) established: &'a mut Established,
     pub(crate) outlet: &'a mut Outlet,
+    pub(crate) refusal: &'a mut Refusal,
 }
 
 impl Inlet<'_> {
     fn packet(&mut self, packet: &mut [u8], (origin, outer): (Origin, Ecn), now: Now) {
         match self.established.incoming_in(outer, packet, now) {
             Received::Packet => self.outlet.note(packet, origin),
+            Received::Dropped(DropReason::Access) => self.refusal.of(packet, now),
             // Counted by the session. A bundle comes in frames only.
             Received::Nothing | Received::Bundle(_) | Received::Dropped(_) => {}
         }
@@ -400,12 +403,13 @@ mod tests {
     }
 
     /// Where packets would go.
-    struct Sink(Established, Outlet);
+    struct Sink(Established, Outlet, Refusal);
 
     impl Default for Sink {
         fn default() -> Self {
             let lease = Lease { v4: None, v6: None };
-            Self(Established::new(lease, 1400, None, Now::default()), Outlet::new(None))
+            let established = Established::new(lease, 1400, None, Now::default());
+            Self(established, Outlet::new(None), Refusal::default())
         }
     }
 
@@ -414,6 +418,7 @@ mod tests {
             Inlet {
                 established: &mut self.0,
                 outlet: &mut self.1,
+                refusal: &mut self.2,
             }
         }
     }

@@ -63,7 +63,7 @@ pub enum GatewayError {
 
 impl GatewayError {
     /// The exit code of the process: 3 for anything a configuration or key file has to be changed for, 5 for a lack of
-    /// privilege or of the TUN device, 1 for the rest.
+    /// privilege, of the TUN device or of nft, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_)
@@ -73,7 +73,9 @@ impl GatewayError {
             | Self::RecordsInUse(_)
             | Self::Collector(_)
             | Self::NeedsRestart(_) => 3,
-            Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) => 5,
+            Self::Platform(
+                PlatformError::NotPermitted { .. } | PlatformError::TunMissing | PlatformError::FirewallMissing,
+            ) => 5,
             Self::Platform(PlatformError::Io { source, .. } | PlatformError::Network { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

@@ -46,6 +46,7 @@ pub(crate) fn grant(
 ) -> Grant {
     let lease = &connected.lease;
     let network = &config.network;
+    let pushed = config.pushed(connected.group.as_deref());
     let base_mtu = offer.base_mtu.unwrap_or(DEFAULT_BASE_MTU);
     Grant {
         v4: lease.v4.and_then(|address| {
@@ -53,11 +54,11 @@ pub(crate) fn grant(
             Ipv4Net::new(address, prefix).ok()
         }),
         v6: lease.v6.map(Ipv6Net::from),
-        dns: of_families(lease, &network.dns, |address| address.is_ipv4()),
-        default_domains: network.domains.clone(),
-        split_dns: network.split_dns.clone(),
-        include: include(config, lease),
-        exclude: of_families(lease, &network.exclude_routes, |net| net.addr().is_ipv4()),
+        dns: of_families(lease, pushed.dns, |address| address.is_ipv4()),
+        default_domains: pushed.domains.to_vec(),
+        split_dns: pushed.split_dns.to_vec(),
+        include: include(config, pushed.routes, lease),
+        exclude: of_families(lease, pushed.exclude_routes, |net| net.addr().is_ipv4()),
         dpd: Some(config.session.dpd),
         keepalive: Some(config.session.keepalive),
         idle_timeout: config.session.idle_timeout,
@@ -153,8 +154,7 @@ fn suite(suite: DtlsSuite) -> Suite {
 
 /// The networks behind the tunnel. On the wire "none of a family" means all of it. So where routes are configured, but
 /// none of a family that the client has an address of, the pool stands for that family: the rest of it was not asked for.
-fn include(config: &GatewayConfig, lease: &Lease) -> Vec<IpNet> {
-    let routes = &config.network.routes;
+fn include(config: &GatewayConfig, routes: &[IpNet], lease: &Lease) -> Vec<IpNet> {
     let mut include = of_families(lease, routes, |net| net.addr().is_ipv4());
     if routes.is_empty() {
         return include;
@@ -211,7 +211,7 @@ mod tests {
 
     fn config(more: &str) -> GatewayConfig {
         let text = format!(
-            "[tls]\ncertificate_file = \"c\"\nkey_file = \"k\"\n[auth]\nusers_file = \"u\"\nbanner = \"hello\"\n\
+            "[tls]\ncertificate_file = \"c\"\nkey_file = \"k\"\n[auth]\nusers_file = \"u\"\ngroups = [\"staff\"]\nbanner = \"hello\"\n\
              [pool]\nipv4 = \"10.78.0.0/24\"\nipv6 = \"fd00:78::/64\"\n{more}"
         );
         GatewayConfig::parse(&text, "gateway.toml", Path::new("/")).expect("config")
@@ -275,6 +275,21 @@ mod tests {
         let v4_only = granted(&config, true, false, &Offer::default());
         assert_eq!(v4_only.include, nets(&["10.0.0.0/8"]));
         assert_eq!(v4_only.dns, [IpAddr::from([10, 0, 0, 53])]);
+    }
+
+    #[test]
+    fn a_group_is_pushed_what_it_says() {
+        let text = "[network]\nroutes = [\"10.0.0.0/8\"]\ndns = [\"10.0.0.53\"]\n[[group]]\nname = \"staff\"\nroutes = [\"10.9.0.0/16\"]\n";
+        let config = config(text);
+        let of = |group: Option<&str>| {
+            let mut connected = connected(true, false);
+            connected.group = group.map(str::to_owned);
+            let peer = IpAddr::from([192, 0, 2, 1]);
+            grant(&config, &connected, &Offer::default(), Secrets::default(), peer)
+        };
+        assert_eq!(of(None).include, nets(&["10.0.0.0/8"]));
+        assert_eq!(of(Some("staff")).include, nets(&["10.9.0.0/16"]));
+        assert_eq!(of(Some("staff")).dns, [IpAddr::from([10, 0, 0, 53])]);
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! messages or a `RefCell` that is never borrowed across an await; between threads, messages, counters and the book of guests. Every limit is in
 //! [`admission`] or beside its queue.
 
+mod access;
 mod accounts;
 pub mod admission;
 mod authentication;
@@ -32,15 +33,18 @@ mod datapath;
 mod desk;
 mod device;
 mod error;
+mod flows;
 mod grant;
 mod housekeep;
 mod listener;
 mod load;
 mod local;
 mod losses;
+mod nat;
 mod outlet;
 pub mod password;
 mod queue;
+mod refusal;
 mod run;
 mod sessions;
 mod settings;

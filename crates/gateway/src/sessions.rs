@@ -38,6 +38,7 @@ use wire::text::escape;
 use crate::accounts::{Account, Accounts};
 use crate::crew::Crew;
 use crate::desk::{News, Notice};
+use crate::flows::Flows;
 use crate::losses::Losses;
 use crate::state::Store;
 
@@ -138,6 +139,8 @@ pub(crate) struct SessionRoom {
     counters: RefCell<Counters>,
     tickets: RefCell<TicketKeys>,
     store: Store,
+    /// What the host's connection tracking knows of addresses that are given back.
+    flows: Flows,
     random: SystemRandom,
     /// The table's deadline may have changed.
     pub(crate) changed: Notify,
@@ -158,9 +161,22 @@ impl SessionRoom {
             counters: RefCell::default(),
             tickets: RefCell::new(tickets),
             store,
+            flows: Flows::nowhere(),
             random: SystemRandom::new(),
             changed: Notify::new(),
         }
+    }
+
+    /// With a host that tracks connections.
+    #[must_use]
+    pub(crate) fn with_flows(mut self, flows: Flows) -> Self {
+        self.flows = flows;
+        self
+    }
+
+    /// What the host's connection tracking knows of addresses that are given back.
+    pub(crate) fn flows(&self) -> &Flows {
+        &self.flows
     }
 
     /// Opens a session and returns its cookie. `certified` if the user's certificate was needed for it.
@@ -378,7 +394,7 @@ impl SessionRoom {
         &self,
         limits: Limits,
         reservations: Vec<(String, Reservation)>,
-        may_stay: impl Fn(&str) -> bool,
+        may_stay: impl Fn(&str, Option<&str>) -> bool,
         now: Now,
     ) {
         self.accounts.expect_sessions(limits.sessions);
@@ -447,6 +463,7 @@ impl SessionRoom {
 
     /// A session left the table. Its tunnel, if it has one, gets its order and reports before the last line is written.
     fn over(&self, ended: Ended, now: Now) {
+        self.flows.forget(&ended.lease);
         let mut records = self.records.borrow_mut();
         let Some(record) = records.get_mut(&ended.id) else {
             let user = escape(&ended.user);

@@ -12,6 +12,7 @@ use rustls::ServerConfig;
 use session::gateway::{FrontPolicy, Limits, Reservation, Standing};
 use tracing::warn;
 
+use crate::access::Access;
 use crate::authentication::may_enter;
 use crate::{GatewayError, certificate, tls};
 
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) policy: Arc<FrontPolicy>,
     /// `None`: everybody with a good certificate may come in.
     pub(crate) users: Option<Arc<Users>>,
+    /// What clients may talk to.
+    pub(crate) access: Arc<Access>,
 }
 
 impl Settings {
@@ -40,6 +43,7 @@ impl Settings {
             tls,
             policy: Arc::new(policy(&config)),
             users,
+            access: Arc::new(Access::new(&config)),
             config,
         })
     }
@@ -83,17 +87,26 @@ impl Settings {
             .collect()
     }
 
-    /// Whether a user who is in may stay.
-    pub(crate) fn may_stay(&self, user: &str) -> bool {
-        match &self.users {
-            Some(users) => users.0.get(user).is_some_and(|user| !user.disabled),
+    /// Whether a user who is in, in that group, may stay. Without its group it would be under rules that are not meant for it.
+    pub(crate) fn may_stay(&self, user: &str, group: Option<&str>) -> bool {
+        let admitted = match &self.users {
+            Some(users) => users.0.get(user).is_some_and(|user| may_enter(user, group)),
             None => true,
-        }
+        };
+        admitted && self.is_group(group)
+    }
+
+    /// Whether there is such a group, or none is meant.
+    fn is_group(&self, group: Option<&str>) -> bool {
+        group.is_none_or(|group| self.config.auth.groups.iter().any(|known| known == group))
     }
 
     /// What is known of a user who comes back with a session of that group. The users file has been read as a whole, so it can
     /// always be said.
     pub(crate) fn standing(&self, user: &str, group: Option<&str>) -> Standing {
+        if !self.is_group(group) {
+            return Standing::Bad;
+        }
         let Some(users) = &self.users else {
             return Standing::Good(Reservation::default());
         };
@@ -114,6 +127,11 @@ impl Settings {
             ("[pool]", old.pool == new.pool),
             ("network.interface", old.network.interface == new.network.interface),
             ("network.mtu", old.network.mtu == new.network.mtu),
+            ("network.nat", old.network.nat == new.network.nat),
+            (
+                "network.nat_interface",
+                old.network.nat_interface == new.network.nat_interface,
+            ),
             ("network.workers", old.network.workers == new.network.workers),
             ("dtls.enabled", old.dtls.enabled == new.dtls.enabled),
             ("dtls.port", old.dtls.port == new.dtls.port),

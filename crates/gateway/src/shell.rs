@@ -25,7 +25,7 @@ use config::gateway::GatewayConfig;
 use ipnet::IpNet;
 use ledger::JobId;
 use platform::children::GRACE;
-use platform::network::{Network, forwarding_enabled};
+use platform::network::{Network, forward_ipv4_from, forwarding_enabled};
 use platform::service::Manager;
 use platform::tun::{TunOptions, TunQueue};
 use session::gateway::{Leases, Sessions};
@@ -44,9 +44,11 @@ use crate::clock::{Clock, TICK, instant};
 use crate::crew::{Crew, Doors, Outfit, Threads};
 use crate::desk::{Notice, desk};
 use crate::device::{Device, Part};
+use crate::flows::Flows;
 use crate::housekeep;
 use crate::listener::{self, Guests};
 use crate::local::{LocalSocket, Served};
+use crate::nat::Nat;
 use crate::sessions::SessionRoom;
 use crate::settings::Settings;
 use crate::state::{self, Left, Row, Store};
@@ -180,6 +182,16 @@ impl Gateway {
     }
 
     async fn serve_here(self, stop: impl Future<Output = ()>) -> Result<(), GatewayError> {
+        let mut nat = None;
+        let outcome = self.serve_behind(&mut nat, stop).await;
+        // The device is gone, and with it whoever could send something past the table.
+        if let Some(nat) = nat {
+            nat.take_down().await;
+        }
+        outcome
+    }
+
+    async fn serve_behind(self, nat: &mut Option<Nat>, stop: impl Future<Output = ()>) -> Result<(), GatewayError> {
         let Self {
             settings,
             config_path,
@@ -197,7 +209,11 @@ impl Gateway {
             settings.config.pool.rest,
         );
         let pools: Vec<_> = leases.gateway_addresses().collect();
-        let devices = open_device(device, &settings.config, &pools).await?;
+        let flows = match device {
+            Device::Tun => Flows::of_this_host(),
+            Device::Memory(_) => Flows::nowhere(),
+        };
+        let devices = open_device(device, &settings.config, &pools, nat).await?;
         let (stopper, stopping) = watch::channel(false);
         let (desk, mut notices) = desk();
         let outfit = Outfit {
@@ -206,6 +222,7 @@ impl Gateway {
             desk,
             pools,
             client_to_client: settings.config.network.client_to_client,
+            access: Arc::clone(&settings.access),
             stopping: stopping.clone(),
         };
         let mut threads = Threads::new();
@@ -224,6 +241,7 @@ impl Gateway {
             crew,
             stopping,
             (accounts, tickets, store),
+            flows,
         ));
         shared.restore(&left);
         drop(left);
@@ -257,6 +275,7 @@ impl Gateway {
         works.threads.all_ended(THREADS).await;
         shared.sessions.finish(RECORDS).await;
         shared.sessions.accounts().finish(RECORDS).await;
+        shared.sessions.flows().all_gone().await;
         if let Some(housekeeper) = housekeeper {
             // A hook that does not heed SIGTERM is killed after its grace; its job is put back.
             let _ = timeout(GRACE + STOP, housekeeper).await;
@@ -283,6 +302,7 @@ impl Shared {
         crew: Crew,
         stopping: watch::Receiver<bool>,
         (accounts, tickets, store): (Accounts, TicketKeys, Store),
+        flows: Flows,
     ) -> Self {
         let mut table = Sessions::new(settings.session_limits(), leases);
         table.set_reservations(settings.reservations());
@@ -291,7 +311,7 @@ impl Shared {
             clock: Rc::clone(&crew.here().clock),
             guests: Guests::new(Admission::new(settings.config.limits)),
             authenticator: Authenticator::start(settings.users.clone()),
-            sessions: SessionRoom::new(table, Rc::new(crew), accounts, (tickets, store)),
+            sessions: SessionRoom::new(table, Rc::new(crew), accounts, (tickets, store)).with_flows(flows),
             tallies: Tallies::default(),
             stopping,
             exhausted: Throttle::default(),
@@ -310,7 +330,7 @@ impl Shared {
         self.sessions.restore(
             left,
             |user| reserved.get(user).copied().unwrap_or_default(),
-            |user| settings.may_stay(user),
+            |user, group| settings.may_stay(user, group),
             self.clock.now(),
         );
     }
@@ -348,8 +368,9 @@ impl Shared {
         self.authenticator.replace(settings.users.clone());
         let crew = self.sessions.crew();
         crew.allow_client_to_client(settings.config.network.client_to_client);
+        crew.set_access(&settings.access);
         *self.settings.borrow_mut() = Rc::clone(&settings);
-        let may_stay = |user: &str| settings.may_stay(user);
+        let may_stay = |user: &str, group: Option<&str>| settings.may_stay(user, group);
         self.sessions.reload(
             settings.session_limits(),
             settings.reservations(),
@@ -462,11 +483,17 @@ fn tell(manager: &Option<Manager>, what: impl FnOnce(&Manager) -> std::io::Resul
 }
 
 /// The parts of the device, one for each worker.
-async fn open_device(device: Device, config: &GatewayConfig, addresses: &[IpNet]) -> Result<Vec<Part>, GatewayError> {
+async fn open_device(
+    device: Device,
+    config: &GatewayConfig,
+    addresses: &[IpNet],
+    nat: &mut Option<Nat>,
+) -> Result<Vec<Part>, GatewayError> {
     let network = &config.network;
     match device {
         Device::Memory(device) => Ok(Part::of_memory(device, network.workers)),
         Device::Tun => {
+            Nat::is_possible(config)?;
             let options = TunOptions {
                 name: network.interface.clone(),
                 mtu: network.mtu,
@@ -474,10 +501,14 @@ async fn open_device(device: Device, config: &GatewayConfig, addresses: &[IpNet]
             };
             let queues = TunQueue::create(&options, network.workers)?;
             let index = queues.first().map_or(0, TunQueue::index);
+            // The device is ours and still down: nobody else's table has this name, and nothing passes before it is there.
+            *nat = Nat::put_up(config).await?;
             Network::open()
                 .await?
                 .apply_gateway(index, addresses, network.mtu)
                 .await?;
+            // Of a device of our own, which takes the setting along; where we may not, it says what the host says of new ones.
+            let _ = forward_ipv4_from(&network.interface);
             warn_if_not_forwarding(addresses);
             Ok(queues.into_iter().map(Part::Tun).collect())
         }

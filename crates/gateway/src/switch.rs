@@ -286,6 +286,10 @@ impl Switch {
     }
 
     fn downlink(&self, load: Load) {
+        // No client is behind the device: whoever claims to be one there is not.
+        if IpPacket::parse(load.packet()).is_ok_and(|packet| self.is_client(packet.source())) {
+            return self.drops.count(DropReason::ForeignSource, load.count() as u64);
+        }
         self.for_its_session(load, |place, load| self.put(place, load));
     }
 
@@ -417,6 +421,23 @@ mod tests {
         assert_eq!(next(&mut packets), Some(packet_to(address(2))));
         assert!(packets.try_recv().is_none());
         assert_eq!(switch.drops.read().to_string(), "malformed=1 no_route=1");
+    }
+
+    #[test]
+    fn a_client_is_not_behind_the_device() {
+        let (switch, _device) = switch(true);
+        let (sender, mut packets) = queue(4, 1 << 20);
+        plug(&switch, ONE, &lease(2), sender);
+        let from = |last: u8| {
+            let mut packet = packet_to(address(2)).to_vec();
+            packet[12..16].copy_from_slice(&address(last).octets());
+            Load::plain(Buffer::Own(packet))
+        };
+        switch.downlink(from(3));
+        assert!(packets.try_recv().is_none());
+        assert_eq!(switch.drops.read().to_string(), "foreign_source=1");
+        switch.downlink(from(1));
+        assert!(packets.try_recv().is_some(), "the gateway itself is");
     }
 
     #[test]

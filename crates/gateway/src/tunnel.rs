@@ -15,6 +15,7 @@ mod presence;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::Duration;
 
 use channel::{Channel, Closed};
@@ -31,6 +32,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 use wire::cstp::{Frame, Kind};
 
+use crate::access::Access;
 use crate::clock::instant;
 use crate::datagrams::{Arrival, Granted, Inheritance};
 use crate::datapath::{DataPath, Inlet};
@@ -39,6 +41,7 @@ use crate::listener::{Guest, Lone};
 use crate::load::Load;
 use crate::outlet::Outlet;
 use crate::queue::Receiver;
+use crate::refusal::Refusal;
 use crate::sessions::{Left, Report};
 use crate::worker::{Order, Seat, Worker};
 
@@ -112,7 +115,7 @@ impl Manners {
 /// Carries a client's packets until its session ends or has to wait, and reports that to the session room.
 pub(crate) async fn carry(
     worker: &Worker,
-    mut seat: Seat,
+    (mut seat, group): (Seat, Option<String>),
     line: Line,
     granted: Option<Granted>,
     (terms, manners): (Terms, Manners),
@@ -120,13 +123,19 @@ pub(crate) async fn carry(
     let (id, epoch, lease) = (seat.session, seat.epoch, seat.lease);
     let now = worker.clock.now();
     let _ = limit_unsent(line.channel.socket(), UNSENT_MAX);
+    let access = worker.access();
+    let mut established = Established::new(lease, terms.mtu, manners.idle, now).with_bundles(terms.bundles);
+    established.set_access(access.of(group.as_deref()));
     let mut tunnel = Tunnel {
         worker,
+        group,
+        access,
+        refusal: Refusal::default(),
         pen: Pen::new(worker.desk.clone(), id, epoch),
         parks: terms.parks,
         line: Some(line),
         lone: None,
-        established: Established::new(lease, terms.mtu, manners.idle, now).with_bundles(terms.bundles),
+        established,
         data: granted.map(|granted| DataPath::new(&worker.datagrams, granted, id)),
         attendance: Attendance::new(manners.quiet, manners.keepalive, now),
         flows: false,
@@ -190,6 +199,12 @@ struct Tunnel<'a> {
     worker: &'a Worker,
     /// What it tells the session room with.
     pen: Pen,
+    /// Logged in to which group.
+    group: Option<String>,
+    /// What it goes by.
+    access: Arc<Access>,
+    /// What the client is told of packets that are not allowed.
+    refusal: Refusal,
     parks: bool,
     /// The control connection, until it is lost.
     line: Option<Line>,
@@ -219,6 +234,7 @@ impl Tunnel<'_> {
             worker,
             established,
             data,
+            refusal,
             ..
         } = self;
         if let (Some(data), Some(estate)) = (data, seat.estate.take()) {
@@ -228,6 +244,7 @@ impl Tunnel<'_> {
             let inlet = &mut Inlet {
                 established,
                 outlet: &mut outlet,
+                refusal,
             };
             data.inherit(estate, now, inlet).await;
             worker.switch.outlet().take_over(outlet);
@@ -289,6 +306,10 @@ impl Tunnel<'_> {
     }
 
     async fn handle(&mut self, event: Event, seat: &mut Seat, fitter: &mut Fitter, now: Now) -> Option<Over> {
+        if let Some(access) = self.worker.other_access(&self.access) {
+            self.established.set_access(access.of(self.group.as_deref()));
+            self.access = access;
+        }
         let handled = match event {
             Event::Frame(Ok(frame)) => {
                 let taken = self.take_frames(frame, now);
@@ -301,10 +322,11 @@ impl Tunnel<'_> {
             Event::Frame(Err(closed)) => Err(closed),
             Event::Room => Ok(()),
             Event::Arrival(arrival) => {
-                if self.take_arrivals(arrival, now) {
+                let taken = self.take_arrivals(arrival, now);
+                if let Ok(true) = taken {
                     yield_now().await;
                 }
-                Ok(())
+                taken.map(drop)
             }
             Event::Packet(Some(packet)) => self.packets(packet, &mut seat.packets, fitter, now),
             // The switch has let go of this tunnel; with that comes the order that says why.
@@ -409,24 +431,36 @@ impl Tunnel<'_> {
     }
 
     /// Takes these datagrams and those behind them, and says whether there are likely more.
-    fn take_arrivals(&mut self, first: Arrival, now: Now) -> bool {
+    fn take_arrivals(&mut self, first: Arrival, now: Now) -> Result<bool, Closed> {
         let Self {
             worker,
             established,
             data,
+            refusal,
             ..
         } = self;
-        let Some(data) = data else { return false };
+        let Some(data) = data else { return Ok(false) };
         let mut outlet = worker.switch.outlet();
         outlet.begin();
         let inlet = &mut Inlet {
             established,
             outlet: &mut outlet,
+            refusal,
         };
         let more = data.take(first, now, inlet);
         drop(outlet);
         self.send_out();
-        more
+        self.refuse(now).map(|()| more)
+    }
+
+    /// Tells the client of a packet that is not allowed.
+    fn refuse(&mut self, now: Now) -> Result<(), Closed> {
+        let Some(answer) = self.refusal.take() else {
+            return Ok(());
+        };
+        let told = self.say_packet(&answer, now);
+        self.refusal.told(answer);
+        told
     }
 
     /// Forwards the packets that were gathered.
@@ -443,6 +477,7 @@ impl Tunnel<'_> {
     fn take_frames(&mut self, first: Frame, now: Now) -> Result<usize, Closed> {
         let taken = self.gather_frames(first, now);
         self.send_out();
+        self.refuse(now)?;
         taken
     }
 
@@ -467,6 +502,7 @@ impl Tunnel<'_> {
         match self.established.received(&frame, now) {
             Received::Packet => self.worker.switch.outlet().frame(frame.payload),
             Received::Bundle(bundle) => self.worker.switch.outlet().bundle(frame.payload, bundle),
+            Received::Dropped(DropReason::Access) if frame.kind == Kind::Data => self.refusal.of(&frame.payload, now),
             // Counted by the session.
             Received::Nothing | Received::Dropped(_) => {}
         }

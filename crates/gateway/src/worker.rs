@@ -30,6 +30,7 @@ use tokio::time::sleep;
 use tracing::error;
 
 use crate::GatewayError;
+use crate::access::Access;
 use crate::admission::{SESSION_QUEUE, SESSION_QUEUE_BYTES};
 use crate::clock::{Clock, TICK};
 use crate::datagrams::{DatagramRoom, Granted, Inheritance, Port};
@@ -103,12 +104,16 @@ pub(crate) enum Command {
     Forget { session: SessionId, lease: Lease },
     /// Whether clients may send packets to each other.
     ClientToClient(bool),
+    /// What clients may talk to.
+    Access(Arc<Access>),
 }
 
 /// A connection on its way to the worker that carries it.
 pub(crate) struct Carriage {
     pub(crate) session: SessionId,
     pub(crate) epoch: u64,
+    /// Logged in to which group.
+    pub(crate) group: Option<String>,
     pub(crate) socket: TcpStream,
     pub(crate) tls: Connection,
     /// Plaintext that came behind the request.
@@ -171,6 +176,7 @@ pub(crate) struct Parts {
     pub(crate) desk: Desk,
     pub(crate) pools: Vec<IpNet>,
     pub(crate) client_to_client: bool,
+    pub(crate) access: Arc<Access>,
     pub(crate) lost: Arc<Losses>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -183,6 +189,8 @@ pub(crate) struct Worker {
     pub(crate) desk: Desk,
     /// True once the gateway stops.
     pub(crate) stopping: watch::Receiver<bool>,
+    /// What clients may talk to; a tunnel looks at each event whether this is still what it goes by.
+    access: RefCell<Arc<Access>>,
     team: Rc<Team>,
     /// Whose connection has yet to come.
     seats: RefCell<HashMap<(SessionId, u64), Seat>>,
@@ -210,6 +218,7 @@ impl Worker {
             desk,
             pools,
             client_to_client,
+            access,
             lost,
             stopping,
         } = parts;
@@ -228,6 +237,7 @@ impl Worker {
             datagrams,
             desk,
             stopping,
+            access: RefCell::new(access),
             team,
             seats: RefCell::default(),
             orders: RefCell::default(),
@@ -311,7 +321,19 @@ impl Worker {
             Command::Unplug { session, lease } => self.switch.unplug(session, &lease),
             Command::Forget { session, lease } => self.switch.remove(session, &lease),
             Command::ClientToClient(allow) => self.switch.allow_client_to_client(allow),
+            Command::Access(access) => *self.access.borrow_mut() = access,
         }
+    }
+
+    /// What clients may talk to now, if it is not `known`.
+    pub(crate) fn other_access(&self, known: &Arc<Access>) -> Option<Arc<Access>> {
+        let access = self.access.borrow();
+        (!Arc::ptr_eq(&access, known)).then(|| Arc::clone(&access))
+    }
+
+    /// What clients may talk to now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.borrow())
     }
 
     fn seat(&self, (session, epoch): (SessionId, u64), lease: Lease, drops: &Arc<Losses>, taken: Taken) {
@@ -342,6 +364,7 @@ impl Worker {
         let Carriage {
             session,
             epoch,
+            group,
             socket,
             tls,
             received,
@@ -365,7 +388,7 @@ impl Worker {
             channel: Channel::new(socket, tls, received),
             guest,
         };
-        tunnel::carry(&self, seat, line, granted, (terms, manners)).await;
+        tunnel::carry(&self, (seat, group), line, granted, (terms, manners)).await;
         self.over(session, epoch);
     }
 

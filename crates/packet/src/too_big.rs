@@ -1,8 +1,9 @@
-//! Telling the sender that its packet does not fit: ICMP "fragmentation needed" and ICMPv6 "packet too big".
+//! Telling the sender that its packet does not fit, or is not allowed: ICMP "fragmentation needed" and ICMPv6 "packet too big", and
+//! "administratively prohibited" of both.
 //!
 //! ```text
-//!   IPv4 (RFC 792, 1191)   | IP | 3 4 | sum | 0 0 | MTU | the packet, up to 576 bytes in all
-//!   IPv6 (RFC 4443, 3.2)   | IP | 2 0 | sum |     MTU   | the packet, up to 1280 bytes in all
+//!   IPv4 (RFC 792, 1191)   | IP | 3 4 | sum | 0 0 | MTU | the packet, up to 576 bytes in all      | 3 13 | sum | 0 | (RFC 1812, 5.2.7.1)
+//!   IPv6 (RFC 4443, 3.2)   | IP | 2 0 | sum |     MTU   | the packet, up to 1280 bytes in all     | 1 1  | sum | 0 | (RFC 4443, 3.1)
 //! ```
 //! Without this message a sender that does path MTU discovery sends large packets into nothing.
 
@@ -61,9 +62,29 @@ pub fn too_big(packet: &IpPacket<'_>, mtu: u16, from: IpAddr, reply: &mut Vec<u8
     if packet.as_bytes().len() <= usize::from(mtu) || packet.may_fragment() || !may_answer(packet) {
         return false;
     }
+    let [high, low] = mtu.to_be_bytes();
     match (packet.source(), from) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => write_v4(packet.as_bytes(), mtu, (from, to), reply),
-        (IpAddr::V6(to), IpAddr::V6(from)) => write_v6(packet.as_bytes(), mtu, (from, to), reply),
+        (IpAddr::V4(to), IpAddr::V4(from)) => {
+            write_v4(packet.as_bytes(), [3, 4, 0, 0, 0, 0, high, low], (from, to), reply)
+        }
+        (IpAddr::V6(to), IpAddr::V6(from)) => {
+            write_v6(packet.as_bytes(), [2, 0, 0, 0, 0, 0, high, low], (from, to), reply)
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    }
+    true
+}
+
+/// Writes into `reply` the answer to a packet that rules do not allow, as from its destination, to its source. True if there is one; otherwise
+/// `reply` is empty. There is none to what [`too_big`] would not answer either, whatever its length.
+pub fn prohibited(packet: &IpPacket<'_>, reply: &mut Vec<u8>) -> bool {
+    reply.clear();
+    if !may_answer(packet) {
+        return false;
+    }
+    match (packet.source(), packet.destination()) {
+        (IpAddr::V4(to), IpAddr::V4(from)) => write_v4(packet.as_bytes(), [3, 13, 0, 0, 0, 0, 0, 0], (from, to), reply),
+        (IpAddr::V6(to), IpAddr::V6(from)) => write_v6(packet.as_bytes(), [1, 1, 0, 0, 0, 0, 0, 0], (from, to), reply),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
     }
     true
@@ -100,7 +121,7 @@ fn may_be_error(packet: &IpPacket<'_>, upper: Upper) -> bool {
     }
 }
 
-fn write_v4(packet: &[u8], mtu: u16, (from, to): (Ipv4Addr, Ipv4Addr), reply: &mut Vec<u8>) {
+fn write_v4(packet: &[u8], head: [u8; ICMP_HEADER], (from, to): (Ipv4Addr, Ipv4Addr), reply: &mut Vec<u8>) {
     let quote = &packet[..packet.len().min(REPLY_V4_MAX - HEADER_V4 - ICMP_HEADER)];
     let total = u16::try_from(HEADER_V4 + ICMP_HEADER + quote.len()).expect("at most 576");
     reply.extend([0x45, TOS]);
@@ -112,14 +133,13 @@ fn write_v4(packet: &[u8], mtu: u16, (from, to): (Ipv4Addr, Ipv4Addr), reply: &m
     let sum = checksum(reply);
     reply[10..12].copy_from_slice(&sum.to_be_bytes());
 
-    let [high, low] = mtu.to_be_bytes();
-    reply.extend([3, 4, 0, 0, 0, 0, high, low]);
+    reply.extend(head);
     reply.extend(quote);
     let sum = checksum(&reply[HEADER_V4..]);
     reply[HEADER_V4 + 2..HEADER_V4 + 4].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn write_v6(packet: &[u8], mtu: u16, (from, to): (Ipv6Addr, Ipv6Addr), reply: &mut Vec<u8>) {
+fn write_v6(packet: &[u8], head: [u8; ICMP_HEADER], (from, to): (Ipv6Addr, Ipv6Addr), reply: &mut Vec<u8>) {
     let quote = &packet[..packet.len().min(REPLY_V6_MAX - HEADER_V6 - ICMP_HEADER)];
     let length = u16::try_from(ICMP_HEADER + quote.len()).expect("at most 1240");
     reply.extend([0x60, 0, 0, 0]);
@@ -128,8 +148,7 @@ fn write_v6(packet: &[u8], mtu: u16, (from, to): (Ipv6Addr, Ipv6Addr), reply: &m
     reply.extend(from.octets());
     reply.extend(to.octets());
 
-    reply.extend([2, 0, 0, 0]);
-    reply.extend(u32::from(mtu).to_be_bytes());
+    reply.extend(head);
     reply.extend(quote);
     let sum = Sum::of_pseudo_v6(from, to, ICMPV6, u32::from(length))
         .plus(&reply[HEADER_V6..])
@@ -137,7 +156,7 @@ fn write_v6(packet: &[u8], mtu: u16, (from, to): (Ipv6Addr, Ipv6Addr), reply: &m
     reply[HEADER_V6 + 2..HEADER_V6 + 4].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// How often packets are answered by [`too_big`]: a token bucket, as RFC 4443 section 2.4 (f) and RFC 1812 section 4.3.2.8
+/// How often packets are answered by [`too_big`] and [`prohibited`]: a token bucket, as RFC 4443 section 2.4 (f) and RFC 1812 section 4.3.2.8
 /// demand.
 ///
 /// A sender learns from one answer, so the rate is for many senders: 100 a second of at most 1280 bytes are 1 Mbit/s, which
@@ -210,6 +229,35 @@ mod tests {
         assert_eq!((checksum(&reply[..20]), checksum(&reply[20..])), (0, 0));
         assert_eq!((&reply[20..22], &reply[24..28]), (&[3, 4][..], &[0, 0, 0x05, 0x78][..]));
         assert_eq!(reply[28..], packet[..548]);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_answered_from_where_it_was_to_go() {
+        let prohibited = |packet: &[u8]| {
+            let mut reply = vec![1, 2, 3];
+            prohibited(&IpPacket::parse(packet).expect("valid"), &mut reply).then_some(reply)
+        };
+        let (v4, v6) = (udp_v4(100), udp_v6(100));
+        let reply = prohibited(&v4).expect("answered");
+        assert_eq!((&reply[12..16], &reply[16..20]), (&v4[16..20], &v4[12..16]));
+        assert_eq!((&reply[20..22], &reply[24..28]), (&[3, 13][..], &[0; 4][..]));
+        assert_eq!((checksum(&reply[..20]), checksum(&reply[20..])), (0, 0));
+        assert_eq!(reply[28..], v4);
+        let reply = prohibited(&v6).expect("answered");
+        assert_eq!(
+            (&reply[8..24], &reply[24..40], &reply[40..42]),
+            (&v6[24..40], &v6[8..24], &[1, 1][..])
+        );
+        assert_eq!(
+            prohibited(&sample::v4(1, &[], DF, &[3, 4, 0, 0, 0, 0, 0, 0])),
+            None,
+            "an error is not answered"
+        );
+        assert_eq!(
+            prohibited(&sample::v4(17, &[], 7, &[0; 8])),
+            None,
+            "nor a later fragment"
+        );
     }
 
     #[test]

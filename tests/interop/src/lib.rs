@@ -184,6 +184,17 @@ impl<'a> Failing<'a> {
         self
     }
 
+    /// Without the program nft.
+    #[must_use]
+    pub fn without_nft(mut self) -> Self {
+        let script = "for nft in /usr/sbin/nft /sbin/nft /usr/bin/nft /usr/local/sbin/nft; do \
+                      [ ! -f $nft ] || mount --bind /dev/null $nft; done && exec \"$@\"";
+        self.wrapper = ["unshare", "--mount", "sh", "-c", script, "sh"]
+            .map(str::to_owned)
+            .to_vec();
+        self
+    }
+
     /// Without /dev/net/tun.
     #[must_use]
     pub fn without_tun(mut self) -> Self {

@@ -23,6 +23,21 @@ impl Settings {
         self
     }
 
+    /// Sets whatever this text says, in the words of TOML: keys of sections, and lists of sections as a whole.
+    ///
+    /// # Errors
+    /// If it is not TOML.
+    pub fn with_text(mut self, text: &str) -> Result<Self> {
+        let more: Table = toml::from_str(text).context("this is not TOML")?;
+        for (name, value) in more {
+            match (self.0.get_mut(&name), value) {
+                (Some(Value::Table(section)), Value::Table(more)) => section.extend(more),
+                (_, value) => drop(self.0.insert(name, value)),
+            }
+        }
+        Ok(self)
+    }
+
     /// Sets a key to a path.
     #[must_use]
     pub fn with_path(self, key: &str, path: &Path) -> Self {

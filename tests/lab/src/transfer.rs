@@ -143,6 +143,23 @@ impl Flow {
         Ok(began.elapsed())
     }
 
+    /// Waits for what the last [`Flow::echo`] did not get in time.
+    ///
+    /// # Errors
+    /// If it does not come back in time either, or the connection broke.
+    pub fn late_echo(&mut self, within: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let mut got = [0; 64];
+        self.stream
+            .set_read_timeout(Some(within))
+            .context("cannot set a deadline")?;
+        self.stream
+            .read_exact(&mut got)
+            .context("no late echo on the connection through the tunnel")?;
+        ensure!(got == [self.turns; 64], "the echo is not what was sent");
+        Ok(began.elapsed())
+    }
+
     /// This end's address and port.
     ///
     /// # Errors

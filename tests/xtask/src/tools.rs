@@ -32,6 +32,7 @@ const TOOLS: &[Tool] = &[
     Tool { program: "ip", package: "iproute2", used_by: "lab and interop: the host's addresses, routes and rules before and after" },
     Tool { program: "ethtool", package: "ethtool", used_by: "lab and interop: devices that put packets together, as real ones do" },
     Tool { program: "nft", package: "nftables", used_by: "lab: lost packets, translated addresses" },
+    Tool { program: "conntrack", package: "conntrack", used_by: "interop: flows that the kernel remembers" },
     Tool { program: "iperf3", package: "iperf3", used_by: "lab: throughput" },
     Tool { program: "curl", package: "curl", used_by: "api: the local socket as people ask it" },
     Tool { program: "tcpdump", package: "tcpdump", used_by: "lab: what crosses the wire" },

@@ -69,7 +69,7 @@ impl SessionRoom {
         &self,
         left: &Left,
         reserved: impl Fn(&str) -> Reservation,
-        may_stay: impl Fn(&str) -> bool,
+        may_stay: impl Fn(&str, Option<&str>) -> bool,
         now: Now,
     ) {
         let boot_id = platform::clock::boot_id();

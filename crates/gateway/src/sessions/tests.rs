@@ -176,7 +176,7 @@ fn a_reload_ends_the_sessions_of_users_who_are_gone() {
         session_timeout: None,
         ..LIMITS
     };
-    room.reload(limits, Vec::new(), |user| user != "alice", at(2));
+    room.reload(limits, Vec::new(), |user, _| user != "alice", at(2));
     assert!(matches!(order(&room, &seat), Some(Order::End(EndReason::Admin(_)))));
 }
 

@@ -59,15 +59,18 @@ impl Tunnel<'_> {
                 Ok(mut segments) => {
                     let packets = segments.left();
                     taken += packets;
-                    let sent = self.load(&mut segments, fitter, now);
-                    let left = segments.left();
-                    if sent.is_err() {
-                        self.established.drop_packets(DropReason::ChannelDown, left);
-                        return sent;
-                    }
-                    if left > 0 {
-                        self.rest = Some(load.gone(packets - left));
-                        break;
+                    // What the rules do not allow has been counted by the session.
+                    if self.established.may_go(segments.whole(), packets).is_ok() {
+                        let sent = self.load(&mut segments, fitter, now);
+                        let left = segments.left();
+                        if sent.is_err() {
+                            self.established.drop_packets(DropReason::ChannelDown, left);
+                            return sent;
+                        }
+                        if left > 0 {
+                            self.rest = Some(load.gone(packets - left));
+                            break;
+                        }
                     }
                 }
                 Err(reason) => {
@@ -206,6 +209,18 @@ impl Tunnel<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Sends a packet of the gateway's own, if there is a way that is open and it fits.
+    pub(super) fn say_packet(&mut self, packet: &[u8], now: Now) -> Result<(), Closed> {
+        if matches!(self.way(now), Way::Nowhere(_)) || packet.len() > usize::from(self.mtu()) {
+            return Ok(());
+        }
+        let sent = self.send_packet(packet, now);
+        if let Some(data) = &mut self.data {
+            self.established.add_drops(&data.flush(now));
+        }
+        sent
     }
 
     fn send_packet(&mut self, packet: &[u8], now: Now) -> Result<(), Closed> {

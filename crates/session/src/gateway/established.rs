@@ -1,10 +1,12 @@
 //! Frames and packets of one connected client, as the gateway sees them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use now::{Deadline, Gap, Now};
-use packet::{Bundle, DropCounters, DropReason, Ecn, IpPacket, ecn};
+use packet::access::Towards;
+use packet::{AccessList, Bundle, DropCounters, DropReason, Ecn, IpPacket, ecn};
 use wire::cstp::{Frame, Goodbye, Kind, goodbye_payload, parse_goodbye};
 
 use super::Lease;
@@ -33,6 +35,8 @@ const NO_ACTIVITY: [u8; 2] = [1, 58];
 #[derive(Debug)]
 pub struct Established {
     lease: Lease,
+    /// Whom the client may talk to; `None` is everybody.
+    access: Option<Arc<AccessList>>,
     mtu: u16,
     /// The client was granted frames of several packets.
     bundles: bool,
@@ -50,6 +54,7 @@ impl Established {
     pub fn new(lease: Lease, mtu: u16, idle: Option<Duration>, now: Now) -> Self {
         let mut this = Self {
             lease,
+            access: None,
             mtu,
             bundles: false,
             idle,
@@ -68,6 +73,29 @@ impl Established {
     pub fn with_bundles(mut self, granted: bool) -> Self {
         self.bundles = granted;
         self
+    }
+
+    /// From now on the client may talk to whom this list allows.
+    pub fn set_access(&mut self, access: Option<Arc<AccessList>>) {
+        self.access = access;
+    }
+
+    /// Whether packets for the client may go to it, of which `packet` is the first: they are of one flow. To be asked before they are
+    /// made to fit.
+    ///
+    /// # Errors
+    /// Why not. They have been counted.
+    pub fn may_go(&mut self, packet: &[u8], packets: usize) -> Result<(), DropReason> {
+        let Some(access) = &self.access else {
+            return Ok(());
+        };
+        let reason = match IpPacket::parse(packet) {
+            Ok(packet) if access.permits(&packet, Towards::Client) => return Ok(()),
+            Ok(_) => DropReason::Access,
+            Err(reason) => reason,
+        };
+        self.drop_packets(reason, packets);
+        Err(reason)
     }
 
     /// Whether frames of several packets may go to the client.
@@ -254,7 +282,10 @@ impl Established {
         if packet.destination().is_multicast() || packet.destination().is_loopback() {
             return Err(DropReason::NotForwardable);
         }
-        Ok(packet)
+        match &self.access {
+            Some(access) if !access.permits(&packet, Towards::Network) => Err(DropReason::Access),
+            Some(_) | None => Ok(packet),
+        }
     }
 
     fn came_in(&mut self, packet: &IpPacket<'_>, (packets, bytes): (usize, usize), now: Now) {
@@ -327,6 +358,33 @@ mod tests {
         assert_eq!(session.received(&packet([10, 78, 0, 2], 6), now(1)), Received::Packet);
         let spoofed = session.received(&packet([10, 78, 0, 3], 6), now(1));
         assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+    }
+
+    #[test]
+    fn only_what_the_rules_allow_passes_in_either_direction() {
+        use packet::access::{Action, Protocol, Rule};
+        let allowed = Rule {
+            action: Action::Allow,
+            networks: vec!["10.77.0.1/32".parse().expect("network")],
+            protocol: Protocol::Udp,
+            ports: vec![7..=7],
+        };
+        let mut session = session(None);
+        let mut udp = packet([10, 78, 0, 2], 17).payload.to_vec();
+        assert_eq!(session.incoming(&udp, now(1)), Received::Packet, "no rules");
+        session.set_access(Some(Arc::new(AccessList::compile([&allowed], Action::Deny))));
+        assert_eq!(session.incoming(&udp, now(1)), Received::Dropped(DropReason::Access));
+        udp[22..24].copy_from_slice(&7_u16.to_be_bytes());
+        assert_eq!(session.incoming(&udp, now(1)), Received::Packet);
+        // Back from there.
+        udp[12..20].copy_from_slice(&[10, 77, 0, 1, 10, 78, 0, 2]);
+        assert_eq!(session.may_go(&udp, 1), Err(DropReason::Access), "from port 0");
+        udp[20..22].copy_from_slice(&7_u16.to_be_bytes());
+        assert_eq!(session.may_go(&udp, 1), Ok(()));
+        assert_eq!(session.may_go(b"junk", 3), Err(DropReason::Malformed));
+        assert_eq!(session.traffic().drops.to_string(), "malformed=3 access=2");
+        session.set_access(None);
+        assert_eq!(session.may_go(b"junk", 3), Ok(()), "whoever cuts it looks at it");
     }
 
     /// Three datagrams of the lease, or of its neighbour, in a frame.

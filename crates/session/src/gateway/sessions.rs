@@ -321,14 +321,14 @@ impl Sessions {
         ended
     }
 
-    /// Ends the sessions of users who may not have one any more.
-    pub fn retain_users(&mut self, keep: impl Fn(&str) -> bool, now: Now) -> Vec<Ended> {
+    /// Ends the sessions of users who may not have one any more, or not one of their group.
+    pub fn retain_users(&mut self, keep: impl Fn(&str, Option<&str>) -> bool, now: Now) -> Vec<Ended> {
         let gone: Vec<_> = self
             .iter()
-            .filter(|(_, entry)| !keep(&entry.user))
+            .filter(|(_, entry)| !keep(&entry.user, entry.group()))
             .map(|(id, _)| id)
             .collect();
-        let reason = || EndReason::Admin("the user was removed".to_owned());
+        let reason = || EndReason::Admin("the user was removed, or its group".to_owned());
         gone.into_iter()
             .filter_map(|id| self.end(id, None, reason(), now))
             .collect()

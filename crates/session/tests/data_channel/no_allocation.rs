@@ -5,12 +5,14 @@
 //!     datagrams in a buffer -> Datagrams::received, opened in place -> Established -> Coalescer -> pieces of a write
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dtls::{Peek, peek};
 use now::Now;
+use packet::access::{Action, Protocol, Rule};
 use packet::virtio::{Checksum, Gso, GsoKind, Offload};
-use packet::{Batch, Coalescer, Ecn, Place, Segments, Step};
+use packet::{AccessList, Batch, Coalescer, Ecn, Place, Segments, Step};
 use session::client::{Authenticated, Identity, Wants};
 use session::gateway::{self, Lease};
 use session::{Fit, Fitter, Received, client};
@@ -45,6 +47,29 @@ const KINDS: [(Kind, usize, u16); 6] = [
     (Kind::Single, 1000, 0),
     (Kind::Single, 32, 0),
 ];
+
+/// What the client may talk to: the other end of all reads, and many others. Port 2000 is the destination on both ways, port 1000 the source.
+const RULES: [(u8, u16); 200] = {
+    let mut rules = [(0, 0); 200];
+    let mut number = 0;
+    while number < rules.len() {
+        rules[number] = (number as u8, 2000 - number as u16 * 5);
+        number += 1;
+    }
+    rules
+};
+
+fn rule((net, port): (u8, u16)) -> Rule {
+    Rule {
+        action: Action::Allow,
+        networks: vec![
+            format!("10.77.{net}.0/24").parse().expect("net"),
+            format!("fd00:{:x}::/32", 0x77 + u16::from(net)).parse().expect("net"),
+        ],
+        protocol: Protocol::Any,
+        ports: vec![1000..=1000, port..=port],
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -245,11 +270,13 @@ impl Ends {
             v6: Some("fd00:78::2".parse().expect("address")),
         };
         let now = net.now;
+        let mut gateway = gateway::Established::new(lease, MTU, None, now);
+        gateway.set_access(Some(Arc::new(AccessList::compile(&RULES.map(rule), Action::Deny))));
         Self {
             net,
             address,
             client: connected(&grant, now),
-            gateway: gateway::Established::new(lease, MTU, None, now),
+            gateway,
             fitter: Fitter::new(true),
             scratch: Vec::new(),
             batch: Batch::default(),
@@ -294,6 +321,8 @@ impl Ends {
         let (offload, packet) = Offload::split(&read.bytes).expect("a header");
         let mut segments = Segments::new(&offload, packet).expect("what a device gives");
         let ecn = Ecn::of(segments.whole());
+        let all = segments.left();
+        self.gateway.may_go(segments.whole(), all).expect("it is allowed");
         self.fits(&mut segments.clone(), now);
         while segments.left() > 0 {
             segments.each(|length, write| {

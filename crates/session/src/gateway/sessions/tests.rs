@@ -393,7 +393,7 @@ fn a_removed_user_loses_every_session() {
     login(&mut table, "alice", 1, 0).expect("room");
     login(&mut table, "bob", 2, 0).expect("room");
     connect(&mut table, 1, 1).expect("cookie");
-    let ended = table.retain_users(|user| user == "bob", now(2));
+    let ended = table.retain_users(|user, group| user == "bob" && group.is_none(), now(2));
     assert_eq!(ended.len(), 1);
     assert_eq!((ended[0].user.as_str(), ended[0].connected), ("alice", Some(1)));
 }
