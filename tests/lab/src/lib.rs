@@ -20,7 +20,7 @@
 //!   delay     a long way to the gateway               starvation  a program without the processor
 //!   probe     a program that tries to get out, and what of it did
 //!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
-//!   numbered  datagrams that know their number and time  herd  many clients that sleep
+//!   numbered  datagrams that know their number and time  herd, flock  many clients that sleep, or are awake (member: one of them)
 //!                                                     machine   systemd as the first process, with a logind of its own
 //! ```
 //! Everything works as root and, where the kernel allows user namespaces, without.
@@ -33,6 +33,7 @@ mod course;
 mod delay;
 mod devices;
 mod figures;
+mod flock;
 mod freezer;
 mod harness;
 mod herd;
@@ -43,6 +44,7 @@ mod longjob;
 mod machine;
 mod marks;
 mod marmot;
+mod member;
 mod meter;
 mod names;
 mod nameserver;
@@ -79,6 +81,7 @@ pub use course::{Course, Direction, STEP, Stream};
 pub use delay::Delay;
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
+pub use flock::{Flock, Shares, Thin};
 pub use freezer::Freezer;
 pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
 pub use herd::Herd;
