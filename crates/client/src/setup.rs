@@ -116,6 +116,7 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("dtls", old.dtls != new.dtls),
         ("session", old.session != new.session),
         ("sleep", old.sleep != new.sleep),
+        ("on_demand", old.on_demand != new.on_demand),
         ("reconnect", old.reconnect != new.reconnect),
         ("api", old.api != new.api),
         ("housekeeping", old.housekeeping != new.housekeeping),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
-    Api, ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, Pin, Sleep, TlsVersion, api, dtls,
-    housekeeping, log, names, sleep, transport,
+    Api, ConfigErrors, DtlsSuite, GatewayUrl, Host, Housekeeping, Keepalive, Log, OnDemand, Pin, Sleep, TlsVersion,
+    api, dtls, housekeeping, log, names, on_demand, sleep, transport,
 };
 
 /// A checked `client.toml`.
@@ -32,6 +32,8 @@ pub struct ClientConfig {
     pub session: Session,
     /// `[sleep]`
     pub sleep: Sleep,
+    /// `[on_demand]`
+    pub on_demand: OnDemand,
     /// `[reconnect]`
     pub reconnect: Reconnect,
     /// `[api]`
@@ -233,6 +235,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     let dtls = udp(document);
     let session = session(document);
     let sleep = sleep::sleep(document);
+    let on_demand = on_demand::read(document);
     let reconnect = reconnect(document);
     let api = api::read(document);
     let housekeeping = housekeeping::read(document);
@@ -247,6 +250,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         dtls,
         session,
         sleep: sleep?,
+        on_demand,
         reconnect,
         api,
         housekeeping: housekeeping?,

@@ -1,4 +1,4 @@
-//! Telling the sender that its packet does not fit: ICMP "fragmentation needed" and ICMPv6 "packet too big".
+//! Telling the sender that its packet does not fit, or cannot be carried at all: ICMP "fragmentation needed" and ICMPv6 "packet too big".
 //!
 //! ```text
 //!   IPv4 (RFC 792, 1191)   | IP | 3 4 | sum | 0 0 | MTU | the packet, up to 576 bytes in all
@@ -61,9 +61,36 @@ pub fn too_big(packet: &IpPacket<'_>, mtu: u16, from: IpAddr, reply: &mut Vec<u8
     if packet.as_bytes().len() <= usize::from(mtu) || packet.may_fragment() || !may_answer(packet) {
         return false;
     }
+    let [high, low] = mtu.to_be_bytes();
+    answer(
+        packet,
+        from,
+        ([3, 4, 0, 0, 0, 0, high, low], [2, 0, 0, 0, 0, 0, high, low]),
+        reply,
+    )
+}
+
+/// Writes into `reply` the answer to a packet that could not be carried: ICMP "host unreachable" (RFC 792), ICMPv6 "address
+/// unreachable" (RFC 4443 section 3.1), as if from `from`. True if there is one; otherwise `reply` is empty, for the reasons of
+/// [`too_big`]. A program that is told so need not wait for its own patience to end.
+pub fn unreachable(packet: &IpPacket<'_>, from: IpAddr, reply: &mut Vec<u8>) -> bool {
+    reply.clear();
+    may_answer(packet)
+        && answer(
+            packet,
+            from,
+            ([3, 1, 0, 0, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0, 0, 0]),
+            reply,
+        )
+}
+
+/// The header of an ICMP error, its checksum left out, for either family.
+type IcmpHeader = [u8; ICMP_HEADER];
+
+fn answer(packet: &IpPacket<'_>, from: IpAddr, headers: (IcmpHeader, IcmpHeader), reply: &mut Vec<u8>) -> bool {
     match (packet.source(), from) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => write_v4(packet.as_bytes(), mtu, (from, to), reply),
-        (IpAddr::V6(to), IpAddr::V6(from)) => write_v6(packet.as_bytes(), mtu, (from, to), reply),
+        (IpAddr::V4(to), IpAddr::V4(from)) => write_v4(packet.as_bytes(), headers.0, (from, to), reply),
+        (IpAddr::V6(to), IpAddr::V6(from)) => write_v6(packet.as_bytes(), headers.1, (from, to), reply),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
     }
     true
@@ -100,7 +127,7 @@ fn may_be_error(packet: &IpPacket<'_>, upper: Upper) -> bool {
     }
 }
 
-fn write_v4(packet: &[u8], mtu: u16, (from, to): (Ipv4Addr, Ipv4Addr), reply: &mut Vec<u8>) {
+fn write_v4(packet: &[u8], header: IcmpHeader, (from, to): (Ipv4Addr, Ipv4Addr), reply: &mut Vec<u8>) {
     let quote = &packet[..packet.len().min(REPLY_V4_MAX - HEADER_V4 - ICMP_HEADER)];
     let total = u16::try_from(HEADER_V4 + ICMP_HEADER + quote.len()).expect("at most 576");
     reply.extend([0x45, TOS]);
@@ -112,14 +139,13 @@ fn write_v4(packet: &[u8], mtu: u16, (from, to): (Ipv4Addr, Ipv4Addr), reply: &m
     let sum = checksum(reply);
     reply[10..12].copy_from_slice(&sum.to_be_bytes());
 
-    let [high, low] = mtu.to_be_bytes();
-    reply.extend([3, 4, 0, 0, 0, 0, high, low]);
+    reply.extend(header);
     reply.extend(quote);
     let sum = checksum(&reply[HEADER_V4..]);
     reply[HEADER_V4 + 2..HEADER_V4 + 4].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn write_v6(packet: &[u8], mtu: u16, (from, to): (Ipv6Addr, Ipv6Addr), reply: &mut Vec<u8>) {
+fn write_v6(packet: &[u8], header: IcmpHeader, (from, to): (Ipv6Addr, Ipv6Addr), reply: &mut Vec<u8>) {
     let quote = &packet[..packet.len().min(REPLY_V6_MAX - HEADER_V6 - ICMP_HEADER)];
     let length = u16::try_from(ICMP_HEADER + quote.len()).expect("at most 1240");
     reply.extend([0x60, 0, 0, 0]);
@@ -128,8 +154,7 @@ fn write_v6(packet: &[u8], mtu: u16, (from, to): (Ipv6Addr, Ipv6Addr), reply: &m
     reply.extend(from.octets());
     reply.extend(to.octets());
 
-    reply.extend([2, 0, 0, 0]);
-    reply.extend(u32::from(mtu).to_be_bytes());
+    reply.extend(header);
     reply.extend(quote);
     let sum = Sum::of_pseudo_v6(from, to, ICMPV6, u32::from(length))
         .plus(&reply[HEADER_V6..])
@@ -210,6 +235,32 @@ mod tests {
         assert_eq!((checksum(&reply[..20]), checksum(&reply[20..])), (0, 0));
         assert_eq!((&reply[20..22], &reply[24..28]), (&[3, 4][..], &[0, 0, 0x05, 0x78][..]));
         assert_eq!(reply[28..], packet[..548]);
+    }
+
+    #[test]
+    fn a_sender_is_told_that_a_host_cannot_be_reached() {
+        let mut reply = Vec::new();
+        let packet = udp_v4(100);
+        assert!(unreachable(
+            &IpPacket::parse(&packet).expect("valid"),
+            FROM_V4,
+            &mut reply
+        ));
+        assert_eq!((checksum(&reply[..20]), checksum(&reply[20..])), (0, 0));
+        assert_eq!((&reply[20..22], &reply[28..]), (&[3, 1][..], &packet[..]));
+        let packet = udp_v6(100);
+        assert!(unreachable(
+            &IpPacket::parse(&packet).expect("valid"),
+            FROM_V6,
+            &mut reply
+        ));
+        assert_eq!((&reply[40..42], &reply[48..]), (&[1, 3][..], &packet[..]));
+        let error = reply.clone();
+        let error = IpPacket::parse(&error).expect("valid");
+        assert!(
+            !unreachable(&error, FROM_V6, &mut reply) && reply.is_empty(),
+            "an error answers no error"
+        );
     }
 
     #[test]
