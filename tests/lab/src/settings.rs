@@ -23,6 +23,19 @@ impl Settings {
         self
     }
 
+    /// Sets a key of one of many sections alike, named `section`, `name` and `key`: `[section.name]`.
+    #[must_use]
+    pub fn with_in(mut self, section: &str, name: &str, key: &str, value: impl Into<Value>) -> Self {
+        let sections = self.0.entry(section).or_insert_with(|| Table::new().into());
+        if let Value::Table(sections) = sections {
+            let one = sections.entry(name).or_insert_with(|| Table::new().into());
+            if let Value::Table(one) = one {
+                one.insert(key.to_owned(), value.into());
+            }
+        }
+        self
+    }
+
     /// Sets a key to a path.
     #[must_use]
     pub fn with_path(self, key: &str, path: &Path) -> Self {
