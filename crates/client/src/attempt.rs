@@ -46,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) clamp_mss: bool,
     /// What becomes of packets while the host sleeps or is awake for its own purposes, and how old one may get in a gap.
     pub(crate) sleep: config::Sleep,
+    /// How long no program uses the tunnel until that is told.
+    pub(crate) idle: Option<Duration>,
     /// Mark of the tunnel's slot for its sockets.
     pub(crate) mark: Option<u32>,
 }
@@ -254,6 +256,12 @@ async fn open_tunnel(
         data: None,
         clamp_mss: caller.setup().config.dtls.mss_clamp,
         sleep: caller.setup().config.sleep,
+        idle: caller
+            .setup()
+            .config
+            .on_demand
+            .idle
+            .filter(|_| caller.setup().config.on_demand.enabled),
         mark: caller.mark(),
     };
     Ok((link, peer, facts))

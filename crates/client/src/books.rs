@@ -10,7 +10,7 @@
 //! A future that is dropped changes nothing: what was asked is done all the same.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -50,6 +50,12 @@ const PROBE: &str = "probe";
 
 /// What the user wanted last.
 const DESIRED: &str = "desired";
+
+/// What the gateway granted last.
+const LEASE: &str = "lease.json";
+
+/// A grant has a few thousand routes at most.
+const MAX_LEASE: u64 = 1024 * 1024;
 
 /// Why the ledger did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -213,6 +219,30 @@ impl Books {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(Trouble::Folder(format!("cannot read {DESIRED}: {error}"))),
             }
+        })
+    }
+
+    /// Notes what the gateway granted last, for a start that waits for traffic.
+    pub(crate) fn note_lease(&self, lease: Vec<u8>) -> impl Future<Output = Result<(), Trouble>> + Send + use<> {
+        request(&self.wishes, move |desk| {
+            desk.ledger()?;
+            write_private(&desk.root.join(LEASE), &lease).map_err(|error| Trouble::Folder(error.to_string()))
+        })
+    }
+
+    /// What the gateway granted last, if that is known.
+    pub(crate) fn lease(&self) -> impl Future<Output = Result<Option<Vec<u8>>, Trouble>> + Send + use<> {
+        request(&self.wishes, |desk| match std::fs::File::open(desk.root.join(LEASE)) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                match file.take(MAX_LEASE + 1).read_to_end(&mut bytes) {
+                    Ok(_) if bytes.len() as u64 <= MAX_LEASE => Ok(Some(bytes)),
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(Trouble::Folder(format!("cannot read {LEASE}: {error}"))),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Trouble::Folder(format!("cannot read {LEASE}: {error}"))),
         })
     }
 

@@ -49,6 +49,8 @@ pub(crate) enum News {
     Silent,
     /// A packet asks for the tunnel while nobody knows what kind of wake it is.
     Demand,
+    /// No program has used the tunnel for as long as was configured.
+    Idle,
     /// The control channel is lost, and the data channel goes on alone.
     ControlLost(LossKind, String),
 }

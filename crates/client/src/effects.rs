@@ -28,6 +28,7 @@ impl Shell {
                 self.count(|totals| totals.attempts.add(trigger.word()));
                 self.connect(g, how);
             }
+            Effect::Arm { g } => self.arm(g),
             Effect::Abort { .. } => {
                 self.attempt = None;
                 if let Some((link, fresh)) = self.opening.take().map(Opening::abandon) {
@@ -57,6 +58,9 @@ impl Shell {
             Effect::Mode(mode) => {
                 debug!(%mode, "what may run has changed");
                 self.tell_pump(Command::Mode(mode));
+                if let Some(lookout) = &self.lookout {
+                    lookout.mode(mode);
+                }
             }
             Effect::Park { g } => {
                 debug!(%g, "parking");
@@ -79,6 +83,8 @@ impl Shell {
     }
 
     fn connect(&mut self, g: Generation, how: How) {
+        // Whoever connects sets the host up itself.
+        self.arming = None;
         // A reload may have named another gateway or user, who is not to see what the old one gave.
         if self
             .ticket
@@ -133,8 +139,14 @@ impl Shell {
             say_goodbye(link);
         }
         let lift = self.lifts();
+        self.arming = None;
+        let lookout = self.lookout.take();
         let restore = self.host.release(lift);
         self.release = Some(Box::pin(async move {
+            let watched = match lookout {
+                Some(lookout) => lookout.finished().await,
+                None => None,
+            };
             let finished = match pump {
                 Some(pump) => pump.finished().await,
                 None => None,
@@ -143,6 +155,7 @@ impl Shell {
                 g,
                 proof: restore.await,
                 finished,
+                watched,
             }
         }));
     }
@@ -153,6 +166,7 @@ impl Shell {
             return self.inputs.push_back(Input::HandedOver { g, kept: false });
         }
         self.handed = true;
+        self.lookout = None;
         let pump = self.pump.take().map(|(_, mut pump)| {
             pump.stop(Stop::Silently);
             pump
@@ -243,7 +257,7 @@ impl Shell {
             Report::SessionEnd(_, reason) => {
                 self.ending = Some(reason);
                 self.forget_absence();
-                if reason != EndReason::UserStop {
+                if !matches!(reason, EndReason::UserStop | EndReason::StayDown) {
                     self.count(|totals| totals.disconnects.add(reason.word()));
                 }
                 match (&mut self.pump, self.machine.state()) {

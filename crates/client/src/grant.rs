@@ -25,6 +25,16 @@ pub(crate) fn accept(
     config: &ClientConfig,
     local: &[(String, IpNet)],
 ) -> Result<Accepted, Refused> {
+    accept_granted(&granted(grant), peer, config, local)
+}
+
+/// The same of what was granted before.
+pub(crate) fn accept_granted(
+    granted: &Granted,
+    peer: IpAddr,
+    config: &ClientConfig,
+    local: &[(String, IpNet)],
+) -> Result<Accepted, Refused> {
     let policy = Policy {
         routes: config.session.accept_routes,
         default_route: config.session.accept_default_route,
@@ -36,7 +46,7 @@ pub(crate) fn accept(
             config::LocalNetworks::Never => LocalNetworks::Never,
         },
     };
-    let vetted = vet(&granted(grant), peer, policy)?;
+    let vetted = vet(granted, peer, policy)?;
     let (mut plan, overlaps) = NetworkPlan::new(&vetted, local);
     plan.lockdown = gate::policy(config);
     Ok(Accepted {
@@ -46,7 +56,8 @@ pub(crate) fn accept(
     })
 }
 
-fn granted(grant: &Grant) -> Granted {
+/// What of a grant concerns this host.
+pub(crate) fn granted(grant: &Grant) -> Granted {
     let v4 = grant.v4.map(|net| IpAddr::V4(net.addr()));
     let v6 = grant.v6.map(|net| IpAddr::V6(net.addr()));
     Granted {

@@ -4,6 +4,7 @@
 //! half made, and the release that follows waits for its end.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use config::client::ClientConfig;
@@ -201,6 +202,11 @@ impl Host {
         }
     }
 
+    /// Whoever asks which way packets take; none where there are no routes.
+    pub(crate) fn wayfinder(&self) -> Option<Wayfinder> {
+        self.kernel().map(Wayfinder)
+    }
+
     /// Name of the device; none if it is in memory.
     pub(crate) fn interface(&self) -> Option<&str> {
         match self {
@@ -304,6 +310,23 @@ impl Host {
             Self::Real(real) => Some(Arc::clone(&real.kernel)),
             Self::Memory(_) => None,
         }
+    }
+}
+
+/// Looks up ways outside of every tunnel. Nothing leaves the host for it.
+#[derive(Clone)]
+pub(crate) struct Wayfinder(Arc<Kernel>);
+
+impl Wayfinder {
+    /// The interface that leads to an address, and the address from which packets leave; nothing where there is no way.
+    pub(crate) async fn way_to(&self, to: IpAddr) -> Option<(String, Option<IpAddr>)> {
+        let path = self.0.network.path_to(to, Some(self.mark())).await.ok()?;
+        Some((path.interface, path.source))
+    }
+
+    /// Keeps packets out of every tunnel.
+    pub(crate) fn mark(&self) -> u32 {
+        self.0.lock.slot().mark()
     }
 }
 

@@ -50,7 +50,7 @@ impl Shell {
     pub(crate) fn publish(&mut self) {
         let state = self.machine.state();
         let (word, generation) = (self.machine.word(), instance(state));
-        let wanted = coming(state).is_some();
+        let wanted = coming(state).is_some() || state == State::StayDown;
         let changed = self.counter.status.send_if_modified(|status| {
             let changed = status.state != word || generation.is_some_and(|g| g != status.generation);
             if changed {
@@ -73,22 +73,26 @@ impl Shell {
 /// The instance that is up or coming up.
 pub(crate) fn coming(state: State) -> Option<u64> {
     match state {
-        State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } => Some(g.number()),
+        State::Starting { g, .. } | State::Armed { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } => {
+            Some(g.number())
+        }
         State::Stopping { g, then, .. } => match then {
             Then::Start(_) => Some(g.next().number()),
             Then::Idle | Then::Fail(_) | Then::Exit(_) => None,
         },
-        State::Idle | State::Failed(_) => None,
+        State::Idle | State::StayDown | State::Failed(_) => None,
     }
 }
 
 /// The instance that a state is about.
 fn instance(state: State) -> Option<u64> {
     match state {
-        State::Starting { g, .. } | State::Up { g, .. } | State::Reasserting { g, .. } | State::Stopping { g, .. } => {
-            Some(g.number())
-        }
-        State::Idle | State::Failed(_) => None,
+        State::Starting { g, .. }
+        | State::Armed { g, .. }
+        | State::Up { g, .. }
+        | State::Reasserting { g, .. }
+        | State::Stopping { g, .. } => Some(g.number()),
+        State::Idle | State::StayDown | State::Failed(_) => None,
     }
 }
 

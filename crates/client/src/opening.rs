@@ -6,6 +6,7 @@
 //!                 | dropped by an abort: what was begun on the host is cleared by the release that follows
 //! ```
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::clock;
 use crate::datapath::DataPath;
 use crate::grant::{Accepted, accept};
 use crate::host::InstallError;
+use crate::lookout::Watched;
 use crate::proof::Input;
 use crate::pump::{Pump, Stop, say_goodbye};
 use crate::report::{self, SessionLog};
@@ -123,6 +125,16 @@ impl Shell {
         if let Some(device) = self.host.device() {
             self.device = Some(device);
         }
+        let mut held = None;
+        if let Some(lookout) = self.lookout.take()
+            && let Some(watched) = lookout.finished().await
+        {
+            let Watched {
+                device, held: packets, ..
+            } = *watched;
+            held = Some(packets);
+            self.device = Some(device);
+        }
         self.ended_by = None;
         if self
             .session
@@ -140,6 +152,7 @@ impl Shell {
             );
         }
         self.addresses = addresses;
+        self.remember(link.established.grant(), peer);
         self.upcoming = Some(SessionLog::new(
             &setup,
             peer,
@@ -177,9 +190,16 @@ impl Shell {
         self.feed(Input::Connected(g));
         self.unparked(if fresh.is_none() { Via::Resume } else { Via::Login });
         let lost_at = self.lost_at.take();
-        let stale = stood_still || lost_at.is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY);
+        let watched = held.is_some();
+        let first = held.map_or_else(VecDeque::new, |held| {
+            let (first, dropped) = held.for_addresses(&device, &self.addresses);
+            link.established.add_drops(&dropped);
+            first
+        });
+        // Whoever watched the device knows how old everything is.
+        let stale = !watched && (stood_still || lost_at.is_some_and(|lost| clock::now().awake.since(lost) >= LATE_BY));
         self.keep_for_restart(device.descriptor());
-        self.pump = Some((g, Pump::start(device, link, self.machine.mode(), stale)));
+        self.pump = Some((g, Pump::start(device, link, self.machine.mode(), stale, first)));
         if let Some(gap) = gap {
             // The connection was made before anybody saw it.
             self.look_around().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Happening;
-use lifecycle::{ACK_BUDGET, Acknowledged, PowerWord, StopReason};
+use lifecycle::{ACK_BUDGET, Acknowledged, Origin, PowerWord, Rule, State, StopReason};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
@@ -15,6 +15,7 @@ use crate::daemon::down;
 use crate::news::coming;
 use crate::proof::{Input, Proven};
 use crate::provider::{Order, Outcome, Refused, Started, Stopped};
+use crate::rules::Rules;
 use crate::setup::{Setup, changed_sections, read_config};
 use crate::shell::{Boxed, Shell, told};
 use crate::store::Store;
@@ -51,6 +52,9 @@ impl<T: Send + 'static> Asker<T> {
 impl Shell {
     pub(crate) fn order(&mut self, order: Order) {
         debug!(?order, "order");
+        if matches!(order, Order::Start(..) | Order::Reconnect(_) | Order::Stop { .. }) {
+            self.first = None;
+        }
         match order {
             Order::Start(origin, answer) => self.start(Input::Start { origin }, answer),
             Order::Reconnect(answer) => self.start(Input::Reconnect, answer),
@@ -178,8 +182,20 @@ impl Shell {
         self.machine
             .set_disconnect_on_sleep(setup.config.sleep.disconnect_on_sleep);
         self.machine.set_wake_limits(setup.wake_limits());
+        let on_demand = &setup.config.on_demand;
+        self.machine.set_on_demand(on_demand.enabled);
+        if self.setup.config.on_demand.rules != on_demand.rules {
+            self.rules = Rules::new(&on_demand.rules, self.host.wayfinder());
+            if self.rules.is_none() {
+                self.feed(Input::NetworkRule(Rule::Connect));
+            }
+        }
+        let connects = !on_demand.enabled && matches!(self.machine.state(), State::Armed { .. });
         self.setup = Arc::new(setup);
         self.lockdown_changed();
+        if connects {
+            self.feed(Input::Start { origin: Origin::Boot });
+        }
         self.known.clear();
         self.introduce();
         Ok(())

@@ -28,6 +28,7 @@ impl Shell {
     /// The record of the session becomes a due job.
     pub(crate) fn record(&mut self, g: Generation) {
         let now = clock::now();
+        self.withdraw_bare();
         let Some(mut account) = self.account.take() else {
             self.withdraw_unborn();
             return self.inputs.push_back(Input::Recorded { g, owed: Owed::Nothing });
@@ -109,6 +110,7 @@ impl Shell {
             self.close(None, record, end);
         }
         self.withdraw_unborn();
+        self.withdraw_bare();
     }
 
     /// Works off what is due, beside the loop; or leaves it to a unit of the service manager.

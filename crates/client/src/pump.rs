@@ -13,10 +13,12 @@
 //! deadline counts the time. It never waits for the device or the peer anywhere but in its one `select!`.
 
 mod control;
+mod idle;
 mod mail;
 mod packets;
 mod sleep;
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::time::Duration;
@@ -45,6 +47,7 @@ use crate::to_host::{Gathering, Parcel};
 
 pub(crate) use control::say_goodbye;
 use control::{lost, next_frame};
+use idle::Use;
 use mail::{Inbox, Outbox, Wanted, mail};
 use packets::Rest;
 pub(crate) use sleep::{Command, LONG_FREEZE};
@@ -117,16 +120,19 @@ pub(crate) enum Stop {
     Silently,
     /// With a goodbye that ends the session at the gateway, if the socket takes it at once.
     WithGoodbye,
+    /// With a word that nobody is to be expected here for a while, if the socket takes it at once; the gateway keeps the session.
+    Parking,
 }
 
 impl Pump {
-    /// Starts pumping. `discard` throws away what waits in the device: it is old.
-    pub(crate) fn start(device: Device, link: Link, mode: Mode, discard: bool) -> Self {
+    /// Starts pumping. `discard` throws away what waits in the device: it is old. `first` was read of it before, and goes first.
+    pub(crate) fn start(device: Device, link: Link, mode: Mode, discard: bool, first: VecDeque<Box<[u8]>>) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (wanted, orders) = watch::channel(Wanted::new(mode));
         let (outbox, inbox) = mail();
         let (traffic_now, traffic) = watch::channel(Traffic::default());
-        let worker = Worker::new(device, link, outbox, traffic_now, mode);
+        let mut worker = Worker::new(device, link, outbox, traffic_now, mode);
+        worker.first = first;
         Self {
             stop: Some(stop),
             wanted,
@@ -198,6 +204,10 @@ struct Worker {
     fitter: Fitter,
     /// What the device was told to be the largest packet; nothing before the first time.
     device_mtu: Option<u16>,
+    /// Whether programs use the tunnel.
+    used: Use,
+    /// What was read of the device before there was a connection.
+    first: VecDeque<Box<[u8]>>,
     /// What the device gave.
     buffer: Box<[u8]>,
     /// What of it has not gone yet.
@@ -237,6 +247,7 @@ impl Worker {
         let fitter = Fitter::new(link.clamp_mss);
         let gathering = Gathering::new(&device);
         let route = link.route();
+        let link_idle = link.idle;
         if let Some(channel) = &link.channel {
             // Where the system has no such limit its buffer is one.
             let _ = limit_unsent(channel.socket(), UNSENT_MAX);
@@ -254,6 +265,8 @@ impl Worker {
             last_traffic: now.awake,
             fitter,
             device_mtu: None,
+            used: Use::new(link_idle, now),
+            first: VecDeque::new(),
             buffer: udp::Inbox::buffer(),
             rest: None,
             scratch: Vec::new(),
@@ -303,6 +316,7 @@ impl Worker {
             ticker,
             link,
             device,
+            first,
             buffer,
             outbox,
             ..
@@ -316,7 +330,7 @@ impl Worker {
             frame = next_frame(channel) => Woken::Frame(frame),
             path = readable(data) => Woken::Datagram(path),
             () = unstuck(data) => Woken::Writable,
-            packet = device.recv(buffer), if room => Woken::Packet(packet),
+            packet = next_packet(first, device, buffer), if room => Woken::Packet(packet),
             () = timer => Woken::Timer,
             () = ringing(ticker) => Woken::Timer,
         };
@@ -355,6 +369,7 @@ impl Worker {
             }
             Woken::Timer => {
                 self.tell_traffic();
+                self.look_at_use(now);
                 self.look_at_route(now);
             }
         }
@@ -516,6 +531,20 @@ impl Worker {
         self.traffic
             .send_if_modified(|told| std::mem::replace(told, now) != now);
     }
+}
+
+/// What was read before goes first. Cancel safe.
+async fn next_packet(first: &mut VecDeque<Box<[u8]>>, device: &mut Device, buffer: &mut [u8]) -> io::Result<usize> {
+    match take_first(first, buffer) {
+        Some(length) => Ok(length),
+        None => device.recv(buffer).await,
+    }
+}
+
+fn take_first(first: &mut VecDeque<Box<[u8]>>, buffer: &mut [u8]) -> Option<usize> {
+    let read = first.pop_front()?;
+    buffer[..read.len()].copy_from_slice(&read);
+    Some(read.len())
 }
 
 /// Waits for the ticker, for ever where there is none.

@@ -22,6 +22,21 @@ use crate::status::{DnsStatus, TunnelStatus};
 /// Overlapping routes that are named one by one.
 const SHOWN_OVERLAPS: usize = 5;
 
+/// What is on the host of a tunnel without a session.
+pub(crate) fn without_session(plan: &NetworkPlan, interface: Option<&str>, dns: Option<DnsStatus>) -> TunnelStatus {
+    let routes = plan.routes.iter().filter(|route| route.kind == RouteKind::Tunnel);
+    TunnelStatus {
+        interface: interface.map(str::to_owned),
+        addresses: plan.addresses.clone(),
+        mtu: plan.mtu,
+        data_channel: None,
+        routes: routes.map(|route| route.net).collect(),
+        dns,
+        session: None,
+        started_unix_ms: clock::millis(clock::now().wall.since_origin()),
+    }
+}
+
 /// What the log says about one session.
 pub(crate) struct SessionLog {
     gateway: String,

@@ -118,6 +118,7 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("dns", old.dns != new.dns),
         ("lockdown", old.lockdown != new.lockdown),
         ("sleep", old.sleep != new.sleep),
+        ("on_demand", old.on_demand != new.on_demand),
         ("reconnect", old.reconnect != new.reconnect),
         ("api", old.api != new.api),
         ("housekeeping", old.housekeeping != new.housekeeping),

@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use api::Happening;
 use config::client::Start;
@@ -39,6 +38,7 @@ use tracing::{debug, info, warn};
 
 use crate::ClientError;
 use crate::account::Account;
+use crate::arming::{Arming, Unarmed};
 use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
 use crate::chores::AGAIN;
@@ -47,6 +47,7 @@ use crate::daemon;
 use crate::datapath::DataPath;
 use crate::device::Device;
 use crate::host::{Host, InstallError};
+use crate::lookout::{Lookout, Sight, Watched};
 use crate::offline::{Offline, looked};
 use crate::opening::{Opening, Prepared};
 use crate::orders::Asker;
@@ -56,16 +57,14 @@ use crate::provider::{Counter, Order, Refused, Stopped};
 use crate::pump::{self, Finished, Pump, PumpEvent};
 use crate::quiet::{Quiet, Repeats};
 use crate::report::{self, SessionLog};
+use crate::rules::{Rules, Verdict, ruled};
 use crate::setup::Setup;
 use crate::store::{RestartTicket, Store};
-use crate::waiting::{opening, optional, pumping, running};
+use crate::waiting::{arming, opening, optional, pumping, running, watching};
 use crate::wakes::Absence;
 
 /// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
 const MAX_TOLD: usize = 64;
-
-/// The kernel needs about 20 ms to remove a device, and as long for a table of the packet filter, which the end of the process does not remove.
-const LAST_WORDS: Duration = Duration::from_millis(300);
 
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -90,6 +89,7 @@ pub(crate) struct Released {
     pub(crate) g: Generation,
     pub(crate) proof: Proof,
     pub(crate) finished: Option<Box<Finished>>,
+    pub(crate) watched: Option<Box<Watched>>,
 }
 
 /// What is left of a tunnel when it is down.
@@ -138,6 +138,9 @@ enum Event {
     Order(Option<Order>),
     Attempt(Running, Result<Box<Opened>, Failure>),
     Opening(Opening, Result<Box<Prepared>, InstallError>),
+    Armed(Result<NetworkPlan, Unarmed>),
+    Sight(Sight),
+    Rule(Verdict),
     Pump(PumpEvent),
     Released(Released),
     Attempted(Attempt),
@@ -157,6 +160,16 @@ pub(crate) struct Shell {
     pub(crate) attempt: Option<Running>,
     pub(crate) opening: Option<Opening>,
     pub(crate) pump: Option<(Generation, Pump)>,
+    /// The host is being set up for traffic without a session.
+    pub(crate) arming: Option<Arming>,
+    /// Has the device while there is no connection, and packets may ask for one.
+    pub(crate) lookout: Option<Lookout>,
+    /// The record of a tunnel that has no session yet.
+    pub(crate) bare: Option<JobId>,
+    /// What is done in which network.
+    pub(crate) rules: Option<Rules>,
+    /// The start that waits for the first word of the rules, unless somebody orders anything before.
+    pub(crate) first: Option<Input>,
     pub(crate) release: Option<Boxed<Released>>,
     /// The device while no pump has it.
     pub(crate) device: Option<Device>,
@@ -259,7 +272,9 @@ impl Shell {
             backoff: setup.backoff(),
             on_failure: OnFailure::Exit,
             disconnect_on_sleep: setup.config.sleep.disconnect_on_sleep,
+            on_demand: setup.config.on_demand.enabled,
         };
+        let rules = Rules::new(&setup.config.on_demand.rules, host.wayfinder());
         let mut machine = Machine::new(settings);
         machine.set_wake_limits(setup.wake_limits());
         Self {
@@ -271,6 +286,11 @@ impl Shell {
             attempt: None,
             opening: None,
             pump: None,
+            arming: None,
+            lookout: None,
+            bare: None,
+            rules,
+            first: None,
             release: None,
             device: None,
             data: None,
@@ -359,13 +379,12 @@ impl Shell {
         if self.restored || up {
             self.lock();
         }
+        let restore = Origin::Restore;
         if self.restored {
-            self.feed(Input::Start {
-                origin: Origin::Restore,
-            });
+            self.begin(Input::Start { origin: restore });
         } else if up {
             drop(self.want(true));
-            self.feed(Input::Start { origin: Origin::Boot });
+            self.begin(Input::Start { origin: Origin::Boot });
         } else {
             info!("waiting for `marmot up` or SIGUSR2 to bring the tunnel up");
         }
@@ -387,13 +406,13 @@ impl Shell {
             };
             match event {
                 // It was done before the gap was seen: a machine that heard of the gap first would take it for abandoned.
-                Event::Attempt(..) | Event::Opening(..) => {
+                Event::Attempt(..) | Event::Opening(..) | Event::Armed(_) => {
                     self.handle(event).await;
                     self.look_around().await;
                     self.gap(gap);
                 }
                 // Looked into already; this is the same one, or less.
-                Event::Pump(PumpEvent::Gap(_)) => {
+                Event::Pump(PumpEvent::Gap(_)) | Event::Sight(Sight::Gap(_)) => {
                     self.handle(event).await;
                     self.gap(gap);
                 }
@@ -438,6 +457,9 @@ impl Shell {
             ),
             word = self.power.next(mode) => Event::Power(word),
             event = pumping(&mut self.pump) => Event::Pump(event),
+            result = arming(&mut self.arming) => Event::Armed(result),
+            sight = watching(&mut self.lookout) => Event::Sight(sight),
+            verdict = ruled(&mut self.rules) => Event::Rule(verdict),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = looked(&mut self.offline, self.known.first().copied(), self.host.mark()) => Event::WayBack,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
@@ -462,6 +484,9 @@ impl Shell {
             }
             Event::Opening(opening, Ok(prepared)) => self.prepared(opening, *prepared).await,
             Event::Opening(opening, Err(error)) => self.not_prepared(opening, error),
+            Event::Armed(result) => self.armed(result),
+            Event::Sight(sight) => self.lookout_said(sight).await,
+            Event::Rule(verdict) => self.ruled(&verdict),
             Event::Pump(PumpEvent::Finished(finished)) => self.pump_ended(finished),
             Event::Pump(PumpEvent::Traffic(traffic)) => self.counter.status.send_modify(|status| {
                 status.session_traffic = self.carried;
@@ -479,7 +504,7 @@ impl Shell {
                 self.look_at = None;
                 self.look_at_jobs();
             }
-            Event::WayBack => self.feed(Input::PathChange),
+            Event::WayBack => self.path_changed(),
             Event::Deadline => self.feed(Input::DeadlineReached),
             Event::Done(done) => self.done(done),
         }
@@ -522,6 +547,12 @@ impl Shell {
         let Some((outcome, mut link)) = self.keep(finished) else {
             return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
         };
+        if matches!(
+            (self.machine.state(), &outcome),
+            (State::Armed { .. }, pump::Outcome::Stopped)
+        ) {
+            return self.pump_parked();
+        }
         self.data = link.data.take();
         self.parting = Some(link);
         // A session that ended while the pump went on.
@@ -552,26 +583,6 @@ impl Shell {
         Some((outcome, link))
     }
 
-    fn released(&mut self, released: Released) {
-        let Released { g, proof, finished } = released;
-        if let Some(finished) = finished {
-            self.carried.add(finished.link.established.traffic());
-            self.device = Some(finished.device);
-            self.leaving.link = Some(finished.link);
-        }
-        self.leaving.device = self.device.take();
-        self.data = None;
-        self.end_session();
-        if !proof.residue().is_empty() {
-            warn!(
-                residue = proof.residue().join("; "),
-                "could not restore all of this host; the next start of this tunnel tries again"
-            );
-        }
-        self.counter.status.send_modify(|status| status.tunnel = None);
-        self.feed(Input::Released { g, restored: proof });
-    }
-
     /// Hands an input to the machine and carries out what it says, and what comes of that at once.
     pub(crate) fn feed(&mut self, input: Input) {
         self.inputs.push_back(input);
@@ -591,32 +602,7 @@ impl Shell {
         }
     }
 
-    /// Lets go of what a tunnel left that is down and acknowledged.
-    fn let_go(&mut self) {
-        // More stops than the machine acknowledges one by one share the last acknowledgement.
-        self.answer_the_rest();
-        let Leaving { device, link } = std::mem::take(&mut self.leaving);
-        drop(link);
-        let Some(device) = device else { return };
-        self.count_owed();
-        if self.handed {
-            // The service manager has another descriptor of it.
-            return drop(device);
-        }
-        let shared = self.store.as_ref().is_some_and(Store::has_tun);
-        if let Some(store) = &mut self.store {
-            store.clear();
-        }
-        let since = clock::now().awake;
-        if let Some(gone) = self.host.take_back(device, shared) {
-            self.background.spawn(async move {
-                gone.await;
-                Done::DeviceGone { since }
-            });
-        }
-    }
-
-    fn done(&mut self, done: Done) {
+    pub(crate) fn done(&mut self, done: Done) {
         match done {
             Done::DeviceGone { since } => {
                 let took = clock::now().awake.since(since);
@@ -642,18 +628,6 @@ impl Shell {
                 self.shift_ended(shift, Some(AGAIN));
             }
         }
-    }
-
-    /// Waits a moment for what is on its way off this host.
-    async fn last_words(&mut self) {
-        let wait = async {
-            while let Some(done) = self.background.join_next().await {
-                if let Ok(done) = done {
-                    self.done(done);
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LAST_WORDS, wait).await;
     }
 }
 

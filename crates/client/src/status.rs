@@ -12,7 +12,7 @@ use session::Traffic;
 /// The tunnel as it is now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
-    /// The word of the state: idle, starting, up, reasserting, stopping, failed; of a tunnel that is up without proof of life
+    /// The word of the state: idle, starting, stay_down, armed, up, reasserting, stopping, failed; of a tunnel that is up without proof of life
     /// asleep, parked or unverified.
     pub state: &'static str,
     /// When it began, in wall-clock milliseconds.

@@ -106,7 +106,7 @@ impl Drop for RestartTicket {
 }
 
 /// Gateway, trust and user as a hash: under another of them nobody may see the cookie.
-fn identity(config: &ClientConfig) -> String {
+pub(crate) fn identity(config: &ClientConfig) -> String {
     let words = format!(
         "{:?} {:?} {:?} {:?}",
         config.gateway.url, config.gateway.addresses, config.trust, config.login

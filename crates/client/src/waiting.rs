@@ -1,11 +1,15 @@
 //! What the loop waits for, and whether it is there at all.
 
+use lifecycle::Generation;
+use plan::NetworkPlan;
+
+use crate::arming::{Arming, Unarmed};
 use crate::attempt::{Failure, Opened};
 use crate::host::InstallError;
+use crate::lookout::{Lookout, Sight};
 use crate::opening::{Opening, Prepared};
 use crate::pump::{Pump, PumpEvent};
 use crate::shell::{Boxed, Running};
-use lifecycle::Generation;
 
 pub(crate) async fn optional<T>(future: &mut Option<Boxed<T>>) -> T {
     match future {
@@ -32,6 +36,22 @@ pub(crate) async fn opening(opening: &mut Option<Opening>) -> (Opening, Result<B
         }
     }
     std::future::pending().await
+}
+
+pub(crate) async fn arming(arming: &mut Option<Arming>) -> Result<NetworkPlan, Unarmed> {
+    if let Some(running) = arming {
+        let result = (&mut running.work).await;
+        *arming = None;
+        return result;
+    }
+    std::future::pending().await
+}
+
+pub(crate) async fn watching(lookout: &mut Option<Lookout>) -> Sight {
+    match lookout {
+        Some(lookout) => lookout.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 pub(crate) async fn pumping(pump: &mut Option<(Generation, Pump)>) -> PumpEvent {

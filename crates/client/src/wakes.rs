@@ -64,8 +64,9 @@ impl Shell {
                 debug!(%kind, "the control channel is gone and the data channel goes on alone: {why}");
                 self.feed(Input::ControlLost { g, kind });
             }
-            News::PathChange => self.feed(Input::PathChange),
+            News::PathChange => self.path_changed(),
             News::Demand => self.feed(Input::Demand),
+            News::Idle => self.feed(Input::Idle(g)),
             News::Parked => {
                 self.parked(ParkKind::Announced);
                 self.feed(Input::Parked(g));
@@ -126,7 +127,7 @@ impl Shell {
     }
 
     /// The gateway knows, or will find out, that this host is silent.
-    fn parked(&mut self, kind: ParkKind) {
+    pub(crate) fn parked(&mut self, kind: ParkKind) {
         if self.absence.parked.is_some() {
             return;
         }

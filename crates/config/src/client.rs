@@ -8,7 +8,8 @@ use crate::document::{Document, Key};
 use crate::section::Section;
 use crate::{
     Api, ConfigErrors, Dns, DtlsSuite, Flows, GatewayUrl, Host, Housekeeping, Keepalive, LocalNetworks, Lockdown, Log,
-    Pin, Sleep, TlsVersion, api, dns, dtls, flows, housekeeping, lockdown, log, names, sleep, transport,
+    OnDemand, Pin, Sleep, TlsVersion, api, dns, dtls, flows, housekeeping, lockdown, log, names, on_demand, sleep,
+    transport,
 };
 
 /// A checked `client.toml`.
@@ -38,6 +39,8 @@ pub struct ClientConfig {
     pub flows: Flows,
     /// `[sleep]`
     pub sleep: Sleep,
+    /// `[on_demand]`
+    pub on_demand: OnDemand,
     /// `[reconnect]`
     pub reconnect: Reconnect,
     /// `[api]`
@@ -213,9 +216,10 @@ impl ClientConfig {
         document.keys()
     }
 
-    /// The same for the sections of which there can be many: `flows.rule`.
+    /// The same for the sections of which there can be many: `flows.rule` and `on_demand.rule`.
     pub fn list_keys() -> Vec<Key> {
-        let document = Document::parse("[[flows.rule]]", "", Path::new("")).expect("the text is TOML");
+        let document =
+            Document::parse("[[flows.rule]]\n[[on_demand.rule]]\n", "", Path::new("")).expect("the text is TOML");
         read(&document);
         let mut keys = document.keys();
         keys.retain(|key| key.section.ends_with(".rule"));
@@ -255,6 +259,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
     let lockdown = lockdown::read(document, own, local);
     let flows = flows::read(document);
     let sleep = sleep::sleep(document);
+    let on_demand = on_demand::read(document);
     let reconnect = reconnect(document);
     let api = api::read(document);
     let housekeeping = housekeeping::read(document);
@@ -272,6 +277,7 @@ fn read(document: &Document<'_>) -> Option<ClientConfig> {
         lockdown: lockdown?,
         flows: flows?,
         sleep: sleep?,
+        on_demand,
         reconnect,
         api,
         housekeeping: housekeeping?,

@@ -29,4 +29,4 @@ pub use fragment::{Fragments, fragment};
 pub use ip::{IpPacket, Version};
 pub use mss::clamp_mss;
 pub use segment::{Segments, Step};
-pub use too_big::{TooBigLimit, prohibited, too_big};
+pub use too_big::{TooBigLimit, prohibited, too_big, unreachable};

@@ -1,5 +1,5 @@
-//! Telling the sender that its packet does not fit, or is not allowed: ICMP "fragmentation needed" and ICMPv6 "packet too big", and
-//! "administratively prohibited" of both.
+//! Telling the sender that its packet does not fit, cannot be carried at all, or is not allowed: ICMP "fragmentation needed" and ICMPv6 "packet
+//! too big", "host unreachable", and "administratively prohibited" of both.
 //!
 //! ```text
 //!   IPv4 (RFC 792, 1191)   | IP | 3 4 | sum | 0 0 | MTU | the packet, up to 576 bytes in all      | 3 13 | sum | 0 | (RFC 1812, 5.2.7.1)
@@ -63,28 +63,48 @@ pub fn too_big(packet: &IpPacket<'_>, mtu: u16, from: IpAddr, reply: &mut Vec<u8
         return false;
     }
     let [high, low] = mtu.to_be_bytes();
-    match (packet.source(), from) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => {
-            write_v4(packet.as_bytes(), [3, 4, 0, 0, 0, 0, high, low], (from, to), reply)
-        }
-        (IpAddr::V6(to), IpAddr::V6(from)) => {
-            write_v6(packet.as_bytes(), [2, 0, 0, 0, 0, 0, high, low], (from, to), reply)
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-    }
-    true
+    answer(
+        packet,
+        from,
+        ([3, 4, 0, 0, 0, 0, high, low], [2, 0, 0, 0, 0, 0, high, low]),
+        reply,
+    )
 }
 
 /// Writes into `reply` the answer to a packet that rules do not allow, as from its destination, to its source. True if there is one; otherwise
 /// `reply` is empty. There is none to what [`too_big`] would not answer either, whatever its length.
 pub fn prohibited(packet: &IpPacket<'_>, reply: &mut Vec<u8>) -> bool {
     reply.clear();
-    if !may_answer(packet) {
-        return false;
-    }
-    match (packet.source(), packet.destination()) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => write_v4(packet.as_bytes(), [3, 13, 0, 0, 0, 0, 0, 0], (from, to), reply),
-        (IpAddr::V6(to), IpAddr::V6(from)) => write_v6(packet.as_bytes(), [1, 1, 0, 0, 0, 0, 0, 0], (from, to), reply),
+    may_answer(packet)
+        && answer(
+            packet,
+            packet.destination(),
+            ([3, 13, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]),
+            reply,
+        )
+}
+
+/// Writes into `reply` the answer to a packet that could not be carried: ICMP "host unreachable" (RFC 792), ICMPv6 "address
+/// unreachable" (RFC 4443 section 3.1), as if from `from`. True if there is one; otherwise `reply` is empty, for the reasons of
+/// [`too_big`]. A program that is told so need not wait for its own patience to end.
+pub fn unreachable(packet: &IpPacket<'_>, from: IpAddr, reply: &mut Vec<u8>) -> bool {
+    reply.clear();
+    may_answer(packet)
+        && answer(
+            packet,
+            from,
+            ([3, 1, 0, 0, 0, 0, 0, 0], [1, 3, 0, 0, 0, 0, 0, 0]),
+            reply,
+        )
+}
+
+/// The header of an ICMP error, its checksum left out, for either family.
+type IcmpHeader = [u8; ICMP_HEADER];
+
+fn answer(packet: &IpPacket<'_>, from: IpAddr, headers: (IcmpHeader, IcmpHeader), reply: &mut Vec<u8>) -> bool {
+    match (packet.source(), from) {
+        (IpAddr::V4(to), IpAddr::V4(from)) => write_v4(packet.as_bytes(), headers.0, (from, to), reply),
+        (IpAddr::V6(to), IpAddr::V6(from)) => write_v6(packet.as_bytes(), headers.1, (from, to), reply),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
     }
     true
@@ -121,7 +141,7 @@ fn may_be_error(packet: &IpPacket<'_>, upper: Upper) -> bool {
     }
 }
 
-fn write_v4(packet: &[u8], head: [u8; ICMP_HEADER], (from, to): (Ipv4Addr, Ipv4Addr), reply: &mut Vec<u8>) {
+fn write_v4(packet: &[u8], header: IcmpHeader, (from, to): (Ipv4Addr, Ipv4Addr), reply: &mut Vec<u8>) {
     let quote = &packet[..packet.len().min(REPLY_V4_MAX - HEADER_V4 - ICMP_HEADER)];
     let total = u16::try_from(HEADER_V4 + ICMP_HEADER + quote.len()).expect("at most 576");
     reply.extend([0x45, TOS]);
@@ -133,13 +153,13 @@ fn write_v4(packet: &[u8], head: [u8; ICMP_HEADER], (from, to): (Ipv4Addr, Ipv4A
     let sum = checksum(reply);
     reply[10..12].copy_from_slice(&sum.to_be_bytes());
 
-    reply.extend(head);
+    reply.extend(header);
     reply.extend(quote);
     let sum = checksum(&reply[HEADER_V4..]);
     reply[HEADER_V4 + 2..HEADER_V4 + 4].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn write_v6(packet: &[u8], head: [u8; ICMP_HEADER], (from, to): (Ipv6Addr, Ipv6Addr), reply: &mut Vec<u8>) {
+fn write_v6(packet: &[u8], header: IcmpHeader, (from, to): (Ipv6Addr, Ipv6Addr), reply: &mut Vec<u8>) {
     let quote = &packet[..packet.len().min(REPLY_V6_MAX - HEADER_V6 - ICMP_HEADER)];
     let length = u16::try_from(ICMP_HEADER + quote.len()).expect("at most 1240");
     reply.extend([0x60, 0, 0, 0]);
@@ -148,7 +168,7 @@ fn write_v6(packet: &[u8], head: [u8; ICMP_HEADER], (from, to): (Ipv6Addr, Ipv6A
     reply.extend(from.octets());
     reply.extend(to.octets());
 
-    reply.extend(head);
+    reply.extend(header);
     reply.extend(quote);
     let sum = Sum::of_pseudo_v6(from, to, ICMPV6, u32::from(length))
         .plus(&reply[HEADER_V6..])
@@ -257,6 +277,32 @@ mod tests {
             prohibited(&sample::v4(17, &[], 7, &[0; 8])),
             None,
             "nor a later fragment"
+        );
+    }
+
+    #[test]
+    fn a_sender_is_told_that_a_host_cannot_be_reached() {
+        let mut reply = Vec::new();
+        let packet = udp_v4(100);
+        assert!(unreachable(
+            &IpPacket::parse(&packet).expect("valid"),
+            FROM_V4,
+            &mut reply
+        ));
+        assert_eq!((checksum(&reply[..20]), checksum(&reply[20..])), (0, 0));
+        assert_eq!((&reply[20..22], &reply[28..]), (&[3, 1][..], &packet[..]));
+        let packet = udp_v6(100);
+        assert!(unreachable(
+            &IpPacket::parse(&packet).expect("valid"),
+            FROM_V6,
+            &mut reply
+        ));
+        assert_eq!((&reply[40..42], &reply[48..]), (&[1, 3][..], &packet[..]));
+        let error = reply.clone();
+        let error = IpPacket::parse(&error).expect("valid");
+        assert!(
+            !unreachable(&error, FROM_V6, &mut reply) && reply.is_empty(),
+            "an error answers no error"
         );
     }
 

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{Dns, LocalNetworks};
@@ -34,7 +35,7 @@ const MAX_ADDRESSES: usize = 4;
 const MAX_DOMAIN_LENGTH: usize = 253;
 
 /// What the gateway granted, parsed but not yet believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Granted {
     /// Addresses of this end.
     pub addresses: Vec<IpAddr>,

@@ -101,6 +101,8 @@ pub enum State {
     Unverified,
     /// Device and routes are there, the first packet starts a session.
     Armed,
+    /// The rules of the network say that there is no tunnel in it.
+    StayDown,
     /// On its way down.
     Stopping,
     /// Down for a reason that waiting does not mend.
@@ -123,6 +125,7 @@ impl State {
             Self::Parked => "parked",
             Self::Unverified => "unverified",
             Self::Armed => "armed",
+            Self::StayDown => "stay_down",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
             Self::Unknown => "unknown",
@@ -141,6 +144,7 @@ impl State {
             Self::Parked,
             Self::Unverified,
             Self::Armed,
+            Self::StayDown,
             Self::Stopping,
             Self::Failed,
         ];
@@ -264,6 +268,7 @@ mod tests {
             "parked",
             "unverified",
             "armed",
+            "stay_down",
             "stopping",
             "failed",
         ] {

@@ -143,6 +143,11 @@ impl Worker {
                 }
                 say_goodbye(&mut self.link);
             }
+            Stop::Parking => {
+                self.park(now);
+                // Whoever does not hear it finds out.
+                let _ = self.send();
+            }
             Stop::Silently => {
                 while let Some(Ok(Some(frame))) = self.link.channel.as_mut().map(Channel::try_next) {
                     if matches!(frame.kind, Kind::Data | Kind::Bundle) {
@@ -192,6 +197,7 @@ pub(super) fn lost(closed: Closed) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::time::Duration;
 
     use bytes::BytesMut;
@@ -244,6 +250,7 @@ mod tests {
             data: None,
             clamp_mss: true,
             sleep: setup.config.sleep,
+            idle: None,
             mark: None,
         };
         (link, peer)
@@ -278,7 +285,7 @@ mod tests {
         for gap in [Duration::ZERO, Duration::from_secs(60)] {
             let (link, _peer) = link(&setup, &pki, &framed_bundle().repeat(2)).await;
             let (device, mut host) = MemoryDevice::pair(8);
-            let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false);
+            let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false, VecDeque::new());
             pump.stop(Stop::Silently);
             clock::freeze(gap);
             let finished = pump.finished().await.expect("whole");
@@ -303,7 +310,7 @@ mod tests {
             for _ in 0..20 {
                 let (link, _peer) = link(&setup, &pki, &framed_packet().repeat(3)).await;
                 let (device, mut host) = MemoryDevice::pair(8);
-                let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false);
+                let mut pump = Pump::start(Device::Memory(device), link, Mode::Awake, false, VecDeque::new());
                 pump.stop(Stop::Silently);
                 clock::freeze(gap);
                 let finished = pump.finished().await.expect("whole");

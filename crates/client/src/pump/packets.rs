@@ -16,7 +16,7 @@ use session::client::PathId;
 use wire::cstp::Kind;
 use wire::limits::CSTP_MAX_PAYLOAD;
 
-use super::{BATCH, MAX_STALE, Outcome, TURNS, Worker, lost};
+use super::{BATCH, MAX_STALE, Outcome, TURNS, Worker, lost, take_first};
 use crate::attempt::Link;
 use crate::datapath::{DataPath, Fate};
 use crate::device::Device;
@@ -111,7 +111,10 @@ impl Worker {
             if !self.has_room() {
                 return Ok(());
             }
-            received = self.device.try_recv(&mut self.buffer);
+            received = match take_first(&mut self.first, &mut self.buffer) {
+                Some(length) => Ok(length),
+                None => self.device.try_recv(&mut self.buffer),
+            };
         }
     }
 
@@ -140,6 +143,7 @@ impl Worker {
             return Ok(());
         }
         self.last_traffic = now.awake;
+        self.note_use(segments.whole());
         if packets == 1 && !rest.counted {
             let sent = match segments.as_is() {
                 Some(packet) => self.packet(packet, now)?,
@@ -237,6 +241,12 @@ impl Worker {
 
     /// Drops what could not be sent.
     pub(super) fn forget_stuck(&mut self, reason: DropReason) {
+        if reason == DropReason::ChannelDown {
+            for read in std::mem::take(&mut self.first) {
+                let packets = self.device.segments(&read).map_or(1, |all| all.left());
+                self.link.established.drop_packets(reason, packets);
+            }
+        }
         if let Some(data) = &mut self.link.data {
             data.forget_stuck(reason);
             self.link.established.add_drops(&data.lost());
@@ -272,6 +282,9 @@ impl Worker {
     /// Throws away what waits in the device.
     pub(super) fn discard_waiting(&mut self) {
         self.forget_stuck(DropReason::Stale);
+        while let Some(length) = take_first(&mut self.first, &mut self.buffer) {
+            self.discard(length);
+        }
         for _ in 0..MAX_STALE {
             match self.device.try_recv(&mut self.buffer) {
                 Ok(length) => self.discard(length),

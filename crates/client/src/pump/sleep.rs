@@ -53,7 +53,7 @@ impl Worker {
         }
     }
 
-    fn park(&mut self, now: Now) {
+    pub(super) fn park(&mut self, now: Now) {
         // Nothing comes behind the word.
         self.flush(now);
         self.forget_stuck(DropReason::Asleep);
@@ -85,6 +85,7 @@ impl Worker {
     /// The process did not run. Deadlines come later by what their clock counted of it; what may run after a sleep the shell
     /// says; after a freeze most likely nothing has changed.
     pub(super) fn after(&mut self, gap: &Gap, now: Now) {
+        self.used.rebase(gap);
         self.link.established.rebase(gap);
         if let Some(data) = &mut self.link.data {
             data.rebase(gap, now);

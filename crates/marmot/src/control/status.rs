@@ -21,7 +21,8 @@ pub(super) async fn run(client: &Client, args: &Common) -> Result<(), Trouble> {
         text(&status, words::now_unix_ms())
     });
     match status.state {
-        State::Up => Ok(()),
+        // An armed tunnel is there for whoever uses it.
+        State::Up | State::Armed => Ok(()),
         _ => Err(Trouble::silent(Exit::NotUp)),
     }
 }
@@ -126,6 +127,8 @@ fn headline(status: &Status, now_unix_ms: u64) -> String {
     }
     let wanted = match (status.wanted, status.state) {
         (api::Wanted::Up, State::Idle) => ", wanted up",
+        (_, State::Armed) => ", the first packet connects",
+        (_, State::StayDown) => ", by a rule of this network",
         _ => "",
     };
     format!("{line}{wanted} (process {})\n", status.pid)

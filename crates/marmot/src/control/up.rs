@@ -83,6 +83,7 @@ fn verdict(status: &Status, generation: u64) -> Verdict {
         | State::Parked
         | State::Unverified
         | State::Armed
+        | State::StayDown
         | State::Stopping
         | State::Unknown => Verdict::Wait,
     }

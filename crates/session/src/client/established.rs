@@ -18,6 +18,7 @@ use crate::liveness::Verdict;
 use crate::timers::{Timer, Timers};
 use crate::{EndReason, Liveness, Output, Received, Traffic};
 
+pub use demand::asks_for_tunnel;
 pub use wake::Word;
 
 /// Answers to probes that may wait to be sent. A peer that probes faster than it reads gets no more.

@@ -16,7 +16,7 @@ mod request;
 
 pub use authenticate::{Asking, AuthError, Authenticating, Step};
 pub use datagrams::{Ask, DataOutput, Datagrams, PathId, Renewal, RenewalBy, Terms, Token};
-pub use established::{Established, Word};
+pub use established::{Established, Word, asks_for_tunnel};
 pub use possession::Authenticated;
 pub use request::{ConnectError, Requesting, Wants};
 

@@ -26,9 +26,8 @@ impl Established {
         let Ok(packet) = IpPacket::parse(packet) else {
             return false;
         };
-        let (from, to) = (packet.source(), packet.destination());
-        let ours = |address| self.addresses().any(|own| own == address);
-        ours(from) && !ours(to) && is_one_host(to) && self.is_granted(to) && !keeps_house(&packet)
+        asks_for_tunnel(&packet, |address| self.addresses().any(|own| own == address))
+            && self.is_granted(packet.destination())
     }
 
     /// Whether the gateway granted the way to this address: the longest of the networks that are to be and not to be reached
@@ -50,6 +49,13 @@ impl Established {
         included.is_some_and(|included| longest(&grant.exclude).is_none_or(|excluded| excluded < included))
             && !grant.include.iter().chain(&lease).any(everybody)
     }
+}
+
+/// The same of a packet that the host's routes led into a tunnel without a session: what the gateway grants is not known, and
+/// `ours` says which addresses this end had last.
+pub fn asks_for_tunnel(packet: &IpPacket<'_>, ours: impl Fn(IpAddr) -> bool) -> bool {
+    let (from, to) = (packet.source(), packet.destination());
+    ours(from) && !ours(to) && is_one_host(to) && !keeps_house(packet)
 }
 
 fn is_one_host(to: IpAddr) -> bool {
