@@ -134,12 +134,14 @@ fn rows(lab: &Lab, workers: i64, counts: &[usize], length: Duration) -> Result<V
     }
     let mark = gateway.mark();
     gateway.signal(Signal::TERM)?;
-    let of = |name| field(&gateway, mark, &["gateway stopped"], name);
-    lab.note(&format!(
-        "{workers} workers handed {} datagrams and {} packets to each other",
-        of("handed_datagrams")?,
-        of("handed_packets")?
-    ));
+    if workers > 1 {
+        let of = |name| field(&gateway, mark, &["gateway stopped"], name);
+        lab.note(&format!(
+            "{workers} workers handed {} datagrams and {} packets to each other",
+            of("handed_datagrams")?,
+            of("handed_packets")?
+        ));
+    }
     ensure!(gateway.wait_exit(PATIENCE)?.success(), "the gateway failed");
     Ok(rows)
 }
