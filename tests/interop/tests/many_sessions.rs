@@ -81,31 +81,36 @@ fn packets_of_many_sessions_cost_little_more_than_those_of_few(lab: &Lab) -> Res
     for workers in [1, 2] {
         let rows = rows(lab, workers, counts, length)?;
         let base = rows.first().context("there are rows")?;
-        for row in &rows {
-            let each = each_kib(base, row);
-            lab.note(&row.line(each));
-            row.check()?;
-            ensure!(
-                each.is_none_or(|each| each <= EACH_KIB),
-                "{each:?} KiB for each session"
-            );
-        }
-        let cost = |sessions| {
-            let row = rows.iter().find(|row| row.sessions == sessions);
-            row.map(|row| row.cost).context("it was measured")
-        };
-        let last = rows.last().context("there are rows")?;
-        let (dearer, grown) = (cost(100)? / cost(1)?, last.cost / cost(10)?);
-        lab.note(&format!(
-            "{workers} workers: a packet of 100 sessions costs {dearer:.2} of one of a single session; one of {} sessions {grown:.2} of one of ten",
-            last.sessions
-        ));
-        ensure!(dearer <= DEARER, "100 sessions make packets {dearer:.2} times dearer");
-        ensure!(
-            grown <= GROWN,
-            "the number of sessions makes packets {grown:.2} times dearer"
-        );
+        rows.iter().for_each(|row| lab.note(&row.line(each_kib(base, row))));
+        rows.iter().try_for_each(Row::check)?;
+        compare(lab, &rows)?;
     }
+    Ok(())
+}
+
+/// Holds the many to what few cost.
+fn compare(lab: &Lab, rows: &[Row]) -> Result<()> {
+    let cost = |sessions| {
+        let row = rows.iter().find(|row| row.sessions == sessions);
+        row.map(|row| row.cost).context("it was measured")
+    };
+    let (Some(base), Some(last)) = (rows.first(), rows.last()) else {
+        anyhow::bail!("there are rows");
+    };
+    let (dearer, grown) = (cost(100)? / cost(1)?, last.cost / cost(10)?);
+    lab.note(&format!(
+        "{} workers: a packet of 100 sessions costs {dearer:.2} of one of a single session; one of {} sessions {grown:.2} of one of ten",
+        last.workers, last.sessions
+    ));
+    ensure!(dearer <= DEARER, "100 sessions make packets {dearer:.2} times dearer");
+    ensure!(
+        grown <= GROWN,
+        "{} sessions make packets {grown:.2} times dearer",
+        last.sessions
+    );
+    // Only of many: what all share, such as buffers for reading, would be the most of it for a few.
+    let each = each_kib(base, last).context("there are more than one")?;
+    ensure!(each <= EACH_KIB, "{each:.0} KiB for each session");
     Ok(())
 }
 
