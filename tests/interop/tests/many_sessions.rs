@@ -30,10 +30,12 @@ const WARM: Duration = Duration::from_millis(300);
 /// How often each number of sessions is measured. The cheapest counts: whatever else the machine does makes packets dearer, never cheaper.
 const ROUNDS: usize = 3;
 
-/// What a packet of a hundred sessions costs at most, in packets of a single one. Two parts of it are batches, which a single session fills and a hundred do not.
-const DEARER: f64 = 3.0;
+/// What a packet of a hundred sessions costs at most, in packets of a single one. About 2 was measured, all of it batches, which a single session fills and
+/// a hundred do not.
+const DEARER: f64 = 4.0;
 
-/// What a packet of the most sessions costs at most, in packets of ten: nothing may grow with their number.
+/// What a packet of the most sessions costs at most, in packets of ten, which have no batches either: nothing may grow with their number but
+/// the memory that is touched. 1.3 was measured from ten to a thousand.
 const GROWN: f64 = 2.0;
 
 /// What each session gets, at least: Jain's index.
@@ -42,8 +44,8 @@ const FAIR: f64 = 0.9;
 /// The share of packets that are lost at most; there is something else to do on this machine.
 const LOST: f64 = 0.1;
 
-/// What a connected session costs the gateway at most, in KiB.
-const EACH_KIB: f64 = 160.0;
+/// What each of the most sessions costs the gateway at most, in KiB: about 50 were measured. Buffers that all share are in it, up to 5 MiB.
+const EACH_KIB: f64 = 128.0;
 
 fn main() -> ExitCode {
     lab::run_scaled(
@@ -79,32 +81,36 @@ fn packets_of_many_sessions_cost_little_more_than_those_of_few(lab: &Lab) -> Res
     for workers in [1, 2] {
         let rows = rows(lab, workers, counts, length)?;
         let base = rows.first().context("there are rows")?;
-        for row in &rows {
-            let each = each_kib(base, row);
-            lab.note(&row.line(each));
-            row.check()?;
-            ensure!(
-                each.is_none_or(|each| each <= EACH_KIB),
-                "{each:?} KiB for each session"
-            );
-        }
-        let cost = |sessions| {
-            let row = rows.iter().find(|row| row.sessions == sessions);
-            row.map(|row| row.cost).context("it was measured")
-        };
-        let (dearer, grown) = (
-            cost(100)? / cost(1)?,
-            rows.last().map_or(0.0, |last| last.cost) / cost(10)?,
-        );
-        lab.note(&format!(
-            "{workers} workers: a packet of 100 sessions costs {dearer:.2} of one of a single session; one of the most sessions {grown:.2} of one of ten"
-        ));
-        ensure!(dearer <= DEARER, "100 sessions make packets {dearer:.2} times dearer");
-        ensure!(
-            grown <= GROWN,
-            "the number of sessions makes packets {grown:.2} times dearer"
-        );
+        rows.iter().for_each(|row| lab.note(&row.line(each_kib(base, row))));
+        rows.iter().try_for_each(Row::check)?;
+        compare(lab, &rows)?;
     }
+    Ok(())
+}
+
+/// Holds the many to what few cost.
+fn compare(lab: &Lab, rows: &[Row]) -> Result<()> {
+    let cost = |sessions| {
+        let row = rows.iter().find(|row| row.sessions == sessions);
+        row.map(|row| row.cost).context("it was measured")
+    };
+    let (Some(base), Some(last)) = (rows.first(), rows.last()) else {
+        anyhow::bail!("there are rows");
+    };
+    let (dearer, grown) = (cost(100)? / cost(1)?, last.cost / cost(10)?);
+    lab.note(&format!(
+        "{} workers: a packet of 100 sessions costs {dearer:.2} of one of a single session; one of {} sessions {grown:.2} of one of ten",
+        last.workers, last.sessions
+    ));
+    ensure!(dearer <= DEARER, "100 sessions make packets {dearer:.2} times dearer");
+    ensure!(
+        grown <= GROWN,
+        "{} sessions make packets {grown:.2} times dearer",
+        last.sessions
+    );
+    // Only of many: what all share, such as buffers for reading, would be the most of it for a few.
+    let each = each_kib(base, last).context("there are more than one")?;
+    ensure!(each <= EACH_KIB, "{each:.0} KiB for each session");
     Ok(())
 }
 
@@ -134,12 +140,14 @@ fn rows(lab: &Lab, workers: i64, counts: &[usize], length: Duration) -> Result<V
     }
     let mark = gateway.mark();
     gateway.signal(Signal::TERM)?;
-    let of = |name| field(&gateway, mark, &["gateway stopped"], name);
-    lab.note(&format!(
-        "{workers} workers handed {} datagrams and {} packets to each other",
-        of("handed_datagrams")?,
-        of("handed_packets")?
-    ));
+    if workers > 1 {
+        let of = |name| field(&gateway, mark, &["gateway stopped"], name);
+        lab.note(&format!(
+            "{workers} workers handed {} datagrams and {} packets to each other",
+            of("handed_datagrams")?,
+            of("handed_packets")?
+        ));
+    }
     ensure!(gateway.wait_exit(PATIENCE)?.success(), "the gateway failed");
     Ok(rows)
 }

@@ -33,9 +33,6 @@ use crate::{Identity, Lab, Settings, Site};
 /// Between two turns of the sender; the timer of its runtime knows no shorter time.
 const TURN: Duration = Duration::from_millis(1);
 
-/// Turns that are made up for at once, when the sender had no processor. What was due before is never sent.
-const MADE_UP: u32 = 4;
-
 /// How long the last answers may take.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -204,7 +201,8 @@ impl<'a> Flock<'a> {
 
 /// Sends what is due in each turn, one packet of each member after the other, and waits for the last answers.
 async fn spread(members: &[Rc<One>], to: SocketAddrV4, thin: &Thin) -> Result<()> {
-    let most = u64::from(thin.rate) * u64::from(MADE_UP) / 1000;
+    // What the sender was too late for is never sent: bursts would change what a packet costs.
+    let most = (f64::from(thin.rate) * TURN.as_secs_f64()).ceil() as u64;
     let (began, end) = (Instant::now(), Instant::now() + thin.length);
     let (mut turn, mut next, mut passed) = (began, 0, 0);
     while turn < end {
