@@ -3,6 +3,8 @@
 //! What changes the host is a task of its own that holds [`Kernel::on_host`]: whoever loses interest does not leave a change
 //! half made, and the release that follows waits for its end.
 
+mod survey;
+
 use std::future::Future;
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ use tracing::{info, warn};
 use crate::ClientError;
 use crate::device::{Device, MemoryDevice};
 use crate::proof::Proof;
+
+pub(crate) use survey::Survey;
 
 /// Routes of other tunnels that are named in the log.
 const SHOWN_OVERLAPS: usize = 5;
@@ -68,6 +72,15 @@ struct OnHost {
 struct Applied {
     tun_index: u32,
     plan: NetworkPlan,
+}
+
+/// What a plan may be put on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Onto {
+    /// Whatever is there, if anything.
+    Anything,
+    /// Another plan, or it is not put there at all.
+    Plan,
 }
 
 /// A change of the host that failed.
@@ -282,7 +295,7 @@ impl Installer {
             // Ends with an error when the other end is dropped, which is what is waited for.
             let _ = closing.changed().await;
         }
-        let installed = tokio::spawn(async move { kernel.install(plan).await }).await;
+        let installed = tokio::spawn(async move { kernel.install(plan, Onto::Anything).await }).await;
         installed.unwrap_or_else(|_| {
             let broken = ClientError::Local("the host's set-up failed".to_owned());
             Err(InstallError::Damaged(broken))
@@ -291,9 +304,12 @@ impl Installer {
 }
 
 impl Kernel {
-    async fn install(&self, plan: NetworkPlan) -> Result<(), InstallError> {
+    async fn install(&self, plan: NetworkPlan, onto: Onto) -> Result<(), InstallError> {
         let slot = self.lock.slot();
         let mut on_host = self.on_host.lock().await;
+        if onto == Onto::Plan && on_host.applied.is_none() {
+            return Ok(());
+        }
         on_host.touched = true;
         if let Some(applied) = &mut on_host.applied {
             if applied.plan != plan {

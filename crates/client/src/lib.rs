@@ -17,6 +17,7 @@ mod api_stories;
 mod attempt;
 mod books;
 mod caller;
+mod changes;
 #[cfg(test)]
 mod chore_stories;
 mod chores;
@@ -33,6 +34,7 @@ mod host;
 mod listener;
 mod login;
 mod look;
+mod nat64;
 mod news;
 mod offline;
 mod opening;
@@ -63,6 +65,7 @@ mod testing;
 mod to_host;
 mod trust;
 mod verify;
+mod waits;
 mod wakes;
 
 use std::path::PathBuf;
@@ -241,6 +244,7 @@ impl Client {
         shell.store = store;
         shell.api = api;
         shell.power = power;
+        shell.around = changes::Surroundings::new(shell.host.watch());
         if let Some((record, ticket)) = resumed
             && let Some(undo) = record.undo.clone()
         {

@@ -41,6 +41,7 @@ use crate::ClientError;
 use crate::account::Account;
 use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
+use crate::changes::{self, Surroundings};
 use crate::chores::AGAIN;
 use crate::clock;
 use crate::daemon;
@@ -58,6 +59,7 @@ use crate::quiet::{Quiet, Repeats};
 use crate::report::{self, SessionLog};
 use crate::setup::Setup;
 use crate::store::{RestartTicket, Store};
+use crate::waits::{opening, optional, pumping, running};
 use crate::wakes::Absence;
 
 /// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
@@ -140,6 +142,7 @@ enum Event {
     Pump(PumpEvent),
     Released(Released),
     Attempted(Attempt),
+    Around(changes::Step),
     Power(PowerWord),
     LookAtJobs,
     WayBack,
@@ -234,6 +237,8 @@ pub(crate) struct Shell {
     pub(crate) abandoned: bool,
     /// Whoever asked for a stop, in the order in which the machine acknowledges.
     pub(crate) stoppers: VecDeque<Asker<Stopped>>,
+    /// The network around.
+    pub(crate) around: Surroundings,
     /// What the host says of its sleep.
     pub(crate) power: Power,
     /// Whoever announced a sleep and waits for the word that it may begin.
@@ -313,6 +318,7 @@ impl Shell {
             wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
+            around: Surroundings::default(),
             power: Power::new(PowerSource::none()),
             sleepers: Vec::new(),
             last_stop: None,
@@ -339,6 +345,8 @@ impl Shell {
         self.known.clone_from(&ticket.known);
         self.account = Some(Account { record, end: None });
         self.restored = true;
+        // The process before may have died in the middle of a change.
+        self.around.look_over();
     }
 
     /// Runs until the process is to end. Returns whether device and session are left to another one.
@@ -431,6 +439,7 @@ impl Shell {
             ),
             word = self.power.next(mode) => Event::Power(word),
             event = pumping(&mut self.pump) => Event::Pump(event),
+            step = self.around.next() => Event::Around(step),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = looked(&mut self.offline, self.known.first().copied(), self.host.mark()) => Event::WayBack,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
@@ -467,6 +476,7 @@ impl Shell {
             }
             Event::Released(released) => self.released(released),
             Event::Attempted(attempt) => self.attempted(attempt),
+            Event::Around(step) => self.surroundings(step),
             Event::Power(word) => self.feed(Input::Power(word)),
             Event::LookAtJobs => {
                 self.look_at = None;
@@ -659,38 +669,4 @@ pub(crate) fn told(result: io::Result<()>) {
 
 fn unexplained(reason: FailReason) -> ClientError {
     ClientError::Local(format!("the tunnel failed: {reason}"))
-}
-
-async fn optional<T>(future: &mut Option<Boxed<T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn running(attempt: &mut Option<Running>) -> (Running, Result<Box<Opened>, Failure>) {
-    if let Some(running) = attempt {
-        let result = (&mut running.result).await;
-        if let Some(running) = attempt.take() {
-            return (running, result);
-        }
-    }
-    std::future::pending().await
-}
-
-async fn opening(opening: &mut Option<Opening>) -> (Opening, Result<Box<Prepared>, InstallError>) {
-    if let Some(running) = opening {
-        let result = (&mut running.work).await;
-        if let Some(opening) = opening.take() {
-            return (opening, result);
-        }
-    }
-    std::future::pending().await
-}
-
-async fn pumping(pump: &mut Option<(Generation, Pump)>) -> PumpEvent {
-    match pump {
-        Some((_, pump)) => pump.next().await,
-        None => std::future::pending().await,
-    }
 }
