@@ -368,16 +368,18 @@ fn a_gateway_that_has_moved_is_found_by_its_name(lab: &Lab) -> Result<()> {
     let new = std::net::Ipv4Addr::new(a, b, c, 77);
     let mark = client.mark();
     names.point_to(new);
-    let router = std::net::Ipv4Addr::new(a, b, c, 254);
     lab.site().gateway.address("wan", format!("{new}/24").parse()?)?;
     let at = Instant::now();
-    let mut command = lab.command(&lab.site().gateway, "sh")?;
-    let script = format!(
-        "sysctl -qw net.ipv4.conf.all.promote_secondaries=1; ip address delete {}/24 dev wan; ip route replace default via {router}",
-        plan.gateway_v4()
-    );
-    let status = command.args(["-c", &script]).status().context("move the gateway")?;
-    ensure!(status.success(), "the gateway cannot move: {status}");
+    let old = format!("{}/24", plan.gateway_v4());
+    // Or the kernel would take the new address away with the old one, and the routes with both.
+    let promoted = lab
+        .site()
+        .gateway
+        .run(|| fs::write("/proc/sys/net/ipv4/conf/all/promote_secondaries", "1"))?;
+    promoted.context("cannot have the new address stay")?;
+    let mut command = lab.command(&lab.site().gateway, "ip")?;
+    let status = command.args(["address", "delete", &old, "dev", "wan"]).status();
+    ensure!(status.context("run ip")?.success(), "the gateway cannot leave");
     client.wait_for_line(mark, &["path.back", &new.to_string()], PATIENCE + FOUND)?;
     let found = at.elapsed();
     pulse.wait_answered(5)?;
