@@ -5,8 +5,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use channel::{Exchange, ExchangeError, Limits, Response};
@@ -23,8 +25,12 @@ use crate::ClientError;
 use crate::dial::{dial, resolve};
 use crate::gate::Gate;
 use crate::gateway_names;
+use crate::nat64::through_translator;
 use crate::setup::Setup;
 use crate::trust::When;
+
+/// A known address that takes longer to answer may not be the gateway's any more: a round trip around the world takes a third of it.
+const LOOK_UP_AFTER: Duration = Duration::from_secs(1);
 
 type Conversation = Exchange<TlsStream<TcpStream>>;
 
@@ -93,7 +99,8 @@ impl Caller {
         self.gate.admit(gateways).await
     }
 
-    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ClientError> {
+    /// Connects to one of `addresses`, which a lockdown lets through from now on.
+    async fn dial_to(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, ClientError> {
         self.admit(addresses, Transport::Tcp).await?;
         dial(addresses, &self.options(), deadline).await
     }
@@ -201,17 +208,20 @@ impl Caller {
 
     /// A known address may have become somebody else's, who accepts TCP but is not the gateway: then the name is asked for.
     async fn connect(&mut self) -> Result<Live, ClientError> {
-        let Some(socket) = self.dial_known().await else {
-            let socket = self.dial_resolved(None).await?;
-            return self.shake_hands(socket).await;
-        };
+        let (socket, known) = self.dial().await?;
         let peer = peer_of(&socket);
         let problem = match self.shake_hands(socket).await {
             Ok(live) => return Ok(live),
             Err(problem) => problem,
         };
-        match self.dial_resolved(peer.ok()).await {
-            Ok(socket) => self.shake_hands(socket).await,
+        if !known {
+            return Err(problem);
+        }
+        match self.look_up_and_dial(peer.ok().as_slice()).await {
+            Ok(found) => {
+                let socket = self.reached_new(found);
+                self.shake_hands(socket).await
+            }
             // What is known is told; that there is nothing else says less.
             Err(_) => Err(problem),
         }
@@ -241,23 +251,58 @@ impl Caller {
         })
     }
 
-    /// Known addresses come first: after a loss the name servers may be reachable through the tunnel only.
-    async fn dial_known(&mut self) -> Option<TcpStream> {
+    /// Known addresses come first: after a loss the name servers may be reachable through the tunnel only. If none of them answers soon, or
+    /// all fail, the name is asked for, and what is new joins the race: the gateway may have moved. Whether it was a known one.
+    async fn dial(&mut self) -> Result<(TcpStream, bool), ClientError> {
         if self.known.is_empty() {
-            return None;
+            let found = self.look_up_and_dial(&[]).await.map_err(|error| self.in_all(error))?;
+            return Ok((self.reached_new(found), false));
         }
-        let half = Instant::now() + self.setup.config.gateway.dial_timeout / 2;
-        match self.dial(&self.known, half).await {
-            Ok(stream) => Some(self.reached(stream)),
-            Err(error) => {
-                self.tried |= !matches!(error, ClientError::Dial(error) if error.is_offline());
-                None
-            }
+        let (raced, tried) = self.race().await;
+        self.tried |= tried;
+        match raced {
+            Ok(Raced::Known(stream)) => Ok((self.reached(stream), true)),
+            Ok(Raced::New(found)) => Ok((self.reached_new(found), false)),
+            Err(error) => Err(self.in_all(error)),
         }
     }
 
-    /// Asks for the addresses of the gateway, and connects to one of them that is not `tried`.
-    async fn dial_resolved(&mut self, tried: Option<IpAddr>) -> Result<TcpStream, ClientError> {
+    /// Known addresses against what is looked up. Also says whether anything left this host.
+    async fn race(&self) -> (Result<Raced, ClientError>, bool) {
+        let deadline = Instant::now() + self.setup.config.gateway.dial_timeout;
+        let skip: Vec<IpAddr> = self.known.iter().map(SocketAddr::ip).collect();
+        let mut known = pin!(self.dial_to(&self.known, deadline));
+        let mut known_failed = match timeout(LOOK_UP_AFTER, &mut known).await {
+            Ok(Ok(stream)) => return (Ok(Raced::Known(stream)), true),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        let mut new = pin!(self.look_up_and_dial(&skip));
+        let mut new_failed = None;
+        while known_failed.is_none() || new_failed.is_none() {
+            tokio::select! {
+                outcome = &mut known, if known_failed.is_none() => match outcome {
+                    Ok(stream) => return (Ok(Raced::Known(stream)), true),
+                    Err(error) => known_failed = Some(error),
+                },
+                outcome = &mut new, if new_failed.is_none() => match outcome {
+                    Ok(found) => return (Ok(Raced::New(found)), true),
+                    Err(error) => new_failed = Some(error),
+                },
+            }
+        }
+        // The addresses that are looked up are tried as well, so that they are the last word; but that there are no others says less.
+        let tried = known_failed.as_ref().is_some_and(left_this_host);
+        let error = match (known_failed, new_failed) {
+            (Some(known), Some(ClientError::Dial(new))) if new.is_empty() => known,
+            (Some(_), Some(error)) | (None, Some(error)) | (Some(error), None) => error,
+            (None, None) => ClientError::Local("nothing was dialled".to_owned()),
+        };
+        (Err(error), tried)
+    }
+
+    /// Asks for the addresses of the gateway, and connects to one of them that is not among `tried`.
+    async fn look_up_and_dial(&self, tried: &[IpAddr]) -> Result<Found, ClientError> {
         let gateway = &self.setup.config.gateway;
         let deadline = Instant::now() + gateway.dial_timeout;
         let (url, marked) = (&gateway.url, (self.mark, deadline));
@@ -267,12 +312,10 @@ impl Caller {
             }
             host => resolve(host, url.port, &gateway.addresses, marked).await,
         };
-        let mut found = found.map_err(|error| self.in_all(error))?;
-        found.retain(|address| Some(address.ip()) != tried);
-        let stream = self.dial(&found, deadline).await;
-        let stream = stream.map_err(|error| self.in_all(error))?;
-        self.known = found;
-        Ok(self.reached(stream))
+        let mut addresses = through_translator(found?, marked).await;
+        addresses.retain(|address| !tried.contains(&address.ip()));
+        let stream = self.dial_to(&addresses, deadline).await?;
+        Ok(Found { stream, addresses })
     }
 
     /// What may be asked under a lockdown.
@@ -307,6 +350,11 @@ impl Caller {
         }
     }
 
+    fn reached_new(&mut self, found: Found) -> TcpStream {
+        self.known = found.addresses;
+        self.reached(found.stream)
+    }
+
     fn reached(&mut self, stream: TcpStream) -> TcpStream {
         self.tried = true;
         self.dialled.fetch_add(1, Ordering::Relaxed);
@@ -336,6 +384,23 @@ impl Caller {
             None => ExchangeError::Io(error).into(),
         }
     }
+}
+
+/// A connection to an address that was looked up, and all that were.
+struct Found {
+    stream: TcpStream,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Who was first.
+enum Raced {
+    Known(TcpStream),
+    New(Found),
+}
+
+/// Whether anything was sent before this failed.
+fn left_this_host(error: &ClientError) -> bool {
+    !matches!(error, ClientError::Dial(error) if error.is_offline())
 }
 
 /// How much of a reply is read.
@@ -438,6 +503,30 @@ mod tests {
         caller.connect().await.map(|_| ()).expect("found again");
         assert_eq!(caller.known(), [current]);
         assert_eq!(dialled.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_remembered_address_that_swallows_everything_loses_to_one_that_is_looked_up() {
+        let pki = Pki::new("vpn.test");
+        let gateway = StubGateway::start(&pki, Behaviour::default()).await;
+        let moved = SocketAddr::from(([127, 0, 0, 2], gateway.port));
+        let current = SocketAddr::from(([127, 0, 0, 1], gateway.port));
+        // Its queue is full, so that the kernel drops every further SYN.
+        let hole = tokio::net::TcpSocket::new_v4().expect("socket");
+        hole.bind(moved).expect("bind");
+        let _hole = hole.listen(1).expect("listen");
+        let mut stuffing = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(moved)).await {
+            stuffing.push(stream.expect("loopback"));
+        }
+        let setup = setup(&pki, gateway.port, "\"127.0.0.1\"");
+        let patience = setup.config.gateway.dial_timeout;
+        let mut caller = Caller::new(setup, None, vec![moved], Arc::default());
+        let begun = Instant::now();
+        caller.connect().await.map(|_| ()).expect("found");
+        let took = begun.elapsed();
+        assert_eq!(caller.known(), [current]);
+        assert!(took >= LOOK_UP_AFTER && took < patience / 2, "{took:?}");
     }
 
     #[tokio::test]

@@ -418,6 +418,7 @@ impl DataPath {
 
     /// Does what the machine wants done.
     fn carry_out(&mut self, now: Now) {
+        let mut gone = false;
         while let Some(output) = self.machine.poll() {
             match output {
                 DataOutput::Open(path) => {
@@ -432,7 +433,10 @@ impl DataPath {
                 DataOutput::Close(path) => self.sockets.retain(|(open, _)| *open != path),
                 DataOutput::Send(path, datagram) => match send_over(&self.sockets, path, &datagram) {
                     Some(SendFault::TooBig) => self.machine.refused(datagram.len(), now),
-                    Some(fault) => debug!(%fault, "a datagram was not sent"),
+                    Some(fault) => {
+                        debug!(%fault, "a datagram was not sent");
+                        gone |= matches!(fault, SendFault::SourceGone(_));
+                    }
                     None => {}
                 },
                 DataOutput::Up {
@@ -457,6 +461,10 @@ impl DataPath {
                 DataOutput::Alive => self.news.push(News::Alive),
                 DataOutput::Silent => self.news.push(News::Silent),
             }
+        }
+        if gone {
+            // Where there is another address, what follows leaves from there.
+            self.look_at_address(now);
         }
     }
 

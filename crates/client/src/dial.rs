@@ -40,6 +40,11 @@ impl DialError {
         self.offline
     }
 
+    /// Whether there was no address to try.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.failures.is_empty()
+    }
+
     /// Something did leave it before.
     pub(crate) fn after_others(self) -> Self {
         Self { offline: false, ..self }

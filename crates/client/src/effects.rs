@@ -125,6 +125,7 @@ impl Shell {
         self.addresses.clear();
         self.lost_at = None;
         self.offline = None;
+        self.around.released();
         let how = if std::mem::take(&mut self.goodbye) {
             Stop::WithGoodbye
         } else {

@@ -3,6 +3,8 @@
 //! What changes the host is a task of its own that holds [`Kernel::on_host`]: whoever loses interest does not leave a change
 //! half made, and the release that follows waits for its end.
 
+mod survey;
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::gate::{Gate, report};
 use crate::names::Names;
 use crate::proof::Proof;
 use crate::status::{DnsStatus, Status};
+
+pub(crate) use survey::Survey;
 
 /// Routes of other tunnels that are named in the log.
 const SHOWN_OVERLAPS: usize = 5;
@@ -75,6 +79,15 @@ struct OnHost {
 struct Applied {
     tun_index: u32,
     plan: NetworkPlan,
+}
+
+/// What a plan may be put on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Onto {
+    /// Whatever is there, if anything.
+    Anything,
+    /// Another plan, or it is not put there at all.
+    Plan,
 }
 
 /// A change of the host that failed.
@@ -339,7 +352,7 @@ impl Installer {
             // Ends with an error when the other end is dropped, which is what is waited for.
             let _ = closing.changed().await;
         }
-        let installed = tokio::spawn(async move { kernel.install(plan).await }).await;
+        let installed = tokio::spawn(async move { kernel.install(plan, Onto::Anything).await }).await;
         installed.unwrap_or_else(|_| {
             let broken = ClientError::Local("the host's set-up failed".to_owned());
             Err(InstallError::Damaged(broken))
@@ -348,9 +361,12 @@ impl Installer {
 }
 
 impl Kernel {
-    async fn install(&self, plan: NetworkPlan) -> Result<(), InstallError> {
+    async fn install(&self, plan: NetworkPlan, onto: Onto) -> Result<(), InstallError> {
         let slot = self.lock.slot();
         let mut on_host = self.on_host.lock().await;
+        if onto == Onto::Plan && on_host.applied.is_none() {
+            return Ok(());
+        }
         on_host.touched = true;
         if let Some(applied) = &mut on_host.applied {
             if applied.plan != plan {

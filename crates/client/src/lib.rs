@@ -18,6 +18,7 @@ mod arming;
 mod attempt;
 mod books;
 mod caller;
+mod changes;
 #[cfg(test)]
 mod chore_stories;
 mod chores;
@@ -40,6 +41,7 @@ mod login;
 mod look;
 mod lookout;
 mod names;
+mod nat64;
 mod news;
 mod offline;
 mod opening;
@@ -256,6 +258,7 @@ impl Client {
         shell.store = store;
         shell.api = api;
         shell.power = power;
+        shell.around = changes::Surroundings::new(shell.host.watch());
         if let Some((record, ticket)) = resumed
             && let Some(undo) = record.undo.clone()
         {

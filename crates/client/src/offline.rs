@@ -25,7 +25,7 @@ impl Offline {
     pub(crate) fn after(class: FailClass) -> Option<Self> {
         match class {
             FailClass::Offline => Some(Self {
-                look_at: Instant::now() + LOOK_EVERY,
+                look_at: Instant::now(),
                 gone: false,
             }),
             FailClass::Network
@@ -34,6 +34,11 @@ impl Offline {
             | FailClass::AuthRefused
             | FailClass::Fatal => None,
         }
+    }
+
+    /// Somebody says that the network has changed.
+    pub(crate) fn look_now(&mut self) {
+        self.look_at = Instant::now();
     }
 
     /// Whether there is a way again.

@@ -56,6 +56,8 @@ impl Opening {
 /// A host that is set up.
 pub(crate) struct Prepared {
     accepted: Accepted,
+    /// The settings that it was accepted under.
+    under: Arc<Setup>,
     account: Account,
 }
 
@@ -77,6 +79,7 @@ impl Shell {
             }
         };
         account.connected(&setup.config, &grant, peer, self.host.interface());
+        self.around.interrupted();
         let current = Arc::clone(&self.setup);
         let books = self.books.clone();
         let networks = self.host.local_networks();
@@ -94,7 +97,11 @@ impl Shell {
                 written.map_err(|trouble| InstallError::Clean(ClientError::Unrecorded(trouble)))?;
             }
             installer.install(accepted.plan.clone()).await?;
-            Ok(Box::new(Prepared { accepted, account }))
+            Ok(Box::new(Prepared {
+                accepted,
+                under: current,
+                account,
+            }))
         };
         self.opening = Some(Opening {
             g,
@@ -121,7 +128,11 @@ impl Shell {
             tls,
             known: _,
         } = *opened;
-        let Prepared { accepted, account } = prepared;
+        let Prepared {
+            accepted,
+            under,
+            account,
+        } = prepared;
         if let Some(device) = self.host.device() {
             self.device = Some(device);
         }
@@ -187,6 +198,7 @@ impl Shell {
         self.failure = None;
         self.counter.status.send_modify(|status| status.problem = None);
         self.absence.answers = link.established.parks();
+        self.around.granted(link.established.grant().clone(), peer, under);
         self.feed(Input::Connected(g));
         self.unparked(if fresh.is_none() { Via::Resume } else { Via::Login });
         let lost_at = self.lost_at.take();
@@ -239,6 +251,7 @@ impl Shell {
         } = opening;
         say_goodbye(&mut opened.link);
         self.ticket = None;
+        self.around.look_over();
         let (error, damaged) = match error {
             InstallError::Clean(error) => (error, false),
             InstallError::Damaged(error) => (error, true),

@@ -223,6 +223,9 @@ struct Worker {
     mode: Mode,
     /// The number of the word that was said last.
     obeyed: u32,
+    /// How many looks and detours were taken notice of.
+    looks: u32,
+    detours: u32,
     /// The shell knows that a packet asks for the tunnel.
     demanded: bool,
 }
@@ -275,6 +278,8 @@ impl Worker {
             turns: 0,
             mode,
             obeyed: 0,
+            looks: 0,
+            detours: 0,
             demanded: false,
         }
     }
@@ -515,13 +520,21 @@ impl Worker {
         if self.mode != Mode::Awake {
             return;
         }
-        match &mut self.link.data {
-            Some(data) if data.is_up() => match change {
-                Change::Moved => {}
-                Change::Back => data.ask_anew(now),
-            },
-            Some(_) | None if self.link.channel.is_some() => self.link.established.ask(now),
-            Some(_) | None => {}
+        match (&mut self.link.data, change) {
+            (Some(data), Change::Moved) if data.is_up() => {}
+            (Some(data), Change::Back) if data.is_up() => data.ask_anew(now),
+            (Some(_) | None, Change::Moved) => {
+                // The connection leaves from an address that leads elsewhere now, or nowhere.
+                self.tell(News::Renew("the address changed"));
+                self.ask_control(now);
+            }
+            (Some(_) | None, Change::Back) => self.ask_control(now),
+        }
+    }
+
+    fn ask_control(&mut self, now: Now) {
+        if self.link.channel.is_some() {
+            self.link.established.ask(now);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ledger::OpenRecord;
 use lifecycle::EndReason;
 use now::{Boot, Now};
-use plan::{NetworkPlan, RouteKind};
+use plan::{NetworkPlan, Overlap, RouteKind};
 use session::Traffic;
 use tracing::{debug, info, warn};
 use wire::offer::{Grant, MarmotSession};
@@ -163,6 +163,20 @@ impl SessionLog {
         self.plan == *plan
     }
 
+    /// Another plan is on the host for it.
+    pub(crate) fn replanned(&mut self, plan: NetworkPlan) {
+        info!(
+            routes = plan.routes.len(),
+            exceptions = plan
+                .routes
+                .iter()
+                .filter(|route| route.kind == RouteKind::Throw)
+                .count(),
+            "the networks of this host have changed, and the routes of the tunnel with them"
+        );
+        self.plan = plan;
+    }
+
     /// How long the session has been there, sleep included.
     pub(crate) fn age(&self, now: Now) -> Duration {
         now.boot.since(self.begun.boot)
@@ -196,9 +210,7 @@ impl SessionLog {
 
 /// What of a grant is worth a word.
 pub(crate) fn accepted(accepted: &Accepted, grant: &Grant) {
-    for overlap in accepted.overlaps.iter().take(SHOWN_OVERLAPS) {
-        warn!("{overlap}");
-    }
+    overlaps(&accepted.overlaps);
     if accepted.ipv6_off {
         warn!(
             mtu = accepted.plan.mtu,
@@ -207,6 +219,13 @@ pub(crate) fn accepted(accepted: &Accepted, grant: &Grant) {
     }
     if let Some(banner) = &grant.banner {
         info!(banner = escape(banner), "the gateway says");
+    }
+}
+
+/// Routes that were left out, the first of them.
+pub(crate) fn overlaps(overlaps: &[Overlap]) {
+    for overlap in overlaps.iter().take(SHOWN_OVERLAPS) {
+        warn!("{overlap}");
     }
 }
 

@@ -41,6 +41,7 @@ use crate::account::Account;
 use crate::arming::{Arming, Unarmed};
 use crate::attempt::{Failure, Link, Opened};
 use crate::books::Books;
+use crate::changes::{self, Surroundings};
 use crate::chores::AGAIN;
 use crate::clock;
 use crate::daemon;
@@ -144,6 +145,7 @@ enum Event {
     Pump(PumpEvent),
     Released(Released),
     Attempted(Attempt),
+    Around(changes::Step),
     Power(PowerWord),
     LookAtJobs,
     WayBack,
@@ -250,6 +252,8 @@ pub(crate) struct Shell {
     pub(crate) abandoned: bool,
     /// Whoever asked for a stop, in the order in which the machine acknowledges.
     pub(crate) stoppers: VecDeque<Asker<Stopped>>,
+    /// The network around.
+    pub(crate) around: Surroundings,
     /// What the host says of its sleep.
     pub(crate) power: Power,
     /// Whoever announced a sleep and waits for the word that it may begin.
@@ -337,6 +341,7 @@ impl Shell {
             wanted,
             abandoned: false,
             stoppers: VecDeque::new(),
+            around: Surroundings::default(),
             power: Power::new(PowerSource::none()),
             sleepers: Vec::new(),
             last_stop: None,
@@ -363,6 +368,8 @@ impl Shell {
         self.known.clone_from(&ticket.known);
         self.account = Some(Account { record, end: None });
         self.restored = true;
+        // The process before may have died in the middle of a change.
+        self.around.look_over();
     }
 
     /// Runs until the process is to end. Returns whether device and session are left to another one.
@@ -460,6 +467,7 @@ impl Shell {
             result = arming(&mut self.arming) => Event::Armed(result),
             sight = watching(&mut self.lookout) => Event::Sight(sight),
             verdict = ruled(&mut self.rules) => Event::Rule(verdict),
+            step = self.around.next() => Event::Around(step),
             () = sleep_until(look_at.unwrap_or(at)), if look_at.is_some() => Event::LookAtJobs,
             () = looked(&mut self.offline, self.known.first().copied(), self.host.mark()) => Event::WayBack,
             () = sleep_until(at), if wait.is_some() => Event::Deadline,
@@ -499,6 +507,7 @@ impl Shell {
             }
             Event::Released(released) => self.released(released),
             Event::Attempted(attempt) => self.attempted(attempt),
+            Event::Around(step) => self.surroundings(step),
             Event::Power(word) => self.feed(Input::Power(word)),
             Event::LookAtJobs => {
                 self.look_at = None;

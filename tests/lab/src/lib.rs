@@ -70,6 +70,8 @@ mod steady;
 mod systemd;
 mod topology;
 mod transfer;
+mod translator;
+mod uplink;
 mod wait;
 mod wireguard;
 
@@ -119,5 +121,7 @@ pub use steady::{Steady, Tally};
 pub use systemd::Systemd;
 pub use topology::{GATEWAY_NAME, Lab, SITE_A, SITE_B, Site, SitePlan};
 pub use transfer::{Flow, Rates, Server, transfer};
+pub use translator::{Translator, synthesized};
+pub use uplink::{UPLINK, Uplink, Uplinks};
 pub use wait::{PATIENCE, eventually, until};
 pub use wireguard::{WIREGUARD_INTERFACE, WgQuick};

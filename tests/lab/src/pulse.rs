@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub struct Pulse {
     over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    heard: Arc<Mutex<Vec<Instant>>>,
     thread: Option<JoinHandle<Result<Tally>>>,
 }
+
+/// Answers whose times are kept: a hundred seconds of them. Those that come later are counted alone.
+const KEPT: usize = 10_000;
 
 impl Pulse {
     /// Starts it from a host to an address that answers.
@@ -48,13 +52,22 @@ impl Pulse {
         let (from, to) = (from.try_clone().context("cannot hold a namespace")?, to.into());
         let over = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
-        let (bell, count) = (Arc::clone(&over), Arc::clone(&answered));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (bell, count, times) = (Arc::clone(&over), Arc::clone(&answered), Arc::clone(&heard));
+        let told = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+            if times.len() < KEPT {
+                times.push(Instant::now());
+            }
+        };
         let thread = thread::Builder::new()
             .name("pulse".into())
-            .spawn(move || beat(interval, &from, to, &bell, &count));
+            .spawn(move || beat(interval, &from, to, &bell, &told));
         Ok(Self {
             over,
             answered,
+            heard,
             thread: Some(thread.context("cannot start a thread")?),
         })
     }
@@ -62,6 +75,16 @@ impl Pulse {
     /// How many requests have been answered so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// The longest time without an answer since `since`: none counts from before.
+    pub fn outage_since(&self, since: Instant) -> Duration {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = heard.iter().copied().filter(|at| *at > since).chain([Instant::now()]);
+        let (_, longest) = later.fold((since, Duration::ZERO), |(before, longest), at| {
+            (at, longest.max(at - before))
+        });
+        longest
     }
 
     /// Waits until this many more requests have been answered.
@@ -90,7 +113,7 @@ impl Drop for Pulse {
     }
 }
 
-fn beat(interval: Duration, from: &Namespace, to: IpAddr, over: &AtomicBool, answered: &AtomicU64) -> Result<Tally> {
+fn beat(interval: Duration, from: &Namespace, to: IpAddr, over: &AtomicBool, told: &dyn Fn()) -> Result<Tally> {
     let mut series = Ping::new(from, to).series()?;
     let mut tally = Tally::default();
     let mut open: BTreeMap<u16, Instant> = BTreeMap::new();
@@ -114,7 +137,7 @@ fn beat(interval: Duration, from: &Namespace, to: IpAddr, over: &AtomicBool, ans
             }
         };
         if let Some(sent) = series.answer(wait)?.and_then(|number| open.remove(&number)) {
-            answered.fetch_add(1, Ordering::Relaxed);
+            told();
             tally.longest = tally.longest.max(sent.elapsed());
             let now = Instant::now();
             if let Some(before) = heard.replace(now) {

@@ -394,7 +394,7 @@ fn with_lan(gateway: Namespace, plan: SitePlan) -> Result<Site> {
 /// A cable between the internet and a host. It carries single packets, as real ones do, and the host puts together what arrives in one go, as one with a real
 /// device does. By itself a pair of veth devices hands over super-packets whole: a rule of nftables that drops long packets, or a share
 /// of them, would drop all of one. It puts together nothing that comes from a device with segmentation of its own.
-fn wire(
+pub(crate) fn wire(
     internet: &Namespace,
     port: &str,
     port_nets: &[IpNet],
@@ -440,6 +440,6 @@ fn cable(a: &Namespace, a_name: &str, a_nets: &[IpNet], b: &Namespace, b_name: &
     Ok(())
 }
 
-fn net(address: impl Into<IpAddr>, prefix: u8) -> IpNet {
+pub(crate) fn net(address: impl Into<IpAddr>, prefix: u8) -> IpNet {
     IpNet::new_assert(address.into(), prefix)
 }

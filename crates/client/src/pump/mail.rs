@@ -124,6 +124,10 @@ pub(super) struct Wanted {
     /// The last word that still counts, and its number.
     pub(super) word: Option<(Word, u32)>,
     number: u32,
+    /// How often the network around has changed.
+    pub(super) looks: u32,
+    /// How often the way to the gateway has, by what this host cannot see in its own address.
+    pub(super) detours: u32,
 }
 
 /// What is to be said to the gateway.
@@ -141,6 +145,8 @@ impl Wanted {
             mode,
             word: None,
             number: 0,
+            looks: 0,
+            detours: 0,
         }
     }
 
@@ -160,6 +166,8 @@ impl Wanted {
                 };
                 self.word = self.word.filter(|(word, _)| *word != over);
             }
+            Command::Look => self.looks = self.looks.wrapping_add(1),
+            Command::Detour => self.detours = self.detours.wrapping_add(1),
         }
     }
 
@@ -235,6 +243,16 @@ mod tests {
         let room = std::pin::pin!(outbox.room());
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         room.poll(&mut context).is_pending()
+    }
+
+    #[test]
+    fn a_look_takes_no_words_place() {
+        let mut wanted = Wanted::new(Mode::Awake);
+        for command in [Command::Look, Command::Park, Command::Look, Command::Detour] {
+            wanted.take(command);
+        }
+        assert_eq!((wanted.looks, wanted.detours), (2, 1));
+        assert_eq!(wanted.word.map(|(word, _)| word), Some(Word::Park));
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub(crate) enum Command {
     Mode(Mode),
     /// Somebody is there: ask for proof of life.
     Woke,
+    /// The host's network has changed: look at the way to the gateway.
+    Look,
+    /// Packets to the gateway leave another way, from the same address.
+    Detour,
 }
 
 impl Worker {
@@ -50,6 +54,20 @@ impl Worker {
         }
         if let Some((Word::Woke, _)) = word {
             self.wake(now);
+        }
+        if std::mem::replace(&mut self.looks, wanted.looks) != wanted.looks {
+            self.look_at_route(now);
+        }
+        if std::mem::replace(&mut self.detours, wanted.detours) != wanted.detours && self.mode == Mode::Awake {
+            self.ask_from_here(now);
+        }
+    }
+
+    /// The gateway sees this host elsewhere, perhaps: it learns where from the next record, which is sent now.
+    fn ask_from_here(&mut self, now: Now) {
+        match &mut self.link.data {
+            Some(data) if data.is_up() => data.doubt(now),
+            Some(_) | None => self.ask_control(now),
         }
     }
 
