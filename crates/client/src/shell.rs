@@ -64,8 +64,11 @@ use crate::wakes::Absence;
 /// Attempts at jobs that nobody has told yet. A job takes longer than it takes to tell of it.
 const MAX_TOLD: usize = 64;
 
-/// The kernel needs about 20 ms to remove a device, and as long for a table of the packet filter, which the end of the process does not remove.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// The kernel needs about 20 ms to remove a device; the end of the process would do it as well.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// It needs as long for a table of the packet filter, which the end of the process does not remove. A busy machine takes its time to run nft.
+const LAST_TABLES: Duration = Duration::from_millis(500);
 
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -654,6 +657,7 @@ impl Shell {
             }
         };
         let _ = tokio::time::timeout(LAST_WORDS, wait).await;
+        let _ = tokio::time::timeout(LAST_TABLES, self.host.settled()).await;
     }
 }
 
