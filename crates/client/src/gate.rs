@@ -162,7 +162,10 @@ impl Gate {
             return Ok(());
         }
         if openings.gateways.len() + new.len() > MAX_OPENINGS {
-            // What lives is dialled again, and admitted again, when it is needed.
+            // What is only dialled is admitted again when it is dialled again; a data channel that lives is not dialled.
+            openings.gateways.retain(|(_, transport)| *transport == Transport::Udp);
+        }
+        if openings.gateways.len() + new.len() > MAX_OPENINGS {
             openings.gateways.clear();
         }
         openings.gateways.extend(new);
@@ -224,6 +227,13 @@ impl Gate {
             info!("lockdown lifted");
         }
         Some(cleared)
+    }
+
+    /// Ends when nobody is at it any more.
+    pub(crate) async fn settled(&self) {
+        if let Some(inner) = &self.0 {
+            drop(inner.held.lock().await);
+        }
     }
 
     /// Whether a stop takes it away.

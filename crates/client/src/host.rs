@@ -318,6 +318,16 @@ impl Host {
         }
     }
 
+    /// Ends when nothing is on its way off this host any more.
+    pub(crate) async fn settled(&mut self) {
+        let Self::Real(real) = self else { return };
+        if let Some(closing) = &mut real.closing {
+            // Ends with an error when the other end is dropped, which is what is waited for.
+            let _ = closing.changed().await;
+        }
+        real.kernel.gate.settled().await;
+    }
+
     fn kernel(&self) -> Option<Arc<Kernel>> {
         match self {
             Self::Real(real) => Some(Arc::clone(&real.kernel)),
@@ -370,16 +380,15 @@ impl Kernel {
         on_host.touched = true;
         if let Some(applied) = &mut on_host.applied {
             if applied.plan != plan {
-                let damaged = |error: PlatformError| InstallError::Damaged(error.into());
                 if applied.plan.addresses != plan.addresses {
-                    self.guard(&plan).await.map_err(damaged)?;
+                    self.guard(&plan).await;
                 }
                 self.gate.follow(&plan).await.map_err(InstallError::Damaged)?;
                 let replaced = self
                     .network
                     .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
                     .await;
-                replaced.map_err(damaged)?;
+                replaced.map_err(|error| InstallError::Damaged(error.into()))?;
                 applied.plan = plan;
             }
             // Also those that the process before had told the resolver of.
@@ -388,7 +397,7 @@ impl Kernel {
         }
         let clean = |error: PlatformError| InstallError::Clean(error.into());
         // Before there is anything to be guarded.
-        self.guard(&plan).await.map_err(clean)?;
+        self.guard(&plan).await;
         self.gate.follow(&plan).await.map_err(InstallError::Clean)?;
         let applied = async {
             let tun = Tun::create(&TunOptions {
@@ -466,18 +475,16 @@ impl Kernel {
         }
     }
 
-    /// Keeps strangers from the addresses of the tunnel; only a host that has no packet filter goes without.
-    async fn guard(&self, plan: &NetworkPlan) -> Result<(), PlatformError> {
-        let table = self.guard_table();
+    /// Keeps strangers from the addresses of the tunnel. A host without a packet filter has a tunnel all the same.
+    async fn guard(&self, plan: &NetworkPlan) {
+        let script = plan::guard(&self.guard_table().to_string(), &self.interface, plan);
         match Nft::find() {
             Ok(nft) => {
-                let script = plan::guard(&table.to_string(), &self.interface, plan);
-                nft.load(&script, "guard the addresses of the tunnel").await
+                if let Err(error) = nft.load(&script, "guard the addresses of the tunnel").await {
+                    warn!("the addresses of the tunnel answer on every interface: {error}");
+                }
             }
-            Err(why) => {
-                info!("the addresses of the tunnel answer on every interface: {why}");
-                Ok(())
-            }
+            Err(why) => info!("the addresses of the tunnel answer on every interface: {why}"),
         }
     }
 

@@ -9,8 +9,11 @@ use crate::proof::Input;
 use crate::shell::{Done, Leaving, Released, Shell};
 use crate::store::Store;
 
-/// The kernel needs about 20 ms to remove a device, and as long for a table of the packet filter, which the end of the process does not remove.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// The kernel needs about 20 ms to remove a device; the end of the process would do it as well.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// It needs as long for a table of the packet filter, which the end of the process does not remove. A busy machine takes its time to run nft.
+const LAST_TABLES: Duration = Duration::from_millis(500);
 
 impl Shell {
     pub(crate) fn released(&mut self, released: Released) {
@@ -77,5 +80,6 @@ impl Shell {
             }
         };
         let _ = tokio::time::timeout(LAST_WORDS, wait).await;
+        let _ = tokio::time::timeout(LAST_TABLES, self.host.settled()).await;
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Lab, Mark, PATIENCE, Process, Settings, Signal, client_settings, eventually, gateway_settings, is_long, marmot,
+    Lab, Mark, PATIENCE, Process, Settings, Signal, client_settings, eventually, gateway_settings, marmot,
     start_gateway,
 };
 
@@ -13,7 +13,7 @@ use lab::{
 const MOST: usize = 400;
 
 fn main() -> ExitCode {
-    lab::run_scaled(
+    lab::run(
         &["ip", "nft", "strace"],
         lab::tests![a_kill_at_any_message_of_a_start_or_a_stop_is_cleaned_up],
     )
@@ -26,10 +26,8 @@ fn a_kill_at_any_message_of_a_start_or_a_stop_is_cleaned_up(lab: &Lab) -> Result
         .with("dtls.enabled", false)
         .with("lockdown.mode", "while_up");
     let before = lab.client().snapshot()?;
-    // Every one of them takes half a minute longer.
-    let step = if is_long() { 1 } else { 4 };
     let (mut kills, mut dirty) = (0, 0);
-    for nth in (1..MOST).step_by(step) {
+    for nth in 1..MOST {
         let name = format!("victim-{nth}");
         let file = settings.write(&lab.folder().join(format!("{name}.toml")))?;
         let ours = marmot(lab, lab.client(), &["client", "-c"])?;

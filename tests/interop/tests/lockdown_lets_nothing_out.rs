@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let scaled = lab::tests![no_clear_packet_leaves_through_any_transition];
     let once = lab::tests![
         a_stop_opens_the_host_at_once,
+        a_reload_counts_for_the_lockdown_at_once,
         a_tunnel_that_ends_by_itself_leaves_the_lockdown,
         always_stays_until_it_is_unlocked,
         without_nft_nothing_starts_that_claims_protection,
@@ -183,6 +184,26 @@ fn a_stop_opens_the_host_at_once(lab: &Lab) -> Result<()> {
         let changes = before.changes(&lab.client().snapshot()?);
         ensure!(changes.is_empty(), "{mode}: this is different now: {changes:#?}");
     }
+    Ok(())
+}
+
+fn a_reload_counts_for_the_lockdown_at_once(lab: &Lab) -> Result<()> {
+    let _gateway = start_gateway(lab, lab.site(), "gateway", &full(lab)?)?;
+    let settings = settings(lab)?;
+    let client = start_client(lab, lab.client(), "client", &settings)?;
+    for mode in ["while_up", "always", "off"] {
+        let changed = settings.clone().with("lockdown.mode", mode);
+        changed.write(&lab.folder().join("client.toml"))?;
+        client.signal(Signal::HUP)?;
+        let wanted = if mode == "off" { "off" } else { "on" };
+        until("the lockdown of the new configuration", PATIENCE, || {
+            Ok(status(lab, lab.client(), "client")?["lockdown"] == wanted)
+        })?;
+        let tables = lab.command(lab.client(), "nft")?.args(["list", "tables"]).output()?;
+        let there = String::from_utf8_lossy(&tables.stdout).contains("marmot_lockdown_");
+        ensure!(there == (mode != "off"), "{mode}: {tables:?}");
+    }
+    client.stop(Signal::TERM, PATIENCE)?;
     Ok(())
 }
 

@@ -102,7 +102,12 @@ fn a_tunnel_and_a_gateway_are_installed_and_removed_one_by_one(lab: &Lab) -> Res
     for name in ["home", "work"] {
         let text =
             format!("[gateway]\nurl = \"https://gw.test\"\n[tunnel]\nname = \"{name}\"\n[login]\nuser = \"alice\"\n");
-        fs::write(config.join(format!("{name}.toml")), text)?;
+        // One of them is locked down for good, which takes a unit of its own.
+        let mode = if name == "home" { "always" } else { "off" };
+        fs::write(
+            config.join(format!("{name}.toml")),
+            format!("{text}[lockdown]\nmode = \"{mode}\"\n"),
+        )?;
     }
     fs::write(config.join("gateway.toml"), GATEWAY)?;
     let before = files(&root)?;
@@ -125,11 +130,14 @@ fn a_tunnel_and_a_gateway_are_installed_and_removed_one_by_one(lab: &Lab) -> Res
         "marmot-client@home.service",
         "marmot-housekeeping@home.path",
         "marmot-housekeeping@home.timer",
+        "marmot-lockdown@home.service",
     ] {
         let state = systemctl(&["is-enabled", unit])?;
         ensure!(state.stdout.starts_with(b"enabled"), "{unit}: {state:?}");
     }
     install(&["client", "/etc/marmot/work.toml", "--enable"])?;
+    let state = systemctl(&["is-enabled", "marmot-lockdown@work.service"])?;
+    ensure!(!state.stdout.starts_with(b"enabled"), "nobody asked for it: {state:?}");
     install(&["gateway", "--enable"])?;
 
     // The units stay as long as one tunnel needs them, and what both roles need as long as one is there.

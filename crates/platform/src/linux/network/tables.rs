@@ -32,10 +32,10 @@ pub(super) async fn clear_firewall(slot: Slot, clearing: &mut Clearing) {
     let left: Vec<_> = listed.into_iter().filter(left).collect();
     let removed = nft.remove(&left).await;
     for table in left {
-        let removed = removed
-            .as_ref()
-            .map(|()| ())
-            .map_err(|error| io::Error::other(error.to_string()));
+        let removed = match &removed {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        };
         clearing.note(format!("firewall table {table}"), removed);
     }
 }
