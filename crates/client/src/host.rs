@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use config::client::ClientConfig;
 use ipnet::IpNet;
-use plan::{NetworkPlan, Undo};
+use plan::{Flows, NetworkPlan, Undo};
 use platform::PlatformError;
 use platform::capabilities::has_net_admin;
 use platform::network::{Network, Restored, strict_reverse_path};
@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::ClientError;
 use crate::device::{Device, MemoryDevice};
+use crate::flows::{self, Steered, Told};
 use crate::proof::Proof;
 
 /// Routes of other tunnels that are named in the log.
@@ -51,6 +52,8 @@ struct Kernel {
     lock: SlotLock,
     network: Network,
     interface: String,
+    /// The tunnel's name.
+    tunnel: String,
     /// Make the device with offloads.
     offload: bool,
     on_host: Mutex<OnHost>,
@@ -59,6 +62,8 @@ struct Kernel {
 #[derive(Default)]
 struct OnHost {
     applied: Option<Applied>,
+    /// Flow rules in the kernel.
+    steered: Option<Steered>,
     /// A device that nobody has fetched yet.
     tun: Option<Tun>,
     /// Something was tried that may have left anything of the slot behind.
@@ -95,6 +100,7 @@ impl Host {
                 lock,
                 network,
                 interface: config.tunnel.interface.clone(),
+                tunnel: config.tunnel.name.clone(),
                 offload: config.tunnel.offload,
                 on_host: Mutex::default(),
             }),
@@ -105,7 +111,9 @@ impl Host {
     /// Removes what a process that ended without a stop left: what its records say, and whatever else is in our slot.
     pub(crate) async fn clear(&self, records: &[Undo]) -> Vec<Restored> {
         let Self::Real(real) = self else { return Vec::new() };
-        let Kernel { lock, network, .. } = &*real.kernel;
+        let Kernel {
+            lock, network, tunnel, ..
+        } = &*real.kernel;
         let mut cleared = Vec::new();
         for undo in records {
             let Some(slot) = Slot::new(undo.slot) else { continue };
@@ -117,11 +125,11 @@ impl Host {
             };
             match borrowed {
                 Ok(None) if slot != lock.slot() => {}
-                Ok(_borrowed) => cleared.push(network.undo(undo).await),
+                Ok(_borrowed) => cleared.push(swept(slot, tunnel, network.undo(undo).await).await),
                 Err(error) => warn!("what an earlier run left in slot {slot} stays: {error}"),
             }
         }
-        cleared.push(network.sweep(&lock.slot()).await);
+        cleared.push(swept(lock.slot(), tunnel, network.sweep(&lock.slot()).await).await);
         cleared
     }
 
@@ -153,6 +161,7 @@ impl Host {
                 tun_index: tun.index(),
                 plan: undo.plan.clone(),
             }),
+            steered: None,
             tun: Some(tun),
             touched: true,
         };
@@ -215,6 +224,24 @@ impl Host {
                 Self::Memory(_) => None,
             },
         }
+    }
+
+    /// Replaces the flow rules of the tunnel that is there, if one is. The future owns what it needs.
+    pub(crate) fn steer(&self, flows: Option<Flows>) -> impl Future<Output = Result<(), PlatformError>> + Send + use<> {
+        let kernel = self.kernel();
+        async move {
+            match kernel {
+                Some(kernel) => kernel.steer(flows).await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// The flow rules that are in the kernel; nothing while something is being changed there.
+    pub(crate) fn steered(&self) -> Option<Option<Arc<Told>>> {
+        let Self::Real(real) = self else { return Some(None) };
+        let on_host = real.kernel.on_host.try_lock().ok()?;
+        Some(on_host.steered.as_ref().map(Steered::told))
     }
 
     /// The device, if there was none before the last plan was installed.
@@ -295,16 +322,9 @@ impl Kernel {
         let slot = self.lock.slot();
         let mut on_host = self.on_host.lock().await;
         on_host.touched = true;
-        if let Some(applied) = &mut on_host.applied {
-            if applied.plan != plan {
-                let replaced = self
-                    .network
-                    .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
-                    .await;
-                replaced.map_err(|error| InstallError::Damaged(error.into()))?;
-                applied.plan = plan;
-            }
-            return Ok(());
+        if on_host.applied.is_some() {
+            let replaced = self.replace(&mut on_host, plan).await;
+            return replaced.map_err(|error| InstallError::Damaged(error.into()));
         }
         let clean = |error: PlatformError| InstallError::Clean(error.into());
         let tun = Tun::create(&TunOptions {
@@ -313,7 +333,17 @@ impl Kernel {
             offloads: self.offload,
         })
         .map_err(clean)?;
-        self.network.apply(&slot, tun.index(), &plan).await.map_err(clean)?;
+        // Before the rules that look at marks: a flow that is to go past the tunnel never enters it.
+        on_host.steered = Steered::load(slot, &self.interface, &plan, false)
+            .await
+            .map_err(clean)?;
+        if let Err(error) = self.network.apply(&slot, tun.index(), &plan).await {
+            if on_host.steered.take().is_some() {
+                // The first error is the one to report; a later sweep finds what might be left.
+                let _ = flows::unload(slot).await;
+            }
+            return Err(clean(error));
+        }
         self.warn_of_conflicts(&plan).await;
         on_host.applied = Some(Applied {
             tun_index: tun.index(),
@@ -321,6 +351,41 @@ impl Kernel {
         });
         on_host.tun = Some(tun);
         Ok(())
+    }
+
+    async fn replace(&self, on_host: &mut OnHost, plan: NetworkPlan) -> Result<(), PlatformError> {
+        let slot = self.lock.slot();
+        let Some(applied) = &mut on_host.applied else {
+            return Ok(());
+        };
+        if applied.plan == plan && on_host.steered.is_some() == plan.flows.is_some() {
+            return Ok(());
+        }
+        let (same_rules, had_rules) = (applied.plan.flows == plan.flows, applied.plan.flows.is_some());
+        if !same_rules || applied.plan.addresses != plan.addresses || on_host.steered.is_none() {
+            // What was there stays until the new one is, so nothing is between them.
+            on_host.steered = Steered::load(slot, &self.interface, &plan, same_rules).await?;
+        }
+        self.network
+            .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
+            .await?;
+        if had_rules && plan.flows.is_none() {
+            flows::unload(slot).await?;
+        }
+        applied.plan = plan;
+        Ok(())
+    }
+
+    async fn steer(&self, flows: Option<Flows>) -> Result<(), PlatformError> {
+        let mut on_host = self.on_host.lock().await;
+        let Some(applied) = &on_host.applied else {
+            return Ok(());
+        };
+        let plan = NetworkPlan {
+            flows,
+            ..applied.plan.clone()
+        };
+        self.replace(&mut on_host, plan).await
     }
 
     /// Whoever else has the device open loses it.
@@ -340,10 +405,22 @@ impl Kernel {
         if !std::mem::take(&mut on_host.touched) {
             return Proof::Untouched;
         }
+        let steered = on_host.steered.take();
         let restored = match on_host.applied.take() {
-            Some(applied) => self.network.release(&slot, applied.tun_index).await,
-            None => self.network.sweep(&slot).await,
+            Some(applied) => {
+                let restored = self.network.release(&slot, applied.tun_index).await;
+                if steered.is_some() || applied.plan.flows.is_some() {
+                    let unloaded = flows::unload(slot).await.map(|()| true);
+                    restored.and("flow rules", unloaded)
+                } else {
+                    restored
+                }
+            }
+            None => swept(slot, &self.tunnel, self.network.sweep(&slot).await).await,
         };
+        if let Some(steered) = steered {
+            steered.leave();
+        }
         if let Some(tun) = on_host.tun.take() {
             // Nobody came to fetch it. The kernel takes 20 ms, which nobody waits for.
             drop(tokio::task::spawn_blocking(move || drop(tun)));
@@ -358,6 +435,12 @@ impl Kernel {
         } else {
             Vec::new()
         };
+        if plan.flows.is_some() && strict_reverse_path().contains(&self.interface) {
+            warn!(
+                interface = self.interface,
+                "strict reverse path filter drops the answers to chosen flows; set net.ipv4.conf.INTERFACE.rp_filter=2"
+            );
+        }
         if !strict.is_empty() {
             warn!(
                 interfaces = strict.join(" "),
@@ -375,6 +458,15 @@ impl Kernel {
         for (slot, net) in shared.take(SHOWN_OVERLAPS) {
             info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
         }
+    }
+}
+
+/// With the flow rules of the slot swept, too.
+async fn swept(slot: Slot, tunnel: &str, restored: Restored) -> Restored {
+    match flows::sweep(slot, tunnel).await {
+        Ok(None) => restored,
+        Ok(Some(what)) => restored.and(what, Ok(true)),
+        Err(error) => restored.and("flow rules", Err(error)),
     }
 }
 

@@ -1,10 +1,13 @@
 //! What an observer can watch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use session::Traffic;
+
+use crate::flows::Told;
 
 /// The tunnel as it is now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +47,8 @@ pub struct Status {
     pub last_stop: Option<api::Down>,
     /// What is owed, as far as it was known last.
     pub owed: api::Housekeeping,
+    /// Flow rules that are in the kernel.
+    pub(crate) steered: Option<Arc<Told>>,
 }
 
 /// What is counted since the daemon started, by the words of logs and metrics.

@@ -15,6 +15,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::PlatformError;
+
 pub use crate::os::network::{Network, forwarding_enabled, ipv6_available, strict_reverse_path};
 
 /// A network that an interface of this host reaches without a gateway.
@@ -51,6 +53,16 @@ impl Restored {
             residue: vec![what.into()],
             removed: Vec::new(),
         }
+    }
+
+    /// With something else that had to go: `what`, if it was there, or why it is there still.
+    pub fn and(mut self, what: impl Into<String>, removed: Result<bool, PlatformError>) -> Self {
+        match removed {
+            Ok(true) => self.removed.push(what.into()),
+            Ok(false) => {}
+            Err(error) => self.residue.push(format!("{}: {error}", what.into())),
+        }
+        self
     }
 
     /// Whether nothing was left behind.

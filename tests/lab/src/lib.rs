@@ -16,6 +16,7 @@
 //!   logind    a bus with a logind that says what the test wants
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
+//!   group     control groups that come and go
 //!   delay     a long way to the gateway               starvation  a program without the processor
 //!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
 //!   numbered  datagrams that know their number and time  herd  many clients that sleep
@@ -32,6 +33,7 @@ mod delay;
 mod devices;
 mod figures;
 mod freezer;
+mod group;
 mod harness;
 mod herd;
 mod hole;
@@ -75,6 +77,7 @@ pub use delay::Delay;
 pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use freezer::Freezer;
+pub use group::Group;
 pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
 pub use herd::Herd;
 pub use hole::Hole;
