@@ -252,9 +252,7 @@ impl<'t> Document<'t> {
                 (None, Some((key, index))) => format!("{}.{key}[{}]", opened.top, index + 1),
                 (None, None) => opened.top.to_string(),
             };
-            let is_list = |name: &str| {
-                opened.item.is_none() && self.lists.borrow().iter().any(|list| *list == (opened.name, name))
-            };
+            let is_list = |name: &str| opened.item.is_none() && self.lists.borrow().contains(&(opened.name, name));
             for (key, _) in value
                 .and_then(|value| value.get_ref().as_table())
                 .into_iter()

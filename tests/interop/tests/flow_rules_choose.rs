@@ -529,7 +529,9 @@ fn a_thousand_rules_load_fast_and_cost_little(lab: &Lab) -> Result<()> {
     // A chosen connection begins on the way outside, and is cut into segments as that device takes them: here as a real one does, and not
     // one by one as in the lab.
     let mut whole = lab.command(lab.client(), "ip")?;
-    let status = whole.args(["link", "set", "dev", "eth0", "gso_max_segs", "65535"]).status()?;
+    let status = whole
+        .args(["link", "set", "dev", "eth0", "gso_max_segs", "65535"])
+        .status()?;
     ensure!(status.success(), "ip ended with {status}");
     let last = "[[rule]]\naction = \"tunnel\"\nports = [\"7000\"]\n";
     let mut rates = Vec::new();
@@ -568,7 +570,10 @@ fn a_thousand_rules_load_fast_and_cost_little(lab: &Lab) -> Result<()> {
     lab.note(&format!("1,000 rules loaded in {loaded:.0} ms"));
     ensure!(loaded < 200.0, "1,000 rules took {loaded} ms");
     let both = |at: usize| rates[at].1.up + rates[at].1.down;
-    ensure!(both(2) > both(1) / 2.0, "1,000 rules cost more than half of the throughput with 10");
+    ensure!(
+        both(2) > both(1) / 2.0,
+        "1,000 rules cost more than half of the throughput with 10"
+    );
     Ok(())
 }
 

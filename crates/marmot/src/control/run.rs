@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Infallible, Trouble> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Trouble::new(Exit::Usage, "usage", "there is no command"));
     };
-    let error = exec(Command::new(program).args(arguments));
+    let error = Command::new(program).args(arguments).exec();
     let mut trouble = Trouble::error(format!("cannot run {}: {error}", program.display()));
     trouble.exit = match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND,
@@ -110,17 +111,6 @@ fn enter(group: &str) -> Result<(), Trouble> {
             entered => return entered.map_err(failed),
         }
     }
-}
-
-#[cfg(unix)]
-fn exec(command: &mut Command) -> io::Error {
-    use std::os::unix::process::CommandExt as _;
-    command.exec()
-}
-
-#[cfg(not(unix))]
-fn exec(_command: &mut Command) -> io::Error {
-    io::ErrorKind::Unsupported.into()
 }
 
 #[cfg(test)]
