@@ -44,9 +44,9 @@ pub use gateway::{GatewayDaemon, serve_gateway};
 pub use limits::{EVENT_QUEUE, MAX_CONNECTIONS, MAX_HISTORY, MAX_JOBS, MAX_SESSIONS};
 pub use server::serve;
 pub use types::{
-    Attendance, Counts, Dns, Down, Event, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Happening,
-    History, Housekeeping, Job, JobState, Kicked, Lockdown, Owed, Problem, Session, SessionCounts, Sleep, State,
-    Status, Totals, Traffic, Tunnel, Up, UpOrder, Wanted, line,
+    Attendance, Counts, Dns, Down, Event, FlowRule, Flows, GatewayCounters, GatewaySession, GatewaySessions,
+    GatewayStatus, Happening, History, Housekeeping, Job, JobState, Kicked, Lockdown, Owed, Problem, Session,
+    SessionCounts, Sleep, State, Status, Totals, Traffic, Tunnel, Up, UpOrder, Wanted, line,
 };
 
 /// The version of the JSON, in each answer and in each path.

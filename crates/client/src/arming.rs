@@ -99,8 +99,9 @@ impl Shell {
                 .filter(|lease: &Lease| lease.identity == identity)
                 .ok_or(Unarmed::NoLease)?;
             let local = networks.await.map_err(Unarmed::Failed)?;
-            let accepted = accept_granted(&lease.granted, lease.peer, &setup.config, &local)
+            let mut accepted = accept_granted(&lease.granted, lease.peer, &setup.config, &local)
                 .map_err(|refused| Unarmed::Failed(refused.into()))?;
+            accepted.plan.flows.clone_from(&setup.flows);
             account.record.facts.peer = Some(lease.peer);
             account.planned(&accepted.plan, undo(accepted.plan.clone()));
             let written = timeout(RECORD_PATIENCE, books.write(account.record)).await;

@@ -24,6 +24,7 @@ use wire::offer::Grant;
 
 use crate::books::{RECORD_PATIENCE, Trouble};
 use crate::clock;
+use crate::gate;
 use crate::grant::{Accepted, accept};
 use crate::host::{InstallError, Survey};
 use crate::proof::Input;
@@ -305,7 +306,12 @@ impl Shell {
             return;
         };
         let accepted = match accept(&granted.grant, granted.peer, &granted.setup.config, &networks) {
-            Ok(accepted) => accepted,
+            Ok(mut accepted) => {
+                // What a reload has changed meanwhile is on the host already.
+                accepted.plan.lockdown = gate::policy(&self.setup.config);
+                accepted.plan.flows.clone_from(&self.setup.flows);
+                accepted
+            }
             Err(refused) => {
                 warn!(
                     "the routes of the tunnel stay as they are while the networks of this host have changed: {refused}"

@@ -11,17 +11,25 @@ use tokio::time::timeout;
 
 use crate::books::Trouble;
 use crate::clock;
+use crate::flows;
 use crate::provider::{self, Outcome, Provider, Stopped};
 use crate::status::{DnsStatus, Status, Tally, Totals, TunnelStatus};
 
 /// A question to a disk that stands still is answered with that.
 const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Counters of flow rules come from a program (nft), which takes some milliseconds.
+const FLOWS_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Daemon for Provider {
     async fn status(&self) -> api::Status {
         let summary = timeout(DISK_PATIENCE, self.books().question(|ledger| ledger.summary())).await;
         let lockdown = self.gate().verified().await;
+        let steered = self.watch().borrow().steered.clone();
         let mut status = status(self.name(), &self.watch().borrow(), lockdown);
+        if let Some(told) = steered {
+            status.flows = timeout(FLOWS_PATIENCE, flows::counted(&told)).await.ok();
+        }
         match summary.unwrap_or(Err(Trouble::Stalled)) {
             Ok(summary) => status.housekeeping = housekeeping(&summary),
             // What was known last will do.
@@ -144,6 +152,7 @@ pub(crate) fn status(name: &str, status: &Status, lockdown: api::Lockdown) -> ap
         totals: totals(status),
         last_stop: status.last_stop.clone(),
         housekeeping: status.owed.clone(),
+        flows: None,
     }
 }
 

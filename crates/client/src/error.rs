@@ -44,6 +44,9 @@ pub enum ClientError {
     /// Another local precondition fails.
     #[error("{0}")]
     Local(String),
+    /// Something in the configuration does not fit this host.
+    #[error("{0}")]
+    Mistaken(String),
     /// The operating system refused something.
     #[error(transparent)]
     Platform(#[from] PlatformError),
@@ -125,9 +128,12 @@ impl ClientError {
     /// gateway. 0 is success.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Unreadable { .. } | Self::Unusable { .. } => 3,
+            Self::Config(_) | Self::Unreadable { .. } | Self::Unusable { .. } | Self::Mistaken(_) => 3,
             Self::Platform(PlatformError::NotPrivate { .. }) => 3,
-            Self::Platform(PlatformError::NotPermitted { .. } | PlatformError::TunMissing) | Self::Unprotected(_) => 5,
+            Self::Platform(
+                PlatformError::NotPermitted { .. } | PlatformError::TunMissing | PlatformError::FirewallMissing,
+            )
+            | Self::Unprotected(_) => 5,
             Self::Platform(PlatformError::Io { source, .. } | PlatformError::Network { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
@@ -164,6 +170,7 @@ impl ClientError {
             Self::Config(_)
             | Self::Unreadable { .. }
             | Self::Unusable { .. }
+            | Self::Mistaken(_)
             | Self::Local(_)
             | Self::Platform(_)
             | Self::Unprotected(_)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use config::client::ClientConfig;
 use ipnet::IpNet;
-use plan::{NetworkPlan, Undo};
+use plan::{Flows, NetworkPlan, Undo};
 use platform::PlatformError;
 use platform::capabilities::has_net_admin;
 use platform::firewall::{Nft, Purpose, Table};
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::ClientError;
 use crate::device::{Device, MemoryDevice};
+use crate::flows::{self, Steered, Told};
 use crate::gate::{Gate, report};
 use crate::names::Names;
 use crate::proof::Proof;
@@ -61,6 +62,8 @@ struct Kernel {
     network: Network,
     names: Names,
     interface: String,
+    /// The tunnel's name.
+    tunnel: String,
     /// Make the device with offloads.
     offload: bool,
     gate: Gate,
@@ -70,6 +73,8 @@ struct Kernel {
 #[derive(Default)]
 struct OnHost {
     applied: Option<Applied>,
+    /// Flow rules in the kernel.
+    steered: Option<Steered>,
     /// A device that nobody has fetched yet.
     tun: Option<Tun>,
     /// Something was tried that may have left anything of the slot behind.
@@ -117,6 +122,7 @@ impl Host {
                 network,
                 names: Names::new(&config.dns, &config.tunnel.interface, status),
                 interface: config.tunnel.interface.clone(),
+                tunnel: config.tunnel.name.clone(),
                 offload: config.tunnel.offload,
                 on_host: Mutex::default(),
             }),
@@ -132,6 +138,7 @@ impl Host {
             network,
             names,
             interface,
+            tunnel,
             ..
         } = &*real.kernel;
         let mut cleared = Vec::new();
@@ -146,13 +153,13 @@ impl Host {
             match borrowed {
                 Ok(None) if slot != lock.slot() => {}
                 Ok(_borrowed) => {
-                    cleared.push(network.undo(undo).await);
+                    cleared.push(swept(slot, tunnel, network.undo(undo).await).await);
                     cleared.push(names.clear(&undo.interface, undo.plan.dns.is_usable()).await);
                 }
                 Err(error) => warn!("what an earlier run left in slot {slot} stays: {error}"),
             }
         }
-        cleared.push(network.sweep(&lock.slot()).await);
+        cleared.push(swept(lock.slot(), tunnel, network.sweep(&lock.slot()).await).await);
         cleared.push(names.clear(interface, false).await);
         cleared
     }
@@ -186,6 +193,7 @@ impl Host {
                 tun_index: tun.index(),
                 plan: undo.plan.clone(),
             }),
+            steered: None,
             tun: Some(tun),
             touched: true,
         };
@@ -269,6 +277,24 @@ impl Host {
                 Self::Memory(_) => None,
             },
         }
+    }
+
+    /// Replaces the flow rules of the tunnel that is there, if one is. The future owns what it needs.
+    pub(crate) fn steer(&self, flows: Option<Flows>) -> impl Future<Output = Result<(), ClientError>> + Send + use<> {
+        let kernel = self.kernel();
+        async move {
+            match kernel {
+                Some(kernel) => kernel.steer(flows).await,
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// The flow rules that are in the kernel; nothing while something is being changed there.
+    pub(crate) fn steered(&self) -> Option<Option<Arc<Told>>> {
+        let Self::Real(real) = self else { return Some(None) };
+        let on_host = real.kernel.on_host.try_lock().ok()?;
+        Some(on_host.steered.as_ref().map(Steered::told))
     }
 
     /// The device, if there was none before the last plan was installed.
@@ -378,22 +404,8 @@ impl Kernel {
             return Ok(());
         }
         on_host.touched = true;
-        if let Some(applied) = &mut on_host.applied {
-            if applied.plan != plan {
-                if applied.plan.addresses != plan.addresses {
-                    self.guard(&plan).await;
-                }
-                self.gate.follow(&plan).await.map_err(InstallError::Damaged)?;
-                let replaced = self
-                    .network
-                    .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
-                    .await;
-                replaced.map_err(|error| InstallError::Damaged(error.into()))?;
-                applied.plan = plan;
-            }
-            // Also those that the process before had told the resolver of.
-            self.names.apply(applied.tun_index, &applied.plan.dns).await;
-            return Ok(());
+        if on_host.applied.is_some() {
+            return self.replace(&mut on_host, plan).await;
         }
         let clean = |error: PlatformError| InstallError::Clean(error.into());
         // Before there is anything to be guarded.
@@ -405,12 +417,18 @@ impl Kernel {
                 mtu: plan.mtu,
                 offloads: self.offload,
             })?;
+            // Before the rules that look at marks: a flow that is to go past the tunnel never enters it.
+            on_host.steered = Steered::load(slot, &self.interface, &plan, false).await?;
             self.network.apply(&slot, tun.index(), &plan).await?;
             Ok(tun)
         };
         let tun = match applied.await {
             Ok(tun) => tun,
             Err(error) => {
+                if on_host.steered.take().is_some() {
+                    // The first error is the one to report; a later sweep finds what might be left.
+                    let _ = flows::unload(slot).await;
+                }
                 self.unguard().await;
                 return Err(clean(error));
             }
@@ -423,6 +441,51 @@ impl Kernel {
         });
         on_host.tun = Some(tun);
         Ok(())
+    }
+
+    async fn replace(&self, on_host: &mut OnHost, plan: NetworkPlan) -> Result<(), InstallError> {
+        let slot = self.lock.slot();
+        let Some(applied) = &mut on_host.applied else {
+            return Ok(());
+        };
+        let damaged = |error: PlatformError| InstallError::Damaged(error.into());
+        if applied.plan != plan || on_host.steered.is_some() != plan.flows.is_some() {
+            if applied.plan.addresses != plan.addresses {
+                self.guard(&plan).await;
+            }
+            self.gate.follow(&plan).await.map_err(InstallError::Damaged)?;
+            let (same_rules, had_rules) = (applied.plan.flows == plan.flows, applied.plan.flows.is_some());
+            if !same_rules || applied.plan.addresses != plan.addresses || on_host.steered.is_none() {
+                // What was there stays until the new one is, so nothing is between them.
+                let steered = Steered::load(slot, &self.interface, &plan, same_rules).await;
+                on_host.steered = steered.map_err(damaged)?;
+            }
+            let replaced = self
+                .network
+                .replace_plan(&slot, applied.tun_index, &applied.plan, &plan)
+                .await;
+            replaced.map_err(damaged)?;
+            if had_rules && plan.flows.is_none() {
+                flows::unload(slot).await.map_err(damaged)?;
+            }
+            applied.plan = plan;
+        }
+        // Also those that the process before had told the resolver of.
+        self.names.apply(applied.tun_index, &applied.plan.dns).await;
+        Ok(())
+    }
+
+    async fn steer(&self, flows: Option<Flows>) -> Result<(), ClientError> {
+        let mut on_host = self.on_host.lock().await;
+        let Some(applied) = &on_host.applied else {
+            return Ok(());
+        };
+        let plan = NetworkPlan {
+            flows,
+            ..applied.plan.clone()
+        };
+        let replaced = self.replace(&mut on_host, plan).await;
+        replaced.map_err(|(InstallError::Clean(error) | InstallError::Damaged(error))| error)
     }
 
     /// Whoever else has the device open loses it.
@@ -441,12 +504,21 @@ impl Kernel {
         self.names.hurry();
         let mut on_host = self.on_host.lock().await;
         let touched = std::mem::take(&mut on_host.touched);
-        let applied = on_host.applied.take();
+        let (applied, steered) = (on_host.applied.take(), on_host.steered.take());
         let restore = async {
+            let had_rules = steered.is_some();
             let network = async {
                 match applied {
-                    Some(applied) => self.network.release(&slot, applied.tun_index).await,
-                    None => self.network.sweep(&slot).await,
+                    Some(applied) => {
+                        let restored = self.network.release(&slot, applied.tun_index).await;
+                        if had_rules || applied.plan.flows.is_some() {
+                            let unloaded = flows::unload(slot).await.map(|()| true);
+                            restored.and_removed("flow rules", unloaded)
+                        } else {
+                            restored
+                        }
+                    }
+                    None => swept(slot, &self.tunnel, self.network.sweep(&slot).await).await,
                 }
             };
             if !touched {
@@ -463,6 +535,9 @@ impl Kernel {
             }
         };
         let (restored, lifted) = tokio::join!(restore, lifting);
+        if let Some(steered) = steered {
+            steered.leave();
+        }
         if let Some(tun) = on_host.tun.take() {
             // Nobody came to fetch it. The kernel takes 20 ms, which nobody waits for.
             let kernel = Arc::clone(&self);
@@ -514,6 +589,12 @@ impl Kernel {
         } else {
             Vec::new()
         };
+        if plan.flows.is_some() && strict_reverse_path().contains(&self.interface) {
+            warn!(
+                interface = self.interface,
+                "strict reverse path filter drops the answers to chosen flows; set net.ipv4.conf.INTERFACE.rp_filter=2"
+            );
+        }
         if !strict.is_empty() {
             warn!(
                 interfaces = strict.join(" "),
@@ -537,6 +618,15 @@ impl Kernel {
         for (slot, net) in shared.take(SHOWN_OVERLAPS) {
             info!(%net, slot = slot.number(), "another tunnel on this host has the same route; the lower slot wins");
         }
+    }
+}
+
+/// With the flow rules of the slot swept, too.
+async fn swept(slot: Slot, tunnel: &str, restored: Restored) -> Restored {
+    match flows::sweep(slot, tunnel).await {
+        Ok(None) => restored,
+        Ok(Some(what)) => restored.and_removed(what, Ok(true)),
+        Err(error) => restored.and_removed("flow rules", Err(error)),
     }
 }
 

@@ -30,6 +30,7 @@ mod device;
 mod dial;
 mod effects;
 mod error;
+mod flows;
 mod gate;
 mod gateway_names;
 mod grant;
@@ -80,6 +81,7 @@ mod wakes;
 use std::path::PathBuf;
 
 use config::client::ClientConfig;
+use platform::firewall::Nft;
 use platform::power::PowerSource;
 use platform::service::Manager;
 use tokio::sync::watch;
@@ -204,7 +206,12 @@ impl Client {
             Place::Memory(_) => Taken::default(),
         };
         let mut host = match place {
-            Place::Host => host::Host::open(config, status.clone()).await?,
+            Place::Host => {
+                if setup.flows.is_some() {
+                    Nft::find()?;
+                }
+                host::Host::open(config, status.clone()).await?
+            }
             Place::Memory(device) => host::Host::Memory(Some(device)),
         };
         let gate = host.gate();
@@ -262,7 +269,12 @@ impl Client {
         if let Some((record, ticket)) = resumed
             && let Some(undo) = record.undo.clone()
         {
+            let flows = (undo.plan.flows.is_some() || shell.setup.flows.is_some()).then(|| shell.setup.flows.clone());
             shell.take_over(&ticket, record, undo.plan);
+            if let Some(flows) = flows {
+                // Its table is there; nobody follows the control groups.
+                drop(tokio::spawn(shell.steering(flows)));
+            }
         }
         Ok((provider, Self { shell, served, tenure }))
     }

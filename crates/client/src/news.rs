@@ -51,12 +51,16 @@ impl Shell {
         let state = self.machine.state();
         let (word, generation) = (self.machine.word(), instance(state));
         let wanted = coming(state).is_some() || state == State::StayDown;
+        let steered = self.host.steered();
         let changed = self.counter.status.send_if_modified(|status| {
             let changed = status.state != word || generation.is_some_and(|g| g != status.generation);
             if changed {
                 status.state = word;
                 status.since_unix_ms = wall_ms();
                 status.generation = generation.unwrap_or(status.generation);
+            }
+            if let Some(steered) = steered {
+                status.steered = steered;
             }
             std::mem::replace(&mut status.wanted, wanted) != wanted || changed
         });

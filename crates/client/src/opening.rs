@@ -87,8 +87,9 @@ impl Shell {
         let installer = self.host.installer();
         let work = async move {
             let local = networks.await.map_err(InstallError::Clean)?;
-            let accepted =
+            let mut accepted =
                 accept(&grant, peer, &current.config, &local).map_err(|refused| InstallError::Clean(refused.into()))?;
+            accepted.plan.flows.clone_from(&current.flows);
             let changed = account.planned(&accepted.plan, undo(accepted.plan.clone()));
             let written = books.write(account.record.clone());
             // A record that says how to clean this host is there already; the disk may take its time with the news.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use api::Happening;
 use lifecycle::{ACK_BUDGET, Acknowledged, Origin, PowerWord, Rule, State, StopReason};
+use plan::Flows;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::ClientError;
-use crate::books::Trouble;
+use crate::books::{RECORD_PATIENCE, Trouble};
 use crate::daemon::down;
 use crate::news::coming;
 use crate::proof::{Input, Proven};
@@ -67,7 +68,11 @@ impl Shell {
             Order::JobsDue => self.look_at_jobs(),
             Order::Cancel(why) => self.cancel(ClientError::Cancelled(why)),
             // Whoever does not wait for an answer gets none.
-            Order::Reload(answer) => drop(answer.send(self.reload())),
+            Order::Reload(answer) => match self.reload() {
+                Ok(Some(steering)) => drop(tokio::spawn(async move { answer.send(steering.await) })),
+                Ok(None) => drop(answer.send(Ok(()))),
+                Err(refused) => drop(answer.send(Err(refused))),
+            },
         }
     }
 
@@ -144,8 +149,8 @@ impl Shell {
         }
     }
 
-    /// All or nothing: a mistake anywhere leaves everything as it was.
-    fn reload(&mut self) -> Result<(), Refused> {
+    /// All or nothing: a mistake anywhere leaves everything as it was. Flow rules count at once; what replaces them is returned.
+    fn reload(&mut self) -> Result<Option<Boxed<Result<(), Refused>>>, Refused> {
         let config = read_config(&self.config_path).map_err(|errors| {
             error!("the configuration has mistakes and is not taken; the old one goes on\n{errors}");
             Refused::Mistaken(errors.to_string())
@@ -160,6 +165,7 @@ impl Shell {
             error!("the configuration is not taken, the old one goes on: {error}");
             Refused::Mistaken(error.to_string())
         })?;
+        let steering = (self.setup.flows != setup.flows).then(|| self.steering(setup.flows.clone()));
         let changed = if changed.is_empty() {
             "nothing".to_owned()
         } else {
@@ -198,7 +204,33 @@ impl Shell {
         }
         self.known.clear();
         self.introduce();
-        Ok(())
+        Ok(steering)
+    }
+
+    /// Replaces the flow rules of a tunnel that is up: the record first, then the kernel, in one transaction.
+    pub(crate) fn steering(&mut self, flows: Option<Flows>) -> Boxed<Result<(), Refused>> {
+        let noted = self.account.as_mut().filter(|account| account.end.is_none());
+        let noted = noted.and_then(|account| {
+            account.record.undo.as_mut()?.plan.flows.clone_from(&flows);
+            Some(self.books.write(account.record.clone()))
+        });
+        let steer = self.host.steer(flows);
+        Box::pin(async move {
+            if let Some(noted) = noted {
+                // What is left behind is found by its slot as well.
+                let _ = timeout(RECORD_PATIENCE, noted).await;
+            }
+            steer
+                .await
+                .map(|()| info!("flow rules are as configured"))
+                .map_err(|error| {
+                    let why = format!(
+                        "the flow rules are not replaced, the old ones go on until the next connection: {error}"
+                    );
+                    error!("{why}");
+                    Refused::Mistaken(why)
+                })
+        })
     }
 }
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use config::ConfigErrors;
 use config::client::ClientConfig;
 use lifecycle::{Backoff, WakeLimits};
+use plan::Flows;
 use session::client::Identity;
 
 use crate::ClientError;
+use crate::flows;
 use crate::secrets::Secrets;
 use crate::trust::Trust;
 
@@ -24,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) trust: Trust,
     pub(crate) identity: Identity,
     pub(crate) secrets: Secrets,
+    /// What `[flows]` comes to on this host.
+    pub(crate) flows: Option<Flows>,
 }
 
 impl Setup {
@@ -34,6 +38,7 @@ impl Setup {
         secrets.password(&config.login)?;
         let identity = identity(&config);
         Ok(Self {
+            flows: flows::resolve(&config)?,
             config,
             trust,
             identity,
@@ -47,6 +52,7 @@ impl Setup {
             trust: Trust::load(&config)?,
             identity: identity(&config),
             secrets: Secrets::default(),
+            flows: None,
             config,
         })
     }
@@ -117,6 +123,7 @@ pub(crate) fn changed_sections(old: &ClientConfig, new: &ClientConfig) -> Vec<&'
         ("session", old.session != new.session),
         ("dns", old.dns != new.dns),
         ("lockdown", old.lockdown != new.lockdown),
+        ("flows", old.flows != new.flows),
         ("sleep", old.sleep != new.sleep),
         ("on_demand", old.on_demand != new.on_demand),
         ("reconnect", old.reconnect != new.reconnect),

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use plan::Dns;
 use platform::dns::Way;
 use session::Traffic;
+
+use crate::flows::Told;
 
 /// The tunnel as it is now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +50,8 @@ pub struct Status {
     pub last_stop: Option<api::Down>,
     /// What is owed, as far as it was known last.
     pub owed: api::Housekeeping,
+    /// Flow rules that are in the kernel.
+    pub(crate) steered: Option<Arc<Told>>,
 }
 
 /// What is counted since the daemon started, by the words of logs and metrics.

@@ -12,12 +12,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::demo::DemoArgs;
 
 use self::control::{
-    CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, KICK_HELP, LOCKDOWN_HELP, SESSIONS_HELP, STATUS_HELP, TARGET_HELP,
-    UP_HELP, WATCH_HELP,
+    CLEANUP_HELP, DOWN_HELP, HOUSEKEEP_HELP, KICK_HELP, LOCKDOWN_HELP, RUN_HELP, SESSIONS_HELP, STATUS_HELP,
+    TARGET_HELP, UP_HELP, WATCH_HELP,
 };
 pub(crate) use self::control::{
     CLIENT_FILE, CleanupArgs, Common, GATEWAY_FILE, GatewayTarget, HistoryArgs, HousekeepArgs, KickArgs, LockdownArgs,
-    LockdownOrder, SessionsArgs, Target, UpArgs,
+    LockdownOrder, RunArgs, SessionsArgs, Target, UpArgs,
 };
 
 const EXIT_CODES: &str = "\
@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// Say how a tunnel is, and what is owed
     #[command(after_help = STATUS_HELP)]
     Status(Common),
+    /// Run a command inside the tunnel, or outside, whatever its flow rules say
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
     /// Show what happens to a tunnel, as it happens
     #[command(after_help = WATCH_HELP)]
     Watch(Common),

@@ -43,6 +43,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Up(args) => control::up(&args)?,
         Command::Down(args) => control::down(&args)?,
         Command::Status(args) => control::status(&args)?,
+        Command::Run(args) => match control::run(&args)? {},
         Command::Watch(args) => control::watch(&args)?,
         Command::History(args) => control::history(&args)?,
         Command::Sessions(args) => control::sessions(&args)?,

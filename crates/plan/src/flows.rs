@@ -15,7 +15,7 @@
 //! counted under its rule, and a rule costs nothing but for the first packet of a connection.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -379,6 +379,27 @@ impl Flows {
     }
 }
 
+/// In the words of the configuration: `user 1000 group system.slice/web.service tcp 443 to 10.0.0.0/8`
+impl fmt::Display for FlowRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        words.extend(self.uid.map(|uid| format!("user {uid}")));
+        words.extend(self.cgroup.as_ref().map(|group| format!("group {group}")));
+        words.extend(self.protocol.map(|protocol| match protocol {
+            Protocol::Tcp => "tcp".to_owned(),
+            Protocol::Udp => "udp".to_owned(),
+        }));
+        if !self.ports.is_empty() {
+            words.push(format!("port {}", port_words(&self.ports).join(",")));
+        }
+        if !self.networks.is_empty() {
+            let networks: Vec<_> = self.networks.iter().map(IpNet::to_string).collect();
+            words.push(format!("to {}", networks.join(",")));
+        }
+        f.write_str(&words.join(" "))
+    }
+}
+
 impl FlowRule {
     /// What must match beside the control group, one of these: few lines without sets, or fewer with.
     fn alternatives(&self) -> Vec<String> {
@@ -390,13 +411,7 @@ impl FlowRule {
             (None, false) => &["meta l4proto tcp ", "meta l4proto udp "],
             (None, true) => &[""],
         };
-        let words: Vec<String> = ports
-            .iter()
-            .map(|(first, last)| match first == last {
-                true => first.to_string(),
-                false => format!("{first}-{last}"),
-            })
-            .collect();
+        let words = port_words(&ports);
         let split = protocols.len() * words.len().max(1) * self.networks.len().max(1) <= MAX_SPLIT;
         let ports = one_of("th dport", words, split);
         let destinations = destinations(&self.networks, split);
@@ -477,6 +492,14 @@ fn merged(ports: &[(u16, u16)]) -> Vec<(u16, u16)> {
         }
     }
     merged
+}
+
+fn port_words(ports: &[(u16, u16)]) -> Vec<String> {
+    let words = ports.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    words.collect()
 }
 
 /// `key` is one of these words, or whatever if there are none: a match for each, or one with a set.

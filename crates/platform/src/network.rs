@@ -15,6 +15,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::PlatformError;
+
 pub use crate::os::network::{Network, forward_ipv4_from, forwarding_enabled, ipv6_available, strict_reverse_path};
 
 /// A network that an interface of this host reaches without a gateway.
@@ -52,6 +54,16 @@ impl Restored {
     /// The same with more that is still there.
     pub fn and_residue(mut self, more: impl IntoIterator<Item = String>) -> Self {
         self.residue.extend(more);
+        self
+    }
+
+    /// With something else that had to go: `what`, if it was there, or why it is there still.
+    pub fn and_removed(mut self, what: impl Into<String>, removed: Result<bool, PlatformError>) -> Self {
+        match removed {
+            Ok(true) => self.removed.push(what.into()),
+            Ok(false) => {}
+            Err(error) => self.residue.push(format!("{}: {error}", what.into())),
+        }
         self
     }
 

@@ -17,6 +17,7 @@
 //!   systemd   a service manager, and our units in it  pulse   a flow that does not wait for answers
 //!   nameserver  servers that remember, and who asks   resolved  systemd-resolved on a bus of its own
 //!   clock     hours that pass in no time              freezer a program that stands still without a signal
+//!   group     control groups that come and go
 //!   delay     a long way to the gateway               starvation  a program without the processor
 //!   probe     a program that tries to get out, and what of it did
 //!   course    bytes of each 10 ms                     allocations what a program asks its allocator for
@@ -35,6 +36,7 @@ mod devices;
 mod figures;
 mod flock;
 mod freezer;
+mod group;
 mod harness;
 mod herd;
 mod hole;
@@ -85,6 +87,7 @@ pub use devices::{has_device, name_free};
 pub use figures::{Times, ms};
 pub use flock::{Flock, Shares, Thin};
 pub use freezer::Freezer;
+pub use group::Group;
 pub use harness::{Test, is_long, run, run_long, run_scaled, run_scaled_together};
 pub use herd::Herd;
 pub use hole::Hole;

@@ -44,6 +44,16 @@ impl Settings {
         self.with(key, path.display().to_string())
     }
 
+    /// Sets a whole section to what is written here in TOML.
+    ///
+    /// # Errors
+    /// If it is no TOML.
+    pub fn with_section(mut self, section: &str, text: &str) -> Result<Self> {
+        let table: Table = toml::from_str(text).context("a section is TOML")?;
+        self.0.insert(section.to_owned(), table.into());
+        Ok(self)
+    }
+
     /// Removes a key, named `section.key`, so that its default holds.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {

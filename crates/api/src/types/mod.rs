@@ -12,7 +12,7 @@ pub use event::{Event, Happening};
 pub use gateway::{Attendance, GatewayCounters, GatewaySession, GatewaySessions, GatewayStatus, Kicked, SessionCounts};
 pub use housekeeping::{Counts, History, Housekeeping, Job, JobState, Session, Sleep};
 pub use order::{Down, Owed, Up, UpOrder};
-pub use status::{Dns, Lockdown, Problem, State, Status, Totals, Traffic, Tunnel, Wanted};
+pub use status::{Dns, FlowRule, Flows, Lockdown, Problem, State, Status, Totals, Traffic, Tunnel, Wanted};
 
 /// An answer as it goes over the socket.
 #[derive(Debug, Serialize, Deserialize)]

@@ -48,6 +48,45 @@ pub struct Status {
     pub last_stop: Option<Down>,
     /// What is owed.
     pub housekeeping: Housekeeping,
+    /// Flow rules that are in the kernel; nothing where routes alone decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Flows>,
+}
+
+/// Which flows enter the tunnel. Packets and bytes (with IP headers) that this host sent, since the rules were loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Flows {
+    /// What becomes of flows that no rule matches: `tunnel` or `direct`.
+    pub default: String,
+    /// Packets of those.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets dropped because their control group had appeared a moment before.
+    pub held_packets: u64,
+    /// The rules in their order.
+    pub rules: Vec<FlowRule>,
+    /// What was started by `marmot run`: inside, and outside.
+    pub run: Vec<FlowRule>,
+    /// The control group whose programs are inside, from the root of the hierarchy; it may not be there yet.
+    pub inside: Option<String>,
+    /// The control group whose programs are outside.
+    pub outside: Option<String>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowRule {
+    /// What it matches, in words.
+    pub rule: String,
+    /// `tunnel` or `direct`.
+    pub action: String,
+    /// Packets that matched it.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What is counted since the daemon started. The words are those of logs and metrics.

@@ -1,5 +1,6 @@
 //! The arguments of the commands that speak with a running tunnel, or see to what it left.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -21,6 +22,13 @@ stays. Something that could not be taken off the host is named, and the exit cod
 
 pub(crate) const STATUS_HELP: &str = "\
 Exit codes: 0 the tunnel is up, 8 it is not, 7 no daemon runs.";
+
+pub(crate) const RUN_HELP: &str = "\
+The tunnel must be up and have flow rules, or [flows] run = true. The command takes the place of marmot: its exit code and its signals are
+its own. Whatever it opens is inside, also when rules say otherwise, and so is what it starts. Needs root; to go on as somebody else:
+marmot run -- setpriv --reuid bob --regid bob --init-groups COMMAND
+
+Exit codes: those of the command; before it starts 5 not permitted, 7 no daemon, 8 the tunnel is not up, 126 and 127 no such command.";
 
 pub(crate) const WATCH_HELP: &str = "\
 Shows the state, then everything that happens, one line each, until it is interrupted or the daemon ends (code 7).
@@ -99,6 +107,28 @@ pub(crate) struct UpArgs {
     /// Do not wait for it to be up
     #[arg(long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Past every tunnel of marmot instead of inside
+    #[arg(long)]
+    pub(crate) outside: bool,
+    /// Name of the tunnel
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) tunnel: Option<String>,
+    /// Configuration file of the tunnel
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["tunnel", "socket"])]
+    pub(crate) config: Option<PathBuf>,
+    /// Socket of the tunnel's daemon
+    #[arg(long, value_name = "PATH", conflicts_with = "tunnel")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How long to wait for the tunnel to be up
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) wait: u64,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

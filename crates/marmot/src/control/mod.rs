@@ -1,5 +1,5 @@
 //! `marmot up`, `down`, `status`, `watch`, `history`, `housekeep`, `cleanup`: orders and questions to a running tunnel, and
-//! what is left to do after it. `marmot sessions`, `kick`: the same for a gateway.
+//! what is left to do after it. `marmot run`: a command of its own, inside or outside. `marmot sessions`, `kick`: the same for a gateway.
 //!
 //! ```text
 //!   target  which socket        up, down, status, watch, history --api::Client--> daemon
@@ -12,6 +12,7 @@ mod down;
 mod history;
 mod housekeep;
 mod lockdown;
+mod run;
 mod sessions;
 mod status;
 mod target;
@@ -20,12 +21,15 @@ mod up;
 mod watch;
 mod words;
 
+use std::convert::Infallible;
 use std::future::Future;
 
 use api::Client;
 
 use self::trouble::Trouble;
-use crate::cli::{CleanupArgs, Common, HistoryArgs, HousekeepArgs, KickArgs, LockdownArgs, SessionsArgs, UpArgs};
+use crate::cli::{
+    CleanupArgs, Common, HistoryArgs, HousekeepArgs, KickArgs, LockdownArgs, RunArgs, SessionsArgs, UpArgs,
+};
 use crate::exit::Failure;
 
 /// `marmot up`
@@ -44,6 +48,11 @@ pub(crate) fn down(args: &Common) -> Result<(), Failure> {
 /// `marmot status`
 pub(crate) fn status(args: &Common) -> Result<(), Failure> {
     told(args.json, ask(args, async |client| status::run(&client, args).await))
+}
+
+/// `marmot run`
+pub(crate) fn run(args: &RunArgs) -> Result<Infallible, Failure> {
+    run::run(args).map_err(Failure::from)
 }
 
 /// `marmot watch`

@@ -1,6 +1,6 @@
 //! `marmot status`: the tunnel on a page.
 
-use api::{Client, ClientError, Dns, Housekeeping, Job, JobState, Lockdown, State, Status, Totals, Tunnel};
+use api::{Client, ClientError, Dns, Flows, Housekeeping, Job, JobState, Lockdown, State, Status, Totals, Tunnel};
 
 use crate::cli::Common;
 use crate::control::trouble::Trouble;
@@ -79,6 +79,9 @@ fn text(status: &Status, now_unix_ms: u64) -> String {
             "lockdown",
             "failed: packets may leave this host beside the tunnel".to_owned(),
         ),
+    }
+    if let Some(flows) = &status.flows {
+        self::flows(flows, &mut line);
     }
     let (sessions, losses) = (
         words::count(status.sessions, "session"),
@@ -194,6 +197,36 @@ fn tunnel(tunnel: &Tunnel, now_unix_ms: u64, line: &mut impl FnMut(&str, String)
     line("session", format!("{name}{age}"));
 }
 
+/// Flow rules that were used, and where what matched none of them goes.
+fn flows(flows: &Flows, line: &mut impl FnMut(&str, String)) {
+    let counted = |packets, bytes| format!("{} ({})", words::bytes(bytes), words::count(packets, "packet"));
+    let held = match flows.held_packets {
+        0 => String::new(),
+        held => format!(", held up {}", words::count(held, "packet")),
+    };
+    let rules = words::count(flows.rules.len() as u64, "rule");
+    let default = words::plain(&flows.default);
+    let rest = counted(flows.packets, flows.bytes);
+    line("flows", format!("{rules}, the rest {default}: {rest}{held}"));
+    let numbered = flows
+        .rules
+        .iter()
+        .zip(1..)
+        .map(|(rule, number)| (format!("  {number}"), rule));
+    let run = flows.run.iter().map(|rule| ("  run".to_owned(), rule));
+    let used: Vec<_> = numbered.chain(run).filter(|(_, rule)| rule.packets > 0).collect();
+    for (title, rule) in used.iter().take(SHOWN) {
+        let (action, words) = (words::plain(&rule.action), words::plain(&rule.rule));
+        line(
+            title,
+            format!("{action} {words}: {}", counted(rule.packets, rule.bytes)),
+        );
+    }
+    if used.len() > SHOWN {
+        line("", format!("and {} more that were used", used.len() - SHOWN));
+    }
+}
+
 /// What is owed, for `marmot housekeep --list` too.
 pub(super) fn housekeeping(owed: &Housekeeping, now_unix_ms: u64) -> String {
     let counts = owed.counts;
@@ -303,6 +336,36 @@ work is up for 3 h 12 min (process 4711)
   housekeeping nothing owed
 ";
         assert_eq!(text(&up(), NOW), expected);
+    }
+
+    #[test]
+    fn flow_rules_that_were_used_are_counted() {
+        let rule = |rule: &str, action: &str, packets| api::FlowRule {
+            rule: rule.to_owned(),
+            action: action.to_owned(),
+            packets,
+            bytes: 100 * packets,
+        };
+        let flows = Flows {
+            default: "direct".to_owned(),
+            packets: 12,
+            bytes: 1200,
+            held_packets: 1,
+            rules: vec![rule("tcp port 22", "direct", 0), rule("user 1000", "tunnel", 7)],
+            run: vec![rule("marmot run", "tunnel", 1)],
+            ..Flows::default()
+        };
+        let status = Status {
+            flows: Some(flows),
+            ..up()
+        };
+        let expected = "\
+  flows        2 rules, the rest direct: 1.2 kB (12 packets), held up 1 packet
+    2          tunnel user 1000: 700 B (7 packets)
+    run        tunnel marmot run: 100 B (1 packet)
+";
+        let page = text(&status, NOW);
+        assert!(page.contains(expected), "{page}");
     }
 
     #[test]

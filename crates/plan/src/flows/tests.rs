@@ -101,6 +101,21 @@ fn the_table_of_chosen_flows() {
 }
 
 #[test]
+fn a_rule_is_told_in_a_few_words() {
+    let rule = FlowRule {
+        networks: vec!["10.0.0.0/8".parse().expect("a net")],
+        ports: vec![(443, 443), (8000, 8999)],
+        protocol: Some(Protocol::Tcp),
+        uid: Some(1000),
+        ..service("web.service")
+    };
+    assert_eq!(
+        rule.to_string(),
+        "user 1000 group system.slice/web.service tcp port 443,8000-8999 to 10.0.0.0/8"
+    );
+}
+
+#[test]
 fn the_table_beside_a_tunnel_for_the_rest() {
     let rules = vec![FlowRule {
         networks: vec!["0.0.0.0/0".parse().expect("a net")],
