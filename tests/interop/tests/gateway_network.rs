@@ -308,10 +308,11 @@ fn a_forged_source_gets_nowhere_with_and_without_translation(lab: &Lab) -> Resul
 /// Staff may use the web server of the LAN, guests all but mail.
 fn two_groups(lab: &Lab) -> Result<Settings> {
     let plan = lab.site().plan;
+    let settings = gateway_settings(lab, lab.site())?;
     Users::alice()?
         .with(USER, "groups", vec!["staff", "guests"])
         .write(&users_file(lab, lab.site()))?;
-    gateway_settings(lab, lab.site())?
+    settings
         .with("auth.groups", vec!["guests", "staff"])
         .without("network.dns")
         .with_text(&format!(
