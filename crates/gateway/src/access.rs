@@ -98,8 +98,12 @@ mod tests {
     fn a_thousand_rules_are_compiled_while_packets_wait() {
         let rules = |entangled: bool| -> Vec<Rule> {
             let rule = |number: u16| Rule {
-                action: if number % 2 == 0 { Action::Allow } else { Action::Deny },
-                networks: match number % 2 == 0 && entangled {
+                action: if number.is_multiple_of(2) {
+                    Action::Allow
+                } else {
+                    Action::Deny
+                },
+                networks: match number.is_multiple_of(2) && entangled {
                     true => Vec::new(),
                     false => (0..4_u16)
                         .map(|n| format!("10.{}.{}.{}/26", number / 250, number % 250, n * 64))

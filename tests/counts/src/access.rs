@@ -23,7 +23,7 @@ pub fn access(rules: u16) -> impl FnMut() {
 
 fn rule(number: u16) -> Rule {
     let [high, low] = number.to_be_bytes();
-    let ports = number % 10 == 0;
+    let ports = number.is_multiple_of(10);
     Rule {
         action: if ports { Action::Deny } else { Action::Allow },
         networks: match ports {
