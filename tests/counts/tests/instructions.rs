@@ -102,6 +102,8 @@ fn count() -> Counts {
         ("segment", all["segment"]),
         ("coalesce", all["coalesce"]),
         ("checksum", all["checksum"]),
+        ("access_10", all["access_10"]),
+        ("access_1000", all["access_1000"]),
         ("seal", seal),
         ("open", record - seal),
     ])

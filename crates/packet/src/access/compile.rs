@@ -1,6 +1,6 @@
 //! Rules into ranges: which of them matter for an address, and what they come to for each port.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -26,7 +26,7 @@ fn space(rules: &[&Rule], default: Action, family: impl Fn(&IpAddr) -> bool, las
     }
     let mut tables = Vec::new();
     // Rules that matter for the same addresses are compiled once.
-    let mut known: HashMap<Vec<usize>, u32> = HashMap::new();
+    let mut known: BTreeMap<Vec<usize>, u32> = BTreeMap::new();
     let mut of_range = Vec::new();
     for start in &starts {
         let fits = |of: &Vec<RangeInclusive<u128>>| of.iter().any(|range| range.contains(start));
