@@ -14,8 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use interop::field;
 use lab::{
-    Flock, Lab, Mark, PATIENCE, Process, Shares, Signal, Thin, Users, gateway_settings, is_long, start_gateway,
-    users_file,
+    Flock, Lab, PATIENCE, Process, Shares, Signal, Thin, Users, gateway_settings, is_long, start_gateway, users_file,
 };
 
 /// Packets per second to the gateway, of all sessions together; as many come back. Two slow processors carry them with room to spare, beside both ends of the load.
@@ -67,8 +66,8 @@ struct Row {
     fairness: f64,
     fewest: u64,
     most: u64,
+    sent: u64,
     lost: u64,
-    packets: u64,
     strayed: u64,
 }
 
@@ -162,8 +161,8 @@ fn measure(gateway: &Process, flock: &mut Flock, (sessions, workers): (usize, i6
         fairness: 1.0,
         fewest: u64::MAX,
         most: 0,
+        sent: 0,
         lost: 0,
-        packets: 0,
         strayed: 0,
     };
     for _ in 0..ROUNDS {
@@ -193,7 +192,7 @@ impl Row {
         self.fewest = self.fewest.min(fewest);
         self.most = self.most.max(most);
         self.lost += shares.lost();
-        self.packets += shares.packets();
+        self.sent += shares.sent.iter().sum::<u64>();
         self.strayed += shares.strayed;
     }
 
@@ -210,7 +209,7 @@ impl Row {
             self.fewest,
             self.most,
             self.lost,
-            self.packets,
+            self.sent,
         )
     }
 
@@ -223,7 +222,7 @@ impl Row {
             self.strayed
         );
         ensure!(self.fairness >= FAIR, "{who}: fairness {:.3}", self.fairness);
-        let lost = self.lost as f64 / self.packets as f64;
+        let lost = self.lost as f64 / self.sent as f64;
         ensure!(lost <= LOST, "{who}: {:.1} % were lost", lost * 100.0);
         Ok(())
     }

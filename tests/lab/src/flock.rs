@@ -303,15 +303,13 @@ impl One {
     }
 
     fn took(&self, packet: &[u8]) {
-        let is_mine = packet.get(16..20) == Some(&self.address.octets()[..]);
-        match Label::of(packet) {
-            Some(label) if is_mine && usize::try_from(label.member).ok() == Some(self.number) => {
-                // The answers of an earlier round come too late to count.
-                if label.round == self.round.get() && label.number < self.sent.get() {
-                    self.answered.set(self.answered.get() + 1);
-                }
+        match Label::of(packet).filter(|label| label.is_for(packet, self.address, self.number)) {
+            // The answers of an earlier round come too late to count.
+            Some(label) if label.round == self.round.get() && label.number < self.sent.get() => {
+                self.answered.set(self.answered.get() + 1);
             }
-            Some(_) | None => self.strayed.set(self.strayed.get() + 1),
+            Some(_) => {}
+            None => self.strayed.set(self.strayed.get() + 1),
         }
     }
 }
@@ -334,6 +332,12 @@ impl Label {
             member: word(4),
             number: u64::from_be_bytes(std::array::from_fn(|i| label[8 + i])),
         })
+    }
+
+    /// Whether the packet with this label is the answer to one of this member, by its destination and by what it says.
+    fn is_for(&self, packet: &[u8], address: Ipv4Addr, member: usize) -> bool {
+        let destination = packet.get(16..20);
+        destination == Some(&address.octets()[..]) && usize::try_from(self.member).ok() == Some(member)
     }
 }
 
@@ -425,6 +429,20 @@ mod tests {
         summed.extend(&packet[20..]);
         assert_eq!(checksum(&summed), 0);
         assert_eq!(Label::of(&packet[..40]), None);
+    }
+
+    #[test]
+    fn an_answer_is_for_the_member_that_it_names_at_the_address_that_it_goes_to() {
+        let (here, there) = (Ipv4Addr::new(10, 78, 0, 2), Ipv4Addr::new(10, 78, 0, 3));
+        let label = Label {
+            round: 1,
+            member: 5,
+            number: 0,
+        };
+        let answer = packet((there, SocketAddrV4::new(here, 4711)), 100, label);
+        assert!(label.is_for(&answer, here, 5));
+        assert!(!label.is_for(&answer, here, 6), "what another one sent");
+        assert!(!label.is_for(&answer, there, 5), "at the address of another one");
     }
 
     #[test]
