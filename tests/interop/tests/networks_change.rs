@@ -53,22 +53,34 @@ fn main() -> ExitCode {
 }
 
 fn a_session_roams_with_the_default_route(lab: &Lab) -> Result<()> {
-    roams(lab, "default route", &|uplinks, to| match to {
-        Uplink::Second => uplinks.prefer_second(),
-        Uplink::First => uplinks.prefer_first(),
+    roams(lab, "default route", &|uplinks, to| {
+        let at = Instant::now();
+        match to {
+            Uplink::Second => uplinks.prefer_second()?,
+            Uplink::First => uplinks.prefer_first()?,
+        }
+        Ok(at)
     })
 }
 
 fn a_session_roams_when_its_address_is_taken(lab: &Lab) -> Result<()> {
-    roams(lab, "address", &|uplinks, to| match to {
-        Uplink::Second => uplinks.take_address(Uplink::First),
-        Uplink::First => uplinks.give_address(Uplink::First),
+    roams(lab, "address", &|uplinks, to| {
+        let at = Instant::now();
+        match to {
+            Uplink::Second => uplinks.take_address(Uplink::First)?,
+            Uplink::First => uplinks.give_address(Uplink::First)?,
+        }
+        Ok(at)
     })
 }
 
 fn a_session_roams_when_its_cable_is_pulled(lab: &Lab) -> Result<()> {
     roams(lab, "cable", &|uplinks, to| match to {
-        Uplink::Second => uplinks.pull(Uplink::First),
+        Uplink::Second => {
+            let at = Instant::now();
+            uplinks.pull(Uplink::First)?;
+            Ok(at)
+        }
         Uplink::First => uplinks.plug(Uplink::First),
     })
 }
@@ -83,7 +95,7 @@ fn ends<'a>(lab: &'a Lab) -> Result<(Uplinks<'a>, Process, Process)> {
 }
 
 /// There and back under load, again and again: one session, no login, and hardly an outage.
-fn roams(lab: &Lab, what: &str, change: &dyn Fn(&Uplinks<'_>, Uplink) -> Result<()>) -> Result<()> {
+fn roams(lab: &Lab, what: &str, change: &dyn Fn(&Uplinks<'_>, Uplink) -> Result<Instant>) -> Result<()> {
     let (uplinks, gateway, client) = ends(lab)?;
     let site = lab.site();
     let wires = wires(lab)?;
@@ -97,8 +109,7 @@ fn roams(lab: &Lab, what: &str, change: &dyn Fn(&Uplinks<'_>, Uplink) -> Result<
         let pulse = Pulse::start(lab.client(), site.plan.host_v4())?;
         pulse.wait_answered(20)?;
         let mark = gateway.mark();
-        let at = Instant::now();
-        change(&uplinks, to)?;
+        let at = change(&uplinks, to)?;
         let moved = gateway.wait_for_line(mark, &[MOVED], PATIENCE)?;
         ensure!(moved.contains(&to.address().to_string()), "{moved}");
         // What goes wrong later is part of it.
@@ -174,10 +185,10 @@ fn a_session_of_tls_alone_roams_too(lab: &Lab) -> Result<()> {
         let pulse = Pulse::start(lab.client(), lab.site().plan.host_v4())?;
         pulse.wait_answered(20)?;
         let mark = client.mark();
-        let at = Instant::now();
+        let mut at = Instant::now();
         match to {
             Uplink::Second => uplinks.pull(Uplink::First)?,
-            Uplink::First => uplinks.plug(Uplink::First)?,
+            Uplink::First => at = uplinks.plug(Uplink::First)?,
         }
         client.wait_for_line(mark, &["path.back"], PATIENCE)?;
         pulse.wait_answered(20)?;

@@ -6,12 +6,13 @@
 //! ```
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use platform::netns::Namespace;
 
-use crate::Lab;
 use crate::topology::{net, wire};
+use crate::{Lab, PATIENCE, until};
 
 /// The name of the second cable at the router.
 pub const UPLINK: &str = "uplink";
@@ -132,13 +133,21 @@ impl<'a> Uplinks<'a> {
         Ok(self.host().down(uplink.device())?)
     }
 
-    /// Plugs it in again, and adds the default route that went with it.
+    /// Plugs it in again, and adds the default route that went with it once the kernel has noticed (which takes it up to a second, in which the
+    /// interface swallows what is sent): so does a network manager. Returns when it was added.
     ///
     /// # Errors
     /// If there is none.
-    pub fn plug(&self, uplink: Uplink) -> Result<()> {
+    pub fn plug(&self, uplink: Uplink) -> Result<Instant> {
         self.host().up(uplink.device())?;
-        self.lead(uplink)
+        until("a carrier", PATIENCE, || {
+            let mut command = self.lab.command(self.host(), "ip")?;
+            let output = command.args(["-o", "link", "show", "dev", uplink.device()]).output()?;
+            Ok(String::from_utf8_lossy(&output.stdout).contains("state UP"))
+        })?;
+        let at = Instant::now();
+        self.lead(uplink)?;
+        Ok(at)
     }
 
     /// No way out by it any more, and nothing else changes.
