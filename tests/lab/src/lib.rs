@@ -101,7 +101,7 @@ pub use ping::{Ping, Series};
 pub use pki::{Identity, Pki};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
-pub use resolved::{LinkNames, Resolved};
+pub use resolved::{LinkNames, Resolved, extracted};
 pub use roam::move_client;
 pub use rustix::process::Signal;
 pub use settings::Settings;
