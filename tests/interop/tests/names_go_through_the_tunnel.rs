@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use interop::{Daemon, second_settings};
+use interop::Daemon;
 use lab::{
     Capture, Lab, Mark, NameServer, PATIENCE, Process, Settings, Signal, client_settings, gateway_settings, is_long,
     look_up, marmot, spawn_client, start_client, start_gateway, status, until,
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 struct Sides {
     outside: NameServer,
     inside: NameServer,
-    _gateway: Process,
+    gateway: Process,
 }
 
 fn sides(lab: &Lab) -> Result<Sides> {
@@ -63,7 +63,7 @@ fn sides(lab: &Lab) -> Result<Sides> {
     Ok(Sides {
         outside: NameServer::serve(lab.internet(), OUTSIDE.0.into(), OUTSIDE.1)?,
         inside: NameServer::serve(&lab.site().lan, lab.site().plan.host_v4().into(), INSIDE)?,
-        _gateway: start_gateway(lab, lab.site(), "gateway", &everything(lab)?)?,
+        gateway: start_gateway(lab, lab.site(), "gateway", &everything(lab)?)?,
     })
 }
 
@@ -222,7 +222,7 @@ fn the_last_of_two_tunnels_gives_the_names_back(lab: &Lab) -> Result<()> {
     let site = lab.add_site()?;
     let _inside = NameServer::serve(&site.lan, site.plan.host_v4().into(), Ipv4Addr::new(10, 87, 0, 99))?;
     let _gateway = start_gateway(lab, &site, "gateway-b", &gateway_settings(lab, &site)?)?;
-    let second = second_settings(lab)?.with("dns.mode", "auto");
+    let second = client_settings(lab, &site)?.with("dns.mode", "auto");
     for first_out in [0, 1] {
         let one = start_client(lab, lab.client(), &format!("one-{first_out}"), &settings(lab)?)?;
         let other = start_client(lab, lab.client(), &format!("other-{first_out}"), &second)?;
@@ -256,9 +256,9 @@ fn a_gateway_that_names_others_is_heard(lab: &Lab) -> Result<()> {
     address.args(["address", "add", "10.77.0.11/24", "dev", "eth0"]);
     ensure!(address.status()?.success(), "another address for the server");
     let _second = NameServer::serve(&lab.site().lan, other.into(), Ipv4Addr::new(10, 77, 0, 98))?;
-    sides._gateway.stop(Signal::TERM, PATIENCE)?;
+    sides.gateway.stop(Signal::TERM, PATIENCE)?;
     let changed = everything(lab)?.with("network.dns", vec![other.to_string()]);
-    sides._gateway = start_gateway(lab, lab.site(), "gateway-2", &changed)?;
+    sides.gateway = start_gateway(lab, lab.site(), "gateway-2", &changed)?;
     client.wait_for_line(mark, &["name servers applied", "10.77.0.11"], PATIENCE)?;
     until("the new server is asked", PATIENCE, || {
         Ok(look_up(lab, lab.client(), "second.example.org")? == Some(Ipv4Addr::new(10, 77, 0, 98)))

@@ -3,12 +3,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use interop::ping_both;
 use lab::{
-    Lab, Machine, PATIENCE, Process, Resolved, Settings, client_settings, gateway_settings, start_gateway, until,
+    Lab, Machine, PATIENCE, Process, Resolved, Settings, client_settings, extracted, gateway_settings, start_gateway,
+    until,
 };
 
 /// The unit of the tunnel.
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
         lab::tests![
             the_helper_does_what_the_daemon_may_not,
             systemd_resolved_lets_the_daemon_by_its_rule,
+            resolvconf_makes_the_file_from_a_record,
+            openresolv_makes_the_file_from_a_record,
         ],
     )
 }
@@ -85,13 +88,7 @@ impl Host {
         }
         let machine = Machine::start(lab, lab.client(), "machine")?;
         machine.run("marmot", &["install-service", "client", "/etc/marmot/site-a.toml"])?;
-        machine.run(
-            "sh",
-            &[
-                "-c",
-                "chgrp marmot /etc/marmot/*.* /etc/marmot/password && chmod 640 /etc/marmot/*.* /etc/marmot/password",
-            ],
-        )?;
+        machine.run("sh", &["-c", "chgrp marmot /etc/marmot/* && chmod 640 /etc/marmot/*"])?;
         let output = machine.listen(lab, CLIENT)?;
         Ok(Self {
             _gateway: gateway,
@@ -159,15 +156,28 @@ fn the_helper_does_what_the_daemon_may_not(lab: &Lab) -> Result<()> {
         let words = ["--reuid", user, "--regid", user, "--clear-groups"];
         machine.run("setpriv", &words.iter().chain(&curl).copied().collect::<Vec<_>>())
     };
-    let refused = as_user("nobody");
+    let refused = as_user("65534");
     ensure!(refused.is_err(), "nobody gets in: {refused:?}");
     let told = as_user("marmot")?;
     ensure!(told.contains("this is no order"), "{told}");
 
-    // Killed, and taken off by whoever systemd calls then.
+    // Killed: the next process takes the names over with the tunnel. Killed for good: whoever systemd calls then takes them off.
+    host.up(lab)?;
+    let mark = host.output.mark();
+    machine.run("systemctl", &["kill", "--signal=SIGKILL", CLIENT])?;
+    host.output.wait_for_line(mark, &["session.unpark"], PATIENCE)?;
+    ensure!(
+        host.read()?.starts_with("# Written by marmot"),
+        "the tunnel goes on, and so do its names"
+    );
+    machine.run("systemctl", &["stop", CLIENT])?;
+    ensure!(host.read()? == BEFORE, "as it was: {}", host.read()?);
+    let no_restart = format!(
+        "mkdir /etc/systemd/system/{CLIENT}.d && printf '[Service]\\nRestart=no\\n' >/etc/systemd/system/{CLIENT}.d/once.conf && systemctl daemon-reload"
+    );
+    machine.run("sh", &["-c", &no_restart])?;
     host.up(lab)?;
     machine.run("systemctl", &["kill", "--signal=SIGKILL", CLIENT])?;
-    machine.run("systemctl", &["stop", CLIENT])?;
     until("the names of before", PATIENCE, || Ok(host.read()? == BEFORE))?;
     machine.run("marmot", &["uninstall-service", "client", "/etc/marmot/site-a.toml"])?;
     ensure!(helper("ActiveState")? != "active", "the helper is gone");
@@ -239,4 +249,70 @@ fn systemd_resolved_lets_the_daemon_by_its_rule(lab: &Lab) -> Result<()> {
     let at = said.find("stop.ack").context("an acknowledgement")?;
     lab.note(&said[at..]);
     Ok(())
+}
+
+fn resolvconf_makes_the_file_from_a_record(lab: &Lab) -> Result<()> {
+    by_record(
+        lab,
+        "resolvconf",
+        "cp -R etc/resolvconf /etc/; ln -s /run/resolvconf /etc/resolvconf/run; touch /run/resolvconf/enable-updates
+        rm /etc/resolv.conf; ln -s /run/resolvconf/resolv.conf /etc/resolv.conf",
+    )
+}
+
+fn openresolv_makes_the_file_from_a_record(lab: &Lab) -> Result<()> {
+    by_record(lab, "openresolv", "cp etc/resolvconf.conf /etc/")
+}
+
+/// A host with one of the two programs, which has the server of before by a record of its cable.
+fn by_record(lab: &Lab, package: &str, prepare: &str) -> Result<()> {
+    if let Some(reason) = Machine::obstacle() {
+        return lab.skip(&reason);
+    }
+    let Some(files) = extracted(package) else {
+        return lab.skip(&format!(
+            "{package} was not unpacked; `cargo xtask test` does that on Debian"
+        ));
+    };
+    let copied = Command::new("cp")
+        .arg("-R")
+        .arg(&files)
+        .arg(lab.folder().join("package"))
+        .status()?;
+    ensure!(copied.success(), "the package is in the lab");
+    let host = Host::new(lab, &[("resolv.conf", BEFORE.as_bytes())])?;
+    let machine = &host.machine;
+    let script = format!(
+        "set -e; cd /run/lab/folder/package; cp sbin/resolvconf /usr/sbin/; cp -R lib/resolvconf /usr/lib/; mkdir -p /run/resolvconf/interface
+        {prepare}
+        echo nameserver 192.0.2.1 | resolvconf -a eth0"
+    );
+    machine.run("sh", &["-c", &script])?;
+    let before = host.read()?;
+    ensure!(before.contains("nameserver 192.0.2.1"), "the cable's: {before}");
+    host.up(lab)?;
+    let during = host.read()?;
+    let first = during.lines().find(|line| line.starts_with("nameserver"));
+    ensure!(
+        first == Some("nameserver 10.77.0.10"),
+        "the tunnel's come first: {during}"
+    );
+    ensure!(
+        host.output.count(&["name servers applied", "resolvconf"]) == 1,
+        "by a record"
+    );
+    let mark = host.output.mark();
+    machine.run("systemctl", &["stop", CLIENT])?;
+    host.output.wait_for_line(mark, &["stop.ack"], PATIENCE)?;
+    until("the names of before", PATIENCE, || Ok(host.read()? == before))?;
+    let kept = machine.run("ls", &["/var/lib/marmot-dns"])?;
+    ensure!(kept == "lock", "nothing is kept: {kept}");
+    // A host whose daemon was killed for good.
+    let killed = "mkdir /etc/systemd/system/marmot-client@site-a.service.d
+        printf '[Service]\\nRestart=no\\n' >/etc/systemd/system/marmot-client@site-a.service.d/once.conf
+        systemctl daemon-reload";
+    machine.run("sh", &["-c", killed])?;
+    host.up(lab)?;
+    machine.run("systemctl", &["kill", "--signal=SIGKILL", CLIENT])?;
+    until("the names of before", PATIENCE, || Ok(host.read()? == before))
 }

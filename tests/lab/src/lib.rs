@@ -112,7 +112,7 @@ pub use pki::{Identity, Pki};
 pub use probe::{Clear, Prober, WAYS};
 pub use process::{Mark, Process};
 pub use pulse::Pulse;
-pub use resolved::{LinkNames, Resolved};
+pub use resolved::{LinkNames, Resolved, extracted};
 pub use roam::move_client;
 pub use rustix::process::Signal;
 pub use settings::Settings;

@@ -34,7 +34,17 @@ const NOBODY: u32 = 65534;
 const RUN: &str = "/run/systemd/resolve";
 
 /// Its place in the package.
-const PROGRAM: &str = "systemd-resolved/lib/systemd/systemd-resolved";
+const PROGRAM: &str = "lib/systemd/systemd-resolved";
+
+/// The folder of a Debian package that was unpacked without being installed, as `cargo xtask test` does with some.
+pub fn extracted(package: &str) -> Option<PathBuf> {
+    let folder = match env::var_os("MARMOT_EXTRACTED") {
+        Some(folder) => PathBuf::from(folder),
+        // target/debug/deps/test -> target/extracted
+        None => env::current_exe().ok()?.ancestors().nth(3)?.join("extracted"),
+    };
+    Some(folder.join(package)).filter(|path| path.is_dir())
+}
 
 /// A running resolver with its bus; both end when dropped.
 #[derive(Debug)]
@@ -63,12 +73,9 @@ impl<'a> Resolved<'a> {
 
     /// The program, if it was unpacked.
     pub fn program() -> Option<PathBuf> {
-        let folder = match env::var_os("MARMOT_EXTRACTED") {
-            Some(folder) => PathBuf::from(folder),
-            // target/debug/deps/test -> target/extracted
-            None => env::current_exe().ok()?.ancestors().nth(3)?.join("extracted"),
-        };
-        Some(folder.join(PROGRAM)).filter(|path| path.is_file())
+        extracted("systemd-resolved")
+            .map(|package| package.join(PROGRAM))
+            .filter(|path| path.is_file())
     }
 
     /// Why it cannot run here, if so.
@@ -144,9 +151,9 @@ impl<'a> Resolved<'a> {
         command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
         command.args([
             "--inh-caps",
-            "+net_raw,+net_bind_service",
+            "+setpcap,+net_raw,+net_bind_service",
             "--ambient-caps",
-            "+net_raw,+net_bind_service",
+            "+setpcap,+net_raw,+net_bind_service",
         ]);
         command.arg(Self::program().context("systemd-resolved was not unpacked")?);
         command.env("DBUS_SYSTEM_BUS_ADDRESS", self.address());

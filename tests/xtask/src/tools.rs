@@ -49,11 +49,12 @@ const TOOLS: &[Tool] = &[
 ];
 
 /// What must not be installed, because its script changes the machine: it is unpacked into a folder of the tree.
-const EXTRACTED: &[Tool] = &[Tool {
-    program: "lib/systemd/systemd-resolved",
-    package: "systemd-resolved",
-    used_by: "interop: a systemd-resolved that takes a tunnel's name servers",
-}];
+#[rustfmt::skip]
+const EXTRACTED: &[Tool] = &[
+    Tool { program: "lib/systemd/systemd-resolved", package: "systemd-resolved", used_by: "interop: a systemd-resolved that takes a tunnel's name servers" },
+    Tool { program: "sbin/resolvconf", package: "resolvconf", used_by: "interop: a resolv.conf that is made from records" },
+    Tool { program: "sbin/resolvconf", package: "openresolv", used_by: "interop: a resolv.conf that is made from records, by the other program of that name" },
+];
 
 /// Where those are unpacked, below the target folder; each package in a folder of its name. Tests look there, or where this variable says.
 const EXTRACTED_FOLDER: (&str, &str) = ("MARMOT_EXTRACTED", "extracted");

@@ -148,6 +148,11 @@ impl Resolver {
                 let removed = done.was_there.then(|| format!("name servers of {interface}"));
                 Restored::new(removed.into_iter().collect(), Vec::new())
             }
+            // Nobody would find anything of it.
+            Err(error) if !named() => {
+                tracing::debug!(%error, interface, "nobody can say whether there were name servers");
+                Restored::new(Vec::new(), Vec::new())
+            }
             Err(error) => Restored::new(Vec::new(), vec![format!("name servers of {interface}: {error}")]),
         }
     }
