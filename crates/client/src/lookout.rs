@@ -393,3 +393,101 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::device::{MemoryDevice, MemoryHost};
+    use crate::testing::PATIENCE;
+
+    const OWN: [u8; 4] = [10, 78, 0, 2];
+
+    fn segment(source: [u8; 4], to: [u8; 4], number: u8) -> Vec<u8> {
+        let mut packet = vec![number; 40];
+        packet[..10].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);
+        packet[12..16].copy_from_slice(&source);
+        packet[16..20].copy_from_slice(&to);
+        packet
+    }
+
+    fn watch(packets: usize) -> (Lookout, MemoryHost) {
+        let (device, host) = MemoryDevice::pair(64);
+        let limits = Limits {
+            packets,
+            bytes: 100_000,
+            stale: Duration::from_secs(2),
+        };
+        let own = vec![OWN.into()];
+        (Lookout::start(Device::Memory(device), own, limits, Mode::Awake), host)
+    }
+
+    async fn sight(lookout: &mut Lookout) -> Sight {
+        timeout(PATIENCE, lookout.next()).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn what_programs_send_is_held_in_order_and_the_oldest_give_way() {
+        let (mut lookout, host) = watch(4);
+        for number in 0..10 {
+            let packet = segment(OWN, [10, 77, 0, 1], number);
+            host.to_tunnel.send(packet.into()).await.expect("room");
+        }
+        let (mut asked, mut dropped) = (0, 0);
+        while asked == 0 || dropped < 6 {
+            match sight(&mut lookout).await {
+                Sight::Demand => asked += 1,
+                Sight::Dropped(drops) => dropped = drops.of(DropReason::QueueFull),
+                other => panic!("{other:?}"),
+            }
+        }
+        let watched = lookout.finished().await.expect("no panic");
+        let (left, drops) = watched.held.for_addresses(&watched.device, &[OWN.into()]);
+        let numbers: Vec<u8> = left.iter().map(|packet| packet[39]).collect();
+        assert_eq!(numbers, [6, 7, 8, 9]);
+        assert_eq!(drops.total(), 6);
+    }
+
+    #[tokio::test]
+    async fn what_hosts_say_among_themselves_asks_for_nothing() {
+        let (mut lookout, host) = watch(4);
+        let strangers = segment([10, 78, 0, 9], [10, 77, 0, 1], 1);
+        let multicast = segment(OWN, [224, 0, 0, 251], 2);
+        for packet in [strangers, multicast, b"garbage".to_vec()] {
+            host.to_tunnel.send(packet.into()).await.expect("room");
+        }
+        let mut dropped = 0;
+        while dropped < 3 {
+            match sight(&mut lookout).await {
+                Sight::Dropped(drops) => dropped = drops.total(),
+                other => panic!("{other:?}"),
+            }
+        }
+        lookout.mode(Mode::Asleep);
+        let watched = lookout.finished().await.expect("no panic");
+        assert!(watched.held.is_empty() && watched.gone.is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_sent_from_an_address_that_is_gone_is_told() {
+        let (mut lookout, mut host) = watch(4);
+        let packet = segment(OWN, [10, 77, 0, 1], 1);
+        host.to_tunnel.send(packet.clone().into()).await.expect("room");
+        assert!(matches!(sight(&mut lookout).await, Sight::Demand));
+        let watched = lookout.finished().await.expect("no panic");
+        let (left, drops) = watched.held.for_addresses(&watched.device, &[[10, 78, 0, 3].into()]);
+        assert!(left.is_empty());
+        assert_eq!(drops.of(DropReason::ForeignSource), 1);
+        let answer = host.from_tunnel.try_recv().expect("an answer");
+        assert_eq!((&answer[20..22], &answer[28..]), (&[3, 1][..], &packet[..]));
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_gone_is_told() {
+        let (mut lookout, host) = watch(4);
+        drop(host);
+        assert!(matches!(sight(&mut lookout).await, Sight::Gone));
+        assert!(lookout.finished().await.expect("no panic").gone.is_some());
+    }
+}

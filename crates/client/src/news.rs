@@ -49,7 +49,25 @@ impl Shell {
 
     pub(crate) fn publish(&mut self) {
         let state = self.machine.state();
-        let (word, generation) = (self.machine.word(), instance(state));
+        let word = match state {
+            // A tunnel is armed when somebody watches its device: before that, the old connection ends, or the host is set up.
+            State::Armed { .. } if self.lookout.is_none() => {
+                if self.pump.is_some() {
+                    "up"
+                } else {
+                    "starting"
+                }
+            }
+            State::Armed { .. }
+            | State::Idle
+            | State::StayDown
+            | State::Starting { .. }
+            | State::Up { .. }
+            | State::Reasserting { .. }
+            | State::Stopping { .. }
+            | State::Failed(_) => self.machine.word(),
+        };
+        let generation = instance(state);
         let wanted = coming(state).is_some() || state == State::StayDown;
         let steered = self.host.steered();
         let changed = self.counter.status.send_if_modified(|status| {

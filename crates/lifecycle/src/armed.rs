@@ -117,13 +117,18 @@ impl<P: Proofs> Machine<P> {
 
     /// The same after an attempt that failed; one that went on by itself (a login after a refused cookie) goes on.
     pub(crate) fn give_up_waiting(&mut self, turn: &mut Turn<P>) {
-        if let State::Reasserting {
-            attempt: Attempt::Waiting(..),
+        let State::Reasserting {
+            attempt: Attempt::Waiting(_, at),
             ..
-        } = self.state
-        {
-            self.give_up_unasked(turn);
+        } = &mut self.state
+        else {
+            return;
+        };
+        if self.asked.is_some() {
+            // By then it is known whether anybody still asks.
+            *at = (*at).min(turn.now.plus(DEMAND_LASTS));
         }
+        self.give_up_unasked(turn);
     }
 
     /// No program has used the tunnel for as long as was configured.
