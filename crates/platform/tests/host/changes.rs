@@ -57,6 +57,7 @@ fn told() {
         lab.host.down("eth0").expect("down");
         let _ = until(&mut watch, Change::Link).await;
         ip(&lab, &["rule", "del", "pref", "10000"]);
+        ip(&lab, &["rule", "del", "pref", "11000", "to", "192.168.0.0/16"]);
         let _ = until(&mut watch, Change::Ours).await;
         ip(&lab, &["rule", "add", "pref", "77", "lookup", "main"]);
         let _ = until(&mut watch, Change::Route).await;
@@ -85,13 +86,15 @@ fn mended() {
     lab.on_host(|| async {
         let network = Network::open().await.expect("network");
         let device = tun("marmot0");
-        let (slot, plan) = (slot(0), full_plan());
+        let (slot, mut plan) = (slot(0), full_plan());
+        plan.local = plan::LocalNetworks::Private;
         network.apply(&slot, device.index(), &plan).await.expect("apply");
         let before = network.snapshot().await.expect("state");
         let mend = async || network.mend(&slot, device.index(), &plan).await.expect("mend");
         assert!(mend().await.is_empty(), "nothing is missing");
 
         ip(&lab, &["rule", "del", "pref", "10000"]);
+        ip(&lab, &["rule", "del", "pref", "11000", "to", "192.168.0.0/16"]);
         ip(&lab, &["-6", "rule", "del", "pref", "11001"]);
         ip(
             &lab,
@@ -110,7 +113,7 @@ fn mended() {
             ],
         );
         let missing = mend().await;
-        assert_eq!(missing.len(), 4, "{missing:?}");
+        assert_eq!(missing.len(), 5, "{missing:?}");
         assert_same(&before, &network.snapshot().await.expect("state"));
 
         // The kernel takes the routes and the IPv6 address off with it.

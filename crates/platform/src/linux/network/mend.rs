@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use plan::{NetworkPlan, RouteKind};
 use rtnetlink::packet_core::NLM_F_REPLACE;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Network, Result, message, name_or_index, step};
 use crate::slot::{PROTOCOL, Slot};
@@ -31,6 +31,9 @@ impl Network {
         }
         missing.extend(self.mend_routes(*slot, tun_index, plan).await?);
         missing.extend(self.mend_rules(*slot, plan).await?);
+        if !missing.is_empty() {
+            self.wait_for_addresses(&plan.addresses).await;
+        }
         Ok(missing)
     }
 
@@ -82,7 +85,7 @@ impl Network {
         Ok(missing.iter().map(|route| format!("route {}", route.net)).collect())
     }
 
-    /// A rule is known by its family and priority, which are its tunnel's alone.
+    /// A rule is known by its family and priority, which are its tunnel's alone, and by where it is for: those for private networks share one.
     async fn mend_rules(&self, slot: Slot, plan: &NetworkPlan) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for family in message::FAMILIES {
@@ -91,9 +94,7 @@ impl Network {
             let rules = self
                 .netlink
                 .list(RouteNetlinkMessage::GetRule(request), |item| match item {
-                    RouteNetlinkMessage::NewRule(rule) if message::is_ours(&rule) => {
-                        Some((rule.header.family, message::priority_of(&rule)))
-                    }
+                    RouteNetlinkMessage::NewRule(rule) if message::is_ours(&rule) => Some(identity(&rule)),
                     _ => None,
                 })
                 .await;
@@ -101,11 +102,24 @@ impl Network {
         }
         let mut missing = Vec::new();
         for rule in message::rules(slot, plan) {
-            if !found.contains(&(rule.header.family, message::priority_of(&rule))) {
+            if !found.contains(&identity(&rule)) {
                 missing.push(message::rule_in_words(&rule));
                 self.add_rule(rule).await?;
             }
         }
         Ok(missing)
     }
+}
+
+fn identity(rule: &RuleMessage) -> (AddressFamily, u32, u8, Option<IpAddr>) {
+    let destination = rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Destination(address) => Some(*address),
+        _ => None,
+    });
+    (
+        rule.header.family,
+        message::priority_of(rule),
+        rule.header.dst_len,
+        destination,
+    )
 }
