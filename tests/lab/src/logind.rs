@@ -302,6 +302,7 @@ pub(crate) fn bus_config(address: &str) -> String {
   <listen>{address}</listen>
   <auth>EXTERNAL</auth>
   <policy context="default">
+    <allow user="*"/>
     <allow send_destination="*"/>
     <allow receive_sender="*"/>
     <allow own="*"/>

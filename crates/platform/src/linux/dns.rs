@@ -137,7 +137,8 @@ impl Resolver {
         let named =
             || fs::read_to_string(&self.places.resolv_conf).is_ok_and(|text| resolv_conf::names(&text, interface));
         // Without a helper there was none when it was recorded, most likely; the mark in the file tells.
-        if !is_root() && !named() && !(recorded && self.places.helper.exists()) {
+        let is_asked = is_root() || named() || recorded && self.places.helper.exists();
+        if !is_asked {
             return Restored::new(Vec::new(), Vec::new());
         }
         match self.order(Order::revert(interface)).await {

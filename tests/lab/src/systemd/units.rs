@@ -7,6 +7,8 @@ use std::path::Path;
 const OF_THE_HOST: &[&str] = &[
     "User",
     "Group",
+    "SocketUser",
+    "SocketGroup",
     "ConfigurationDirectory",
     "ConfigurationDirectoryMode",
     "StateDirectory",
