@@ -22,7 +22,10 @@ fn entries(text: &str) -> Vec<Entry> {
     let (mut section, mut comment, mut entries) = (String::new(), String::new(), Vec::new());
     for line in text.lines() {
         // What is commented out without a blank is an example, with the text above it.
-        let line = line.strip_prefix("#").filter(|rest| !rest.starts_with(' ')).unwrap_or(line);
+        let line = line
+            .strip_prefix("#")
+            .filter(|rest| !rest.starts_with(' '))
+            .unwrap_or(line);
         if let Some(header) = line.strip_prefix('[') {
             section = header.trim_start_matches('[').trim_end_matches(']').to_string();
             comment.clear();
