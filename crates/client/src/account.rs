@@ -113,6 +113,11 @@ impl Account {
     }
 }
 
+/// Whether it is the record of an armed tunnel that has no session: it says how to clean the host, and nothing is owed.
+pub(crate) fn is_bare(record: &OpenRecord) -> bool {
+    record.chores.is_empty() && record.undo.is_some()
+}
+
 /// Whether the session ended on this side.
 fn self_made(reason: &str) -> bool {
     !["admin", "auth_expired", "replaced"].contains(&reason)

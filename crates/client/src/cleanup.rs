@@ -13,6 +13,7 @@ use platform::network::Restored;
 use tokio::sync::watch;
 
 use crate::ClientError;
+use crate::account::is_bare;
 use crate::books::{Trouble, limits, lock_keeper, open_ledger, running};
 use crate::clock;
 use crate::gate;
@@ -137,6 +138,12 @@ async fn clean(config: &ClientConfig, host: &Host, who: Cleaning) -> Result<Clea
     let Some(ledger) = ledger else { return Ok(report) };
     remove_socket(&ApiSocket::path(config), &mut report);
     for mut record in records {
+        if is_bare(&record) {
+            if let Err(error) = ledger.withdraw(record.id) {
+                report.problems.push(error.to_string());
+            }
+            continue;
+        }
         record.undo = None;
         match ledger.close(record, End::new(clock::stamp(clock::now()), "crash")) {
             Ok(receipt) => report.jobs.push(receipt.job()),

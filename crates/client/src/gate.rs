@@ -19,15 +19,19 @@ use plan::{Lockdown, MAX_OPENINGS, NetworkPlan, Openings, Place, Transport};
 use platform::PlatformError;
 use platform::firewall::{Nft, Purpose, Table};
 use platform::network::Restored;
-use platform::slot::{MARK_FAMILY, MARK_FAMILY_MASK, Slot};
+use platform::slot::{MARK_FAMILY, MARK_FAMILY_MASK, SLOTS, Slot};
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
 use crate::ClientError;
 use crate::cleanup::Cleaning;
 
+/// The bits of a mark that all tunnels' sockets have in common: but for the slot all of them, as a flow that a rule sends past the tunnel has a mark of
+/// the same family, and is none of a tunnel's.
+const SOCKETS: u32 = !(SLOTS as u32 - 1);
+
 /// Marks of flows that rules have chosen for a tunnel ("mb"), and the bits that count.
-const FLOWS: (u32, u32) = (0x6d62_0000, MARK_FAMILY_MASK);
+const FLOWS: (u32, u32) = (plan::flows::INSIDE, MARK_FAMILY_MASK);
 
 /// A handle; without a host it is open for ever.
 #[derive(Clone, Debug, Default)]
@@ -306,7 +310,7 @@ impl Inner {
             tunnel: &self.tunnel,
             interface: &self.interface,
             mark: self.slot.mark(),
-            marks: (MARK_FAMILY, MARK_FAMILY_MASK),
+            marks: (MARK_FAMILY, SOCKETS),
             flows: FLOWS,
         };
         let script = wanted.script(&place, openings);

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::ClientError;
+use crate::account::is_bare;
 use crate::books::{Books, Trouble, running};
 use crate::clock;
 use crate::host::{Host, report_cleared};
@@ -100,7 +101,7 @@ pub(crate) async fn restore(host: &Host, records: &[OpenRecord]) {
 pub(crate) async fn close(books: &Books, records: Vec<OpenRecord>) {
     let now = clock::now();
     // An armed tunnel has no session, and owes nothing.
-    let (bare, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.chores.is_empty());
+    let (bare, records): (Vec<_>, Vec<_>) = records.into_iter().partition(is_bare);
     for record in bare {
         warn!(job = %record.id, "an earlier run ended without a stop while it waited for traffic");
         let _ = timeout(DISK_PATIENCE, books.withdraw(record.id)).await;
