@@ -107,8 +107,9 @@ fn an_older_version_is_replaced_and_still_goes_with_its_folders() {
     let root = root();
     let before = tree(root.path());
     install_client(root.path(), "work").unwrap();
-    let is_client = |file: &&files::File| file.place(root.path()).ends_with("marmot-client@.service");
-    let file = files::needed_by(ServiceRole::Client).find(is_client).unwrap();
+    let file = files::needed_by(ServiceRole::Client)
+        .find(|file| file.place(root.path()).ends_with("marmot-client@.service"))
+        .unwrap();
     let Found::Older { folders } = file.find(root.path(), "/opt/marmot").unwrap() else {
         panic!("for a program elsewhere it is another text");
     };
