@@ -7,7 +7,7 @@ mod survey;
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use config::client::ClientConfig;
 use ipnet::IpNet;
@@ -68,6 +68,8 @@ struct Kernel {
     offload: bool,
     gate: Gate,
     on_host: Mutex<OnHost>,
+    /// A device that nobody has fetched yet. It has a lock of its own, which nobody holds for long: whoever looks at the host holds the other.
+    fresh: std::sync::Mutex<Option<Tun>>,
 }
 
 #[derive(Default)]
@@ -75,8 +77,6 @@ struct OnHost {
     applied: Option<Applied>,
     /// Flow rules in the kernel.
     steered: Option<Steered>,
-    /// A device that nobody has fetched yet.
-    tun: Option<Tun>,
     /// Something was tried that may have left anything of the slot behind.
     touched: bool,
 }
@@ -125,6 +125,7 @@ impl Host {
                 tunnel: config.tunnel.name.clone(),
                 offload: config.tunnel.offload,
                 on_host: Mutex::default(),
+                fresh: std::sync::Mutex::default(),
             }),
             closing: None,
         }))
@@ -194,9 +195,9 @@ impl Host {
                 plan: undo.plan.clone(),
             }),
             steered: None,
-            tun: Some(tun),
             touched: true,
         };
+        *real.kernel.fresh() = Some(tun);
         Ok(())
     }
 
@@ -300,7 +301,7 @@ impl Host {
     /// The device, if there was none before the last plan was installed.
     pub(crate) fn device(&mut self) -> Option<Device> {
         match self {
-            Self::Real(real) => real.kernel.on_host.try_lock().ok()?.tun.take().map(Device::Tun),
+            Self::Real(real) => real.kernel.take_fresh().map(Device::Tun),
             Self::Memory(memory) => memory.take().map(Device::Memory),
         }
     }
@@ -439,7 +440,7 @@ impl Kernel {
             tun_index: tun.index(),
             plan,
         });
-        on_host.tun = Some(tun);
+        *self.fresh() = Some(tun);
         Ok(())
     }
 
@@ -486,6 +487,14 @@ impl Kernel {
         };
         let replaced = self.replace(&mut on_host, plan).await;
         replaced.map_err(|(InstallError::Clean(error) | InstallError::Damaged(error))| error)
+    }
+
+    fn fresh(&self) -> MutexGuard<'_, Option<Tun>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_fresh(&self) -> Option<Tun> {
+        self.fresh().take()
     }
 
     /// Whoever else has the device open loses it.
@@ -538,7 +547,7 @@ impl Kernel {
         if let Some(steered) = steered {
             steered.leave();
         }
-        if let Some(tun) = on_host.tun.take() {
+        if let Some(tun) = self.take_fresh() {
             // Nobody came to fetch it. The kernel takes 20 ms, which nobody waits for.
             let kernel = Arc::clone(&self);
             tokio::spawn(async move { kernel.let_go(tun).await });

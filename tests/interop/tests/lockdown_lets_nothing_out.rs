@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let once = lab::tests![
         a_stop_opens_the_host_at_once,
         a_reload_counts_for_the_lockdown_at_once,
+        a_flow_that_a_rule_sends_past_the_tunnel_goes_nowhere,
         a_tunnel_that_ends_by_itself_leaves_the_lockdown,
         always_stays_until_it_is_unlocked,
         without_nft_nothing_starts_that_claims_protection,
@@ -204,6 +205,28 @@ fn a_reload_counts_for_the_lockdown_at_once(lab: &Lab) -> Result<()> {
         ensure!(there == (mode != "off"), "{mode}: {tables:?}");
     }
     client.stop(Signal::TERM, PATIENCE)?;
+    Ok(())
+}
+
+/// A lockdown is stronger than a rule: what is to go past the tunnel carries a mark that looks much like that of the tunnel's own sockets.
+fn a_flow_that_a_rule_sends_past_the_tunnel_goes_nowhere(lab: &Lab) -> Result<()> {
+    let _gateway = start_gateway(lab, lab.site(), "gateway", &full(lab)?)?;
+    let prober = Prober::start(lab.client(), &outside(lab))?;
+    for (mode, leaves) in [("off", true), ("while_up", false)] {
+        let rules = "[[flows.rule]]\naction = \"direct\"\nnetworks = [\"0.0.0.0/0\", \"::/0\"]\n";
+        let settings = settings(lab)?.with("lockdown.mode", mode).with_text(rules)?;
+        let client = start_client(lab, lab.client(), &format!("client-{mode}"), &settings)?;
+        let clear = watch(lab, mode)?;
+        if leaves {
+            clear
+                .wait_for_all()
+                .context("without a lockdown the rule sends them past the tunnel")?;
+        } else {
+            prober.wait_rounds(5 * ROUNDS)?;
+            ensure!(clear.tally()?.is_empty(), "{:#?}", clear.tally()?);
+        }
+        client.stop(Signal::TERM, PATIENCE)?;
+    }
     Ok(())
 }
 
