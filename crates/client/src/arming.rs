@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use lifecycle::{Generation, State};
+use lifecycle::{Generation, Origin, State};
 use now::LATE_BY;
 use plan::NetworkPlan;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,7 @@ use crate::proof::Input;
 use crate::pump::Stop;
 use crate::report;
 use crate::rules::Verdict;
+use crate::setup::Setup;
 use crate::shell::{Boxed, Done, Shell};
 use crate::store::identity;
 
@@ -89,6 +90,7 @@ impl Shell {
         let networks = self.host.local_networks();
         let undo = self.host.undo();
         let installer = self.host.installer();
+        let gate = self.host.gate();
         let work = async move {
             let lease = timeout(RECORD_PATIENCE, books.lease())
                 .await
@@ -107,6 +109,8 @@ impl Shell {
             let written = timeout(RECORD_PATIENCE, books.write(account.record)).await;
             let written = written.unwrap_or(Err(Trouble::Stalled));
             written.map_err(|trouble| Unarmed::Failed(ClientError::Unrecorded(trouble)))?;
+            // No tunnel without its lockdown, as for one that connects.
+            gate.close(&setup.config).await.map_err(Unarmed::Failed)?;
             installer.install(accepted.plan.clone()).await?;
             Ok(accepted.plan)
         };
@@ -206,13 +210,14 @@ impl Shell {
         gone
     }
 
-    /// What was granted is put on the host without a session, once.
-    pub(crate) fn remember(&self, grant: &Grant, peer: IpAddr) {
+    /// What was granted is put on the host without a session, once. `under` are the settings that it was asked for with: they name
+    /// its gateway and user, and a reload may have replaced them since.
+    pub(crate) fn remember(&self, grant: &Grant, peer: IpAddr, under: &Setup) {
         if !self.setup.config.on_demand.enabled {
             return;
         }
         let lease = Lease {
-            identity: identity(&self.setup.config),
+            identity: identity(&under.config),
             granted: granted(grant),
             peer,
         };
@@ -225,9 +230,16 @@ impl Shell {
         });
     }
 
-    /// Starts, when it is known what the rules say of this network.
+    /// Starts, when it is known what the rules say of this network. What the process before left is on the host already: it is
+    /// the machine's at once, so that a stop finds it, and a verdict that comes later takes it down.
     pub(crate) fn begin(&mut self, start: Input) {
-        if self.rules.is_some() {
+        let restores = matches!(
+            start,
+            Input::Start {
+                origin: Origin::Restore
+            }
+        );
+        if self.rules.is_some() && !restores {
             self.first = Some(start);
         } else {
             self.feed(start);

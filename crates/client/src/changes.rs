@@ -191,6 +191,9 @@ impl Shell {
         if let Some(offline) = &mut self.offline {
             offline.look_now();
         }
+        if let Some(rules) = &mut self.rules {
+            rules.look_now();
+        }
         let now = clock::now().awake;
         let mend = changes.has(Change::Ours) && {
             let next = self.around.mends.next(now);
@@ -260,7 +263,7 @@ impl Shell {
             .zip(&before)
             .any(|(way, before)| way.is_some() && way != before);
         if found {
-            self.feed(Input::PathChange);
+            self.path_changed();
         }
         match (gateway, before.first()) {
             // Whether the gateway can be reached at another address only a look-up tells.

@@ -34,6 +34,8 @@ impl Shell {
                 if let Some((link, fresh)) = self.opening.take().map(Opening::abandon) {
                     self.orphan = Some(link);
                     self.unborn.extend(fresh);
+                    // It kept everybody else from looking, and may have changed the host.
+                    self.around.look_over();
                 }
             }
             Effect::Goodbye { .. } => match &mut self.parting {

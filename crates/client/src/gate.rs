@@ -247,27 +247,31 @@ impl Gate {
     }
 
     /// Sees to what an earlier process left: goes on with it if `config` wants it, and removes it otherwise. `coming`: the tunnel is
-    /// about to come up.
+    /// about to come up; `stopped`: somebody has stopped it. What is there without a stop was left by a process that died.
     ///
     /// # Errors
     /// As for [`Gate::close`], and what is there stays.
-    pub(crate) async fn take_over(&self, config: &ClientConfig, coming: bool) -> Result<Restored, ClientError> {
+    pub(crate) async fn take_over(
+        &self,
+        config: &ClientConfig,
+        (coming, stopped): (bool, bool),
+    ) -> Result<Restored, ClientError> {
         let Some(inner) = &self.0 else {
             return Ok(Restored::nothing());
         };
-        let found = inner.found().await;
+        let (found, unseen) = inner.found().await;
         let keep = match config.lockdown.mode {
             LockdownMode::Off => false,
-            LockdownMode::WhileUp => coming && !found.is_empty(),
+            LockdownMode::WhileUp => (coming || !stopped) && !found.is_empty(),
             LockdownMode::Always => true,
         };
-        self.want(coming);
+        self.want(coming || keep);
         if keep {
             self.close(config).await?;
         }
         let ours = inner.table();
         let rest: Vec<_> = found.into_iter().filter(|table| !keep || *table != ours).collect();
-        Ok(clear(&rest).await)
+        Ok(clear(&rest).await.and_residue(unseen))
     }
 
     /// Removes what an earlier process left, as far as the policy allows whoever asks. What stays is said in words.
@@ -275,7 +279,7 @@ impl Gate {
         let Some(inner) = &self.0 else {
             return (Restored::nothing(), Vec::new());
         };
-        let found = inner.found().await;
+        let (found, unseen) = inner.found().await;
         let why = match (config.lockdown.mode, who) {
             (LockdownMode::Off, _) | (_, Cleaning::Unlock) | (LockdownMode::WhileUp, Cleaning::Asked) => None,
             (LockdownMode::WhileUp, Cleaning::Automatic) => {
@@ -286,10 +290,10 @@ impl Gate {
             }
         };
         match why {
-            None => (clear(&found).await, Vec::new()),
+            None => (clear(&found).await.and_residue(unseen), Vec::new()),
             Some(why) => {
                 let kept = found.iter().map(|table| format!("firewall table {table}: {why}"));
-                (Restored::nothing(), kept.collect())
+                (Restored::nothing().and_residue(unseen), kept.collect())
             }
         }
     }
@@ -319,15 +323,17 @@ impl Inner {
 
     /// Replaces what is open. Without a lockdown it is noted for the next one.
     async fn open(&self, held: &mut Held, openings: Openings) -> Result<(), ClientError> {
-        if held.closed.is_some() {
+        if let Some(closed) = &held.closed {
             let script = Lockdown::opening(&self.table().to_string(), &openings);
-            let loaded = Nft::find()?.load(&script, "let the gateway through the lockdown").await;
-            if let Err(error) = loaded {
-                if !self.is_there().await {
+            let mut loaded = Nft::find()?.load(&script, "let the gateway through the lockdown").await;
+            if loaded.is_err() && !self.is_there().await {
+                // Somebody has flushed the tables of this host: it comes back whole.
+                loaded = self.load(closed, &openings).await;
+                if loaded.is_err() {
                     self.failed();
                 }
-                return Err(error.into());
             }
+            loaded?;
         }
         held.openings = openings;
         Ok(())
@@ -340,20 +346,20 @@ impl Inner {
     }
 
     /// The lockdowns of this tunnel: the one in its slot, unless it says that it is another tunnel's, and those that say that they are
-    /// this one's.
-    async fn found(&self) -> Vec<Table> {
-        let Ok(nft) = Nft::find() else { return Vec::new() };
+    /// this one's. And why nobody knows, if so.
+    async fn found(&self) -> (Vec<Table>, Option<String>) {
+        let (tables, unseen) = listed().await;
+        let Ok(nft) = Nft::find() else {
+            return (Vec::new(), unseen);
+        };
         let mut found = Vec::new();
-        for table in nft.tables().await.unwrap_or_default() {
-            if table.purpose != Purpose::Lockdown {
-                continue;
-            }
+        for table in tables {
             let owner = nft.owner(table).await.ok().flatten();
             if owner.map_or(table.slot == self.slot, |owner| owner == self.tunnel) {
                 found.push(table);
             }
         }
-        found
+        (found, unseen)
     }
 
     fn failed(&self) {
@@ -365,16 +371,31 @@ impl Inner {
 
 /// Removes the lockdowns of a tunnel, whoever runs it: for whoever asks for that in person while nobody can be asked to.
 pub(crate) async fn unlock(tunnel: &str) -> Restored {
+    let (tables, unseen) = listed().await;
     let Ok(nft) = Nft::find() else {
         return Restored::nothing();
     };
     let mut found = Vec::new();
-    for table in nft.tables().await.unwrap_or_default() {
-        if table.purpose == Purpose::Lockdown && nft.owner(table).await.ok().flatten().as_deref() == Some(tunnel) {
+    for table in tables {
+        if nft.owner(table).await.ok().flatten().as_deref() == Some(tunnel) {
             found.push(table);
         }
     }
-    clear(&found).await
+    clear(&found).await.and_residue(unseen)
+}
+
+/// The lockdowns of this host, and why nobody knows, if so. Without nft there is none that we made.
+async fn listed() -> (Vec<Table>, Option<String>) {
+    let Ok(nft) = Nft::find() else {
+        return (Vec::new(), None);
+    };
+    match nft.tables().await {
+        Ok(tables) => {
+            let lockdowns = tables.into_iter().filter(|table| table.purpose == Purpose::Lockdown);
+            (lockdowns.collect(), None)
+        }
+        Err(error) => (Vec::new(), Some(format!("lockdown: {error}"))),
+    }
 }
 
 /// Says what could not be taken away.

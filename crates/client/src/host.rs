@@ -46,14 +46,11 @@ pub(crate) enum Host {
 /// The kernel of this host.
 pub(crate) struct RealHost {
     kernel: Arc<Kernel>,
-    /// The last device, on its way out: its name is free when the other end is dropped.
-    closing: Option<watch::Receiver<()>>,
 }
 
 /// What changes the host, beside the loop.
 pub(crate) struct Installer {
     kernel: Option<Arc<Kernel>>,
-    closing: Option<watch::Receiver<()>>,
 }
 
 /// The kernel of this host, and what we put on it.
@@ -70,6 +67,9 @@ struct Kernel {
     on_host: Mutex<OnHost>,
     /// A device that nobody has fetched yet. It has a lock of its own, which nobody holds for long: whoever looks at the host holds the other.
     fresh: std::sync::Mutex<Option<Tun>>,
+    /// The last device, on its way out: its name is free when the other end is dropped. Here, so that whoever installs finds also the one
+    /// that was let go after the order to install; locked for moments only.
+    closing: std::sync::Mutex<Option<watch::Receiver<()>>>,
 }
 
 #[derive(Default)]
@@ -126,8 +126,8 @@ impl Host {
                 offload: config.tunnel.offload,
                 on_host: Mutex::default(),
                 fresh: std::sync::Mutex::default(),
+                closing: std::sync::Mutex::default(),
             }),
-            closing: None,
         }))
     }
 
@@ -271,13 +271,7 @@ impl Host {
 
     /// What puts a plan on the host.
     pub(crate) fn installer(&self) -> Installer {
-        Installer {
-            kernel: self.kernel(),
-            closing: match self {
-                Self::Real(real) => real.closing.clone(),
-                Self::Memory(_) => None,
-            },
-        }
+        Installer { kernel: self.kernel() }
     }
 
     /// Replaces the flow rules of the tunnel that is there, if one is. The future owns what it needs.
@@ -331,8 +325,8 @@ impl Host {
             }
             (Self::Real(real), Device::Tun(tun)) => {
                 let (open, closing) = watch::channel(());
-                real.closing = Some(closing);
                 let kernel = Arc::clone(&real.kernel);
+                kernel.is_closing(closing);
                 Some(async move {
                     if shared && let Ok(descriptor) = tun.descriptor() {
                         kernel.remove_device(&descriptor).await;
@@ -348,7 +342,7 @@ impl Host {
     /// Ends when nothing is on its way off this host any more.
     pub(crate) async fn settled(&mut self) {
         let Self::Real(real) = self else { return };
-        if let Some(closing) = &mut real.closing {
+        if let Some(mut closing) = real.kernel.closing() {
             // Ends with an error when the other end is dropped, which is what is waited for.
             let _ = closing.changed().await;
         }
@@ -385,7 +379,7 @@ impl Installer {
     /// the future is dropped.
     pub(crate) async fn install(self, plan: NetworkPlan) -> Result<(), InstallError> {
         let Some(kernel) = self.kernel else { return Ok(()) };
-        if let Some(mut closing) = self.closing {
+        if let Some(mut closing) = kernel.closing() {
             // Ends with an error when the other end is dropped, which is what is waited for.
             let _ = closing.changed().await;
         }
@@ -495,6 +489,15 @@ impl Kernel {
 
     fn take_fresh(&self) -> Option<Tun> {
         self.fresh().take()
+    }
+
+    fn closing(&self) -> Option<watch::Receiver<()>> {
+        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        closing.clone()
+    }
+
+    fn is_closing(&self, closing: watch::Receiver<()>) {
+        *self.closing.lock().unwrap_or_else(PoisonError::into_inner) = Some(closing);
     }
 
     /// Whoever else has the device open loses it.

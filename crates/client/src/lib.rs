@@ -233,7 +233,7 @@ impl Client {
         let left = !taken.is_empty();
         // Before anything of the tunnel that was is taken off.
         let coming = lockdown::is_coming(config, wanted, left);
-        host::report_cleared(&[gate.take_over(config, coming).await?]);
+        host::report_cleared(&[gate.take_over(config, (coming, wanted == Some(false))).await?]);
         // What cannot go on is removed by its descriptor.
         let device = taken.tun.as_ref().and_then(|tun| tun.try_clone().ok());
         let resumed = match wanted {

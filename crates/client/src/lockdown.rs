@@ -47,7 +47,7 @@ pub fn lock(config: &ClientConfig) -> Result<LockdownReport, ClientError> {
             Err(ClientError::Platform(PlatformError::TunnelRunning { .. })) => return Ok(LockdownReport::Running),
             opened => opened?,
         };
-        let rest = host.gate().take_over(config, true).await?;
+        let rest = host.gate().take_over(config, (true, false)).await?;
         report(&rest);
         Ok(LockdownReport::On)
     })

@@ -13,7 +13,7 @@ use plan::Dns;
 use platform::PlatformError;
 use platform::dns::{Applied, Mode, Places, Resolver, State, Way};
 use platform::network::Restored;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -53,8 +53,8 @@ pub(crate) struct Names {
     interface: String,
     resolver: Resolver,
     orders: mpsc::Sender<Order>,
-    /// Whoever waits for an apply goes on without it.
-    hurry: Notify,
+    /// Whoever waits for an apply goes on without it, also who comes to wait only now: until they are taken back.
+    hurry: watch::Sender<bool>,
     status: watch::Receiver<Option<DnsStatus>>,
 }
 
@@ -89,7 +89,7 @@ impl Names {
             interface: interface.to_owned(),
             resolver,
             orders,
-            hurry: Notify::new(),
+            hurry: watch::Sender::new(false),
             status: current,
         }
     }
@@ -120,20 +120,25 @@ impl Names {
             let _ = self.orders.send(order).await;
             let _ = waits.await;
         };
+        let mut hurry = self.hurry.subscribe();
+        let hurried = async { drop(hurry.wait_for(|hurried| *hurried).await) };
         tokio::select! {
+            // The order goes out even if nobody may wait for it.
+            biased;
             () = work => {}
-            () = self.hurry.notified() => {}
+            () = hurried => {}
             () = tokio::time::sleep(APPLY_WITHIN) => warn!("the resolver of this host takes its time; the tunnel is up without its name servers"),
         }
     }
 
-    /// Has whoever waits for [`Names::apply`] go on: a stop must not.
+    /// Has whoever waits for [`Names::apply`], or calls it before [`Names::revert`], go on: a stop must not wait.
     pub(crate) fn hurry(&self) {
-        self.hurry.notify_waiters();
+        self.hurry.send_replace(true);
     }
 
     /// Takes them back. What is still there when it returns is named.
     pub(crate) async fn revert(&self) -> Option<String> {
+        self.hurry.send_replace(false);
         let (done, waits) = oneshot::channel();
         let work = async {
             let _ = self.orders.send(Order::Revert { done }).await;

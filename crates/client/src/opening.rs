@@ -164,7 +164,7 @@ impl Shell {
             );
         }
         self.addresses = addresses;
-        self.remember(link.established.grant(), peer);
+        self.remember(link.established.grant(), peer, &setup);
         self.upcoming = Some(SessionLog::new(
             &setup,
             peer,

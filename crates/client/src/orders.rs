@@ -190,20 +190,29 @@ impl Shell {
         self.machine.set_wake_limits(setup.wake_limits());
         let on_demand = &setup.config.on_demand;
         self.machine.set_on_demand(on_demand.enabled);
-        if self.setup.config.on_demand.rules != on_demand.rules {
-            self.rules = Rules::new(&on_demand.rules, self.host.wayfinder());
-            if self.rules.is_none() {
-                self.feed(Input::NetworkRule(Rule::Connect));
-            }
-        }
-        let connects = !on_demand.enabled && matches!(self.machine.state(), State::Armed { .. });
+        let other_rules = self.setup.config.on_demand.rules != on_demand.rules;
+        let always = !on_demand.enabled;
+        // Before the machine hears of anything: what it starts is to find the new settings.
         self.setup = Arc::new(setup);
-        self.lockdown_changed();
-        if connects {
-            self.feed(Input::Start { origin: Origin::Boot });
-        }
         self.known.clear();
         self.introduce();
+        self.lockdown_changed();
+        if other_rules {
+            let rules = &self.setup.config.on_demand.rules;
+            self.rules = Rules::new(rules, self.host.wayfinder(), self.host.gate());
+            if self.rules.is_none() {
+                self.feed(Input::NetworkRule(Rule::Connect));
+                // The verdict that it waits for never comes.
+                if let Some(start) = self.first.take() {
+                    self.feed(start);
+                }
+            }
+        }
+        if always && matches!(self.machine.state(), State::Armed { .. }) {
+            self.feed(Input::Start { origin: Origin::Boot });
+        }
+        // A plan may be under way that was made with the old settings.
+        self.around.look_over();
         Ok(steering)
     }
 

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use config::{NetworkRule, Probe, RuleAction};
 use lifecycle::Rule;
+use plan::Transport;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
+use crate::gate::Gate;
 use crate::host::Wayfinder;
 use crate::probe::reach_pinned;
 use crate::shell::Boxed;
@@ -45,6 +47,8 @@ pub(crate) struct Whereabouts {
 pub(crate) struct Rules {
     rules: Arc<[NetworkRule]>,
     ways: Wayfinder,
+    /// Lets probes through the lockdown.
+    gate: Gate,
     seen: Option<Whereabouts>,
     look_at: Instant,
     looking: Option<Boxed<(Whereabouts, Option<Verdict>)>>,
@@ -71,11 +75,12 @@ impl Verdict {
 
 impl Rules {
     /// Nothing if there are no rules, or no host that has routes.
-    pub(crate) fn new(rules: &[NetworkRule], ways: Option<Wayfinder>) -> Option<Self> {
+    pub(crate) fn new(rules: &[NetworkRule], ways: Option<Wayfinder>, gate: Gate) -> Option<Self> {
         let ways = ways.filter(|_| !rules.is_empty())?;
         Some(Self {
             rules: rules.into(),
             ways,
+            gate,
             seen: None,
             look_at: Instant::now(),
             looking: None,
@@ -93,7 +98,8 @@ impl Rules {
             if self.looking.is_none() {
                 sleep_until(self.look_at).await;
                 self.look_at = Instant::now() + LOOK_EVERY;
-                let look = look(Arc::clone(&self.rules), self.ways.clone(), self.seen.clone());
+                let out = (self.ways.clone(), self.gate.clone());
+                let look = look(Arc::clone(&self.rules), out, self.seen.clone());
                 self.looking = Some(Box::pin(look));
             }
             let Some(looking) = &mut self.looking else { continue };
@@ -121,7 +127,11 @@ pub(crate) async fn ruled(rules: &mut Option<Rules>) -> Verdict {
     }
 }
 
-async fn look(rules: Arc<[NetworkRule]>, ways: Wayfinder, seen: Option<Whereabouts>) -> (Whereabouts, Option<Verdict>) {
+async fn look(
+    rules: Arc<[NetworkRule]>,
+    (ways, gate): (Wayfinder, Gate),
+    seen: Option<Whereabouts>,
+) -> (Whereabouts, Option<Verdict>) {
     let found = whereabouts(&ways).await;
     if seen.as_ref() == Some(&found) {
         return (found, None);
@@ -136,7 +146,7 @@ async fn look(rules: Arc<[NetworkRule]>, ways: Wayfinder, seen: Option<Whereabou
     };
     for rule in rules.iter().filter(|rule| rule.matches(interface, &found.addresses)) {
         let there = match &rule.probe {
-            Some(probe) => is_there(probe, &ways).await,
+            Some(probe) => is_there(probe, &ways, &gate).await,
             None => true,
         };
         if there {
@@ -167,7 +177,12 @@ async fn whereabouts(ways: &Wayfinder) -> Whereabouts {
 }
 
 /// Whether the probe's server is reached, outside of any tunnel, and has the key.
-async fn is_there(probe: &Probe, ways: &Wayfinder) -> bool {
+async fn is_there(probe: &Probe, ways: &Wayfinder, gate: &Gate) -> bool {
+    // A lockdown would swallow it, and every network would be a strange one.
+    if let Err(error) = gate.admit(std::iter::once((probe.address, Transport::Tcp))).await {
+        debug!("the probe of a rule stays behind the lockdown: {error}");
+        return false;
+    }
     let reached = reach_pinned(probe.address, probe.pins.clone(), ways.mark(), PROBE_PATIENCE).await;
     if let Err(error) = &reached {
         debug!("the probe of a rule: {error}");

@@ -278,7 +278,7 @@ impl Shell {
             disconnect_on_sleep: setup.config.sleep.disconnect_on_sleep,
             on_demand: setup.config.on_demand.enabled,
         };
-        let rules = Rules::new(&setup.config.on_demand.rules, host.wayfinder());
+        let rules = Rules::new(&setup.config.on_demand.rules, host.wayfinder(), host.gate());
         let mut machine = Machine::new(settings);
         machine.set_wake_limits(setup.wake_limits());
         Self {
@@ -556,16 +556,27 @@ impl Shell {
         let Some((outcome, mut link)) = self.keep(finished) else {
             return self.cancel(ClientError::Local("the packet pump failed".to_owned()));
         };
-        if matches!(
-            (self.machine.state(), &outcome),
-            (State::Armed { .. }, pump::Outcome::Stopped)
-        ) {
-            return self.pump_parked();
+        // A session that ended while the pump went on.
+        self.end_session();
+        if matches!(self.machine.state(), State::Armed { .. }) {
+            // The connection was to go anyway; without its device the tunnel would be dead for good.
+            match &outcome {
+                pump::Outcome::Stopped => return self.pump_parked(),
+                pump::Outcome::Lost(kind, why) => {
+                    debug!(%kind, "the control channel went before it was parked: {why}");
+                    return self.pump_parked();
+                }
+                pump::Outcome::Ended(reason) => {
+                    // The next connection logs in: nothing waits for this cookie any more.
+                    self.ticket = None;
+                    info!("the gateway ended the session before it was parked: {reason}");
+                    return self.pump_parked();
+                }
+                pump::Outcome::DeviceGone(_) => {}
+            }
         }
         self.data = link.data.take();
         self.parting = Some(link);
-        // A session that ended while the pump went on.
-        self.end_session();
         match outcome {
             pump::Outcome::DeviceGone(error) => self.cancel(ClientError::DeviceGone(error)),
             pump::Outcome::Lost(kind, why) => {

@@ -40,6 +40,10 @@ impl<P: Proofs> Machine<P> {
     /// Whether the tunnel waits for traffic, from its next start or silence on.
     pub fn set_on_demand(&mut self, on_demand: bool) {
         self.on_demand = on_demand;
+        if !on_demand {
+            // The connection that is being made is wanted now, whoever asked for it.
+            self.asked = None;
+        }
     }
 
     /// Waits for traffic without a connection.
@@ -105,7 +109,7 @@ impl<P: Proofs> Machine<P> {
         else {
             return false;
         };
-        if !self.asked.is_some_and(|asked| is_old(asked, turn.boot)) {
+        if !self.on_demand || !self.asked.is_some_and(|asked| is_old(asked, turn.boot)) {
             return false;
         }
         if attempt.is_running() {

@@ -3,8 +3,8 @@
 //! ```text
 //!   output ------+                         +-- lo, the tunnel, interfaces that are allowed
 //!   forward -----+--> permitted -- accept--+-- our mark AND a gateway's address, protocol and port; marks of other tunnels
-//!   postrouting -+        |                +-- DHCP, neighbour discovery
-//!                         |                +-- if allowed: private and link-local networks, but for those of the tunnel
+//!   postrouting -+        |                +-- if allowed: private and link-local networks, but for those of the tunnel
+//!                         |                +-- of this host alone, not of what it forwards: DHCP, neighbour discovery
 //!                         +-- else: refused (output, forward), dropped (postrouting)
 //! ```
 //! `output` and `forward` refuse, so that programs hear it at once; `postrouting` has the last word. It sees the interface that a
@@ -157,15 +157,18 @@ table inet {table} {{
 \t\toifname {{ {interfaces} }} accept
 \t\tmeta mark {mark:#x} jump own
 \t\tmeta mark & {mask:#x} == {family:#x} meta mark != {mark:#x} accept
+{out}\t}}
+\tchain host {{
 \t\tmeta nfproto ipv4 udp sport 68 udp dport 67 accept
 \t\tip6 daddr {{ ff02::1:2, fe80::/10 }} udp sport 546 udp dport 547 accept
 \t\ticmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 accept
 \t\ticmpv6 type mld2-listener-report ip6 hoplimit 1 ip6 daddr ff02::16 accept
-{out}\t}}
+\t\tjump permitted
+\t}}
 \tchain output {{
 \t\ttype filter hook output priority filter; policy drop;
 \t\tmeta mark & {flows_mask:#x} == {flows:#x} accept
-\t\tjump permitted
+\t\tjump host
 \t\tcounter name refused
 \t\tmeta l4proto tcp reject with tcp reset
 \t\treject with icmpx type admin-prohibited
@@ -178,7 +181,7 @@ table inet {table} {{
 \t}}
 \tchain postrouting {{
 \t\ttype filter hook postrouting priority 300; policy drop;
-\t\tjump permitted
+\t\tjump host
 \t\tcounter name caught
 \t}}
 \tchain input {{

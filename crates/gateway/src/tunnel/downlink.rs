@@ -211,9 +211,11 @@ impl Tunnel<'_> {
         }
     }
 
-    /// Sends a packet of the gateway's own, if there is a way that is open and it fits.
+    /// Sends a packet of the gateway's own, if there is a way that is open and has room, and it fits.
     pub(super) fn say_packet(&mut self, packet: &[u8], now: Now) -> Result<(), Closed> {
-        if matches!(self.way(now), Way::Nowhere(_)) || packet.len() > usize::from(self.mtu()) {
+        // A client that asks and does not read must not have answers pile up.
+        let is_open = self.takes_packets() && !matches!(self.way(now), Way::Nowhere(_));
+        if !is_open || packet.len() > usize::from(self.mtu()) {
             return Ok(());
         }
         let sent = self.send_packet(packet, now);

@@ -8,7 +8,7 @@ const PLACE: Place<'_> = Place {
     tunnel: "work",
     interface: "mm-work",
     mark: 0x6d61_0003,
-    marks: (0x6d61_0000, 0xffff_0000),
+    marks: (0x6d61_0000, 0xffff_ffc0),
     flows: (0x6d62_0000, 0xffff_0000),
 };
 

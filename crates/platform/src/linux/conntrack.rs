@@ -52,7 +52,7 @@ const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 /// carries packets. Of the network namespace of this thread.
 ///
 /// # Errors
-/// What the kernel has against it. What was found before is deleted.
+/// What the kernel has against it, first of all. What else was found is deleted, unless the socket itself failed.
 pub fn forget(addresses: &BTreeSet<IpAddr>) -> Result<usize, PlatformError> {
     let tracked = fs::read_to_string(COUNT).ok();
     if tracked.is_none_or(|count| count.trim() == "0") {
@@ -73,17 +73,21 @@ pub fn forget(addresses: &BTreeSet<IpAddr>) -> Result<usize, PlatformError> {
 fn delete_all(addresses: &BTreeSet<IpAddr>) -> io::Result<usize> {
     let socket = Socket::new(NETFILTER)?;
     let found = look_for(&socket, addresses)?;
-    let mut deleted = 0;
+    let (mut deleted, mut refused) = (0, None);
     for (number, entry) in (1..).zip(found) {
         send(&socket, (DELETE, REQUEST | ACK), number, &entry)?;
         match acknowledged(&socket)? {
             0 => deleted += 1,
             // Over by itself meanwhile.
             libc::ENOENT => {}
-            code => return Err(io::Error::from_raw_os_error(code)),
+            // The others must not stay for its sake.
+            code => refused = refused.or(Some(code)),
         }
     }
-    Ok(deleted)
+    match refused {
+        None => Ok(deleted),
+        Some(code) => Err(io::Error::from_raw_os_error(code)),
+    }
 }
 
 /// The requests, without their headers, that delete what is found.

@@ -84,7 +84,7 @@ impl Resolver {
     /// on when the future is dropped.
     ///
     /// # Errors
-    /// [`PlatformError::NameService`] if somebody else looks after the names, or there is no helper; or what the disk says.
+    /// [`PlatformError::NameService`] if somebody else looks after the names, [`PlatformError::Io`] if there is no helper; or what the disk says.
     pub async fn apply(&self, interface: &str, index: u32, dns: &Dns) -> Result<Applied> {
         let how = match self.mode {
             Mode::Resolved => return Ok(Self::told(Link::begin(index, dns).await)),
@@ -136,8 +136,7 @@ impl Resolver {
     pub async fn clear(&self, interface: &str, recorded: bool) -> Restored {
         let named =
             || fs::read_to_string(&self.places.resolv_conf).is_ok_and(|text| resolv_conf::names(&text, interface));
-        // Without a helper there was none when it was recorded, most likely; the mark in the file tells.
-        let is_asked = is_root() || named() || recorded && self.places.helper.exists();
+        let is_asked = is_root() || named() || recorded;
         if !is_asked {
             return Restored::new(Vec::new(), Vec::new());
         }
@@ -149,8 +148,9 @@ impl Resolver {
                 let removed = done.was_there.then(|| format!("name servers of {interface}"));
                 Restored::new(removed.into_iter().collect(), Vec::new())
             }
-            // Nobody would find anything of it.
-            Err(error) if !named() => {
+            // Without a helper there was none when it was recorded, most likely; the mark in the file tells. Whatever else went wrong
+            // proves nothing.
+            Err(error) if !named() && (is_absent(&error) || !(is_root() || recorded)) => {
                 tracing::debug!(%error, interface, "nobody can say whether there were name servers");
                 Restored::new(Vec::new(), Vec::new())
             }
@@ -173,6 +173,11 @@ impl Resolver {
         let done = timeout(PATIENCE, work).await.map_err(|_| late())?;
         done.map_err(|_| PlatformError::NameService("the change failed".to_owned()))?
     }
+}
+
+/// Whether nobody was there to carry an order out. Root does it alone: its errors are of the disk.
+fn is_absent(error: &PlatformError) -> bool {
+    !is_root() && matches!(error, PlatformError::Io { source, .. } if helper::is_absent(source))
 }
 
 fn is_root() -> bool {

@@ -1,6 +1,7 @@
 //! Frames and packets of one connected client, as the gateway sees them.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,7 +280,7 @@ impl Established {
         if !self.lease.permits(packet.source()) {
             return Err(DropReason::ForeignSource);
         }
-        if packet.destination().is_multicast() || packet.destination().is_loopback() {
+        if !is_forwardable(packet.destination()) {
             return Err(DropReason::NotForwardable);
         }
         match &self.access {
@@ -316,6 +317,15 @@ impl Established {
             self.timers.set(Timer::Idle, None);
             self.outputs.push_back(output);
         }
+    }
+}
+
+/// Whether a packet to this address can leave the host, to one other. What means "everybody here" or nobody is the gateway's own link.
+fn is_forwardable(destination: IpAddr) -> bool {
+    match destination {
+        // 0.0.0.0/8 is "this network" (RFC 1122 section 3.2.1.3): some hosts take it for themselves.
+        IpAddr::V4(to) => !(to.is_multicast() || to.is_loopback() || to.is_broadcast() || to.octets()[0] == 0),
+        IpAddr::V6(to) => !(to.is_multicast() || to.is_loopback() || to.is_unspecified()),
     }
 }
 
@@ -358,6 +368,24 @@ mod tests {
         assert_eq!(session.received(&packet([10, 78, 0, 2], 6), now(1)), Received::Packet);
         let spoofed = session.received(&packet([10, 78, 0, 3], 6), now(1));
         assert_eq!(spoofed, Received::Dropped(DropReason::ForeignSource));
+    }
+
+    #[test]
+    fn what_is_for_everybody_or_nobody_is_not_forwarded() {
+        let mut session = session(None);
+        let mut bytes = packet([10, 78, 0, 2], 17).payload.to_vec();
+        for to in [[224, 0, 0, 251], [127, 0, 0, 1], [255; 4], [0; 4], [0, 1, 2, 3]] {
+            bytes[16..20].copy_from_slice(&to);
+            let taken = session.incoming(&bytes, now(1));
+            assert_eq!(taken, Received::Dropped(DropReason::NotForwardable), "{to:?}");
+        }
+        for to in [[1, 0, 0, 0], [255, 255, 255, 254], [10, 77, 255, 255]] {
+            bytes[16..20].copy_from_slice(&to);
+            assert_eq!(session.incoming(&bytes, now(1)), Received::Packet, "{to:?}");
+        }
+        for (to, forwardable) in [("::", false), ("::1", false), ("ff02::1", false), ("fd00::1", true)] {
+            assert_eq!(is_forwardable(to.parse().expect("an address")), forwardable, "{to}");
+        }
     }
 
     #[test]

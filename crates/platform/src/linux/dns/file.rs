@@ -204,12 +204,13 @@ fn make(path: &Path, content: &Content) -> io::Result<()> {
     };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
+    // First: a sandbox may let nobody but the owner do it.
+    file.set_permissions(Permissions::from_mode(*mode))?;
     let metadata = file.metadata()?;
     if (metadata.uid(), metadata.gid()) != (*user, *group) {
         // A sandbox may forbid it. Everybody reads such a file, whoever owns it.
         let _ = fchown(&file, Some(*user), Some(*group));
     }
-    file.set_permissions(Permissions::from_mode(*mode))?;
     file.sync_all()
 }
 

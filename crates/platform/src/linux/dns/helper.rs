@@ -154,9 +154,15 @@ async fn line(stream: &mut UnixStream, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Asks the helper at `socket`.
+/// Whether a connection failed because there is no helper: no socket, or nobody behind it.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Asks the helper at `socket`. That there is none is a [`PlatformError::Io`], which [`is_absent`] knows; all else is none.
 pub(super) async fn ask(socket: &Path, order: &Order, patience: Duration) -> Result<Done, PlatformError> {
-    let failed = |why: String| PlatformError::NameService(format!("the helper at {}: {why}", socket.display()));
+    let words = |why: &str| format!("the helper at {}: {why}", socket.display());
+    let failed = |why: String| PlatformError::NameService(words(&why));
     let asked = async {
         let mut stream = UnixStream::connect(socket).await?;
         let mut order = serde_json::to_vec(order)?;
@@ -166,9 +172,10 @@ pub(super) async fn ask(socket: &Path, order: &Order, patience: Duration) -> Res
     };
     let line = match timeout(patience, asked).await {
         Ok(Ok(line)) => line,
-        Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        Ok(Err(error)) if is_absent(&error) => {
             let hint = "it is not there: `systemctl enable --now marmot-dns.socket`, or set [dns] mode = \"off\"";
-            return Err(failed(hint.to_owned()));
+            let source = io::Error::new(error.kind(), words(hint));
+            return Err(PlatformError::io("set name servers", source));
         }
         Ok(Err(error)) => return Err(failed(error.to_string())),
         Err(_) => return Err(failed("it does not answer".to_owned())),

@@ -6,7 +6,7 @@
 //! ```
 //! There is a book for each file that processes of this host take for `/etc/resolv.conf`: the host's own, and those that are mounted over it
 //! (`ip netns exec`). Whatever is in the file that no book explains is somebody else's: it stays when we go, and is what comes back if we
-//! write again. One process at a time changes anything: a lock.
+//! write again; the tunnels of such a book are forgotten then. One process at a time changes anything: a lock.
 
 use std::fs::{self, TryLockError};
 use std::io;
@@ -30,6 +30,12 @@ const VERSION: u8 = 1;
 
 /// The largest book: a file and as many tunnels as a host has slots.
 const MAX_BOOK: u64 = 1024 * 1024;
+
+/// The most tunnels with name servers: each has a slot. Whoever may ask for changes could fill the disk otherwise.
+const MAX_WISHES: usize = crate::slot::SLOTS as usize;
+
+/// How the note of a record of resolvconf begins; the interface is behind it.
+const RECORD: &str = "resolvconf-";
 
 /// How long another process may hold the lock. It writes a few small files.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -137,20 +143,24 @@ impl Kept {
     fn write(&self, spot: &Spot, keeper: Keeper, wish: Wish) -> Result<Done> {
         let book = self.book(spot)?;
         let current = self.content(spot)?;
-        let (original, before) = match &book {
-            Some(book) if book.explains(spot) => (book.original.clone(), Some(spot.text())),
-            Some(_) | None if keeper == Keeper::Marmot => {
+        let explaining = book.as_ref().filter(|book| book.explains(spot));
+        let (original, before) = match explaining {
+            Some(book) => (book.original.clone(), Some(spot.text())),
+            None if keeper == Keeper::Marmot => {
                 let what = format!(
                     "has our mark, but what was there before is not in {}",
                     self.folder.display()
                 );
                 return Err(self.refuse(&format!("{what}: write your own name servers into it first")));
             }
-            Some(_) | None => (current.clone(), None),
+            None => (current.clone(), None),
         };
-        let mut wishes = book.as_ref().map(|book| book.wishes.clone()).unwrap_or_default();
+        // A book that does not explain the file may be from before a restart of the host, and its tunnels long gone.
+        let mut wishes = explaining.map(|book| book.wishes.clone()).unwrap_or_default();
+        let is_full = wishes.len() >= MAX_WISHES;
         match wishes.iter_mut().find(|known| known.interface == wish.interface) {
             Some(known) => *known = wish,
+            None if is_full => return Err(too_many()),
             None => wishes.push(wish),
         }
         let written = resolv_conf::render(&wishes, original.text());
@@ -198,9 +208,9 @@ impl Kept {
         let Some(mut book) = self.book(&spot)? else {
             return Ok(done);
         };
-        let tunnels = book.wishes.len();
+        let old = book.clone();
         book.wishes.retain(|wish| wish.interface != interface);
-        if book.wishes.len() == tunnels {
+        if book.wishes.len() == old.wishes.len() {
             return Ok(done);
         }
         done.was_there = true;
@@ -224,7 +234,11 @@ impl Kept {
             book.written = resolv_conf::render(&book.wishes, book.original.text());
             self.write_book(&spot, &book)?;
             let content = current.with_text(&book.written);
-            spot.put(&content).map_err(|error| self.denied("write", error))?;
+            if let Err(error) = spot.put(&content) {
+                // As in `write`: the tunnel is still in the file, and has to be found again.
+                let _ = self.write_book(&spot, &old);
+                return Err(self.denied("write", error));
+            }
         } else {
             self.write_book(&spot, &book)?;
         }
@@ -238,13 +252,24 @@ impl Kept {
             ));
         };
         // First: whoever comes after a crash has to know of it.
-        write_private(&self.record_of(&wish.interface), b"")?;
+        let record = self.record_of(&wish.interface);
+        if !record.exists() && self.records()? >= MAX_WISHES {
+            return Err(too_many());
+        }
+        write_private(&record, b"")?;
         resolvconf::add(&program, wish).map_err(|source| PlatformError::io("add a record of resolvconf", source))?;
         Ok(Done {
             way: Some(Way::Resolvconf),
             was_there: true,
             note: None,
         })
+    }
+
+    fn records(&self) -> Result<usize> {
+        let listed =
+            fs::read_dir(&self.folder).map_err(|source| PlatformError::io("list the records of resolvconf", source))?;
+        let is_record = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(RECORD);
+        Ok(listed.flatten().filter(is_record).count())
     }
 
     fn look(&self) -> Result<Spot> {
@@ -275,6 +300,12 @@ impl Kept {
     fn write_book(&self, spot: &Spot, book: &Book) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(book)
             .map_err(|error| PlatformError::io("write down what was in resolv.conf", error.into()))?;
+        // One that could not be read again would leave the file ours for ever.
+        if bytes.len() as u64 > MAX_BOOK {
+            let reason = "it would be too large to be read again";
+            let source = io::Error::new(io::ErrorKind::InvalidData, reason);
+            return Err(PlatformError::io("write down what was in resolv.conf", source));
+        }
         write_private(&self.book_of(spot), &bytes)
     }
 
@@ -287,7 +318,7 @@ impl Kept {
     }
 
     fn record_of(&self, interface: &str) -> PathBuf {
-        self.folder.join(format!("resolvconf-{interface}"))
+        self.folder.join(format!("{RECORD}{interface}"))
     }
 
     fn lock(&self) -> Result<fs::File> {
@@ -320,6 +351,12 @@ impl Kept {
             _ => PlatformError::io(what, source),
         }
     }
+}
+
+fn too_many() -> PlatformError {
+    PlatformError::NameService(format!(
+        "{MAX_WISHES} tunnels have name servers on this host already, which is the limit"
+    ))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

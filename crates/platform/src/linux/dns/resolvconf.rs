@@ -27,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked at whether it has ended.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What of its words goes into an error, in bytes.
-const MAX_COMPLAINT: usize = 400;
-
 /// The program, if it is one of the two: systemd-resolved has a third, which knows no records.
 pub(super) fn find() -> Option<PathBuf> {
     let is_own = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|path| !path.ends_with("resolvectl"));
@@ -65,14 +62,18 @@ fn run(program: &PathBuf, arguments: &[&str], input: &str) -> io::Result<()> {
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        // A daemon that one of its scripts starts may keep a pipe open for ever, so its words are not read.
+        .stderr(Stdio::null())
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends early says why. A record is smaller than a pipe.
+        // One that ends early fails by its status. A record is smaller than a pipe.
         let _ = stdin.write_all(input.as_bytes());
     }
     let began = Instant::now();
-    while child.try_wait()?.is_none() {
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
         if began.elapsed() > PATIENCE {
             let _ = child.kill();
             let _ = child.wait();
@@ -82,13 +83,10 @@ fn run(program: &PathBuf, arguments: &[&str], input: &str) -> io::Result<()> {
             ));
         }
         thread::sleep(LOOK);
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
+    };
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or("without a word");
-    let first: String = first.chars().filter(|c| !c.is_control()).take(MAX_COMPLAINT).collect();
-    Err(io::Error::other(format!("resolvconf failed: {first}")))
+    let program = program.display();
+    Err(io::Error::other(format!("{program} failed: {status}")))
 }
