@@ -489,7 +489,7 @@ fn a_reload_replaces_rules_and_breaks_no_connection(lab: &Lab) -> Result<()> {
     flow.echo(PATIENCE).context("a connection keeps its decision")?;
 
     let mark = reload("default = \"direct\"\n[[rule]]\naction = \"tunnel\"\nuser = \"no-such-user\"\n")?;
-    client.wait_for_after(mark, "flows.rule.user: this host has no user", PATIENCE)?;
+    client.wait_for_after(mark, "flows.rule[1].user: this host has no user", PATIENCE)?;
     // The old rules go on.
     scene.goes(Who::default(), "tcp", 8444, true)?;
 
@@ -607,7 +607,7 @@ fn what_cannot_be_done_is_refused_at_the_start(lab: &Lab) -> Result<()> {
             "unknown-user",
             "[[rule]]\naction = \"direct\"\nuser = \"no-such-user\"\n",
             3,
-            "flows.rule.user: this host has no user \"no-such-user\"",
+            "flows.rule[1].user: this host has no user \"no-such-user\"",
         ),
         (
             "bad-path",
