@@ -20,7 +20,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use lab::{
     Identity, Lab, LongJob, OPENVPN_INTERFACE, Ocserv, Openconnect, Openvpn, PATIENCE, Ping, Process, STOCK_INTERFACE,
     Settings, Signal, Site, StockFigures, StockLogin, Times, WIREGUARD_INTERFACE, WgQuick, client_settings,
-    gateway_settings, is_long, ms, name_free, start_client, start_gateway,
+    gateway_settings, is_long, ms, name_free, start_client, start_gateway, until,
 };
 
 /// Rounds, with two stops of each program.
@@ -65,8 +65,11 @@ fn marmot_acknowledges_a_stop_before_all_others(lab: &Lab) -> Result<()> {
     for _ in 0..rounds {
         for row in ours.iter_mut().chain(&mut others) {
             row.stop_twice().with_context(|| row.name.to_owned())?;
+            // The guard of our addresses goes a moment after the device.
+            let clean = || Ok(before.changes(&lab.client().snapshot()?).is_empty());
+            let cleared = until("a clean host", PATIENCE, clean);
             let changes = before.changes(&lab.client().snapshot()?);
-            ensure!(changes.is_empty(), "left by {}: {changes:#?}", row.name);
+            cleared.with_context(|| format!("left by {}: {changes:#?}", row.name))?;
         }
     }
 
