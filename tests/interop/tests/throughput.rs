@@ -36,6 +36,7 @@ struct Rates {
 }
 
 fn our_ends_carry_more_than_the_stock_ends(lab: &Lab) -> Result<()> {
+    lab.cut_at_the_devices()?;
     let (stock, stock_tls) = {
         let mut ocserv = Ocserv::configure(lab, lab.site(), StockLogin::Password, StockFigures::Quick)?;
         let gateway = ocserv.start()?;

@@ -57,7 +57,6 @@ fn told() {
         lab.host.down("eth0").expect("down");
         let _ = until(&mut watch, Change::Link).await;
         ip(&lab, &["rule", "del", "pref", "10000"]);
-        ip(&lab, &["rule", "del", "pref", "11000", "to", "192.168.0.0/16"]);
         let _ = until(&mut watch, Change::Ours).await;
         ip(&lab, &["rule", "add", "pref", "77", "lookup", "main"]);
         let _ = until(&mut watch, Change::Route).await;
