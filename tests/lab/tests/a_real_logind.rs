@@ -80,6 +80,9 @@ fn now() -> Duration {
     platform::clock::now().boot.since_origin()
 }
 
+/// The pipe to the listener, as the machine knows it.
+const ORDERS: &str = "/run/lab/orders";
+
 /// A listener in a machine, and the pipe to it.
 struct Listener {
     process: Process,
@@ -88,14 +91,13 @@ struct Listener {
 
 impl Listener {
     fn start(lab: &Lab, machine: &Machine) -> Result<Self> {
-        machine.run("mkfifo", &["/run/lab/orders"])?;
+        machine.run("mkfifo", &[ORDERS])?;
         let mut command = machine.command("/usr/bin/marmot-lab-listener");
-        command.args([LISTEN, "/run/lab/orders"]);
+        command.args([LISTEN, ORDERS]);
         let process = lab.spawn("listener", command)?;
-        let pipe = format!("/proc/{}/root/run/lab/orders", machine.pid());
         let orders = OpenOptions::new()
             .write(true)
-            .open(pipe)
+            .open(machine.file(ORDERS))
             .context("cannot open the pipe")?;
         process.wait_for("there is a logind", PATIENCE)?;
         Ok(Self { process, orders })

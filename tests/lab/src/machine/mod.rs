@@ -129,6 +129,12 @@ impl Machine {
         Ok(path)
     }
 
+    /// Where a file of the machine is for this process; `path` is absolute, as programs of the machine know it.
+    pub fn file(&self, path: &str) -> PathBuf {
+        let root = Path::new("/proc").join(self.pid().to_string()).join("root");
+        root.join(path.trim_start_matches('/'))
+    }
+
     /// The process whose namespaces are the machine's, but for its own number.
     pub fn pid(&self) -> i32 {
         self.process.pid().as_raw_nonzero().get()
